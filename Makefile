@@ -1,0 +1,52 @@
+# The whole interface of this checkout. Needs make, git and a Python (3.11 or newer) with venv; nothing else.
+# pip is left to its own settings (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf): what it fetches must match the lock's hashes.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+UV ?= uv
+
+# The stamp bears the version, so that another PYTHON builds the environment anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+LOCKED := $(VENV)/.locked-$(VERSION)
+READY := $(VENV)/.ready-$(VERSION)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: demo test lint lock clean help
+
+demo: $(READY)  ## rotate sample policies for real, between a simulated ECGrid and a local OpenBao
+	$(VENV)/bin/rotator demo
+
+test: lint  ## lint, then every test
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+lint: $(READY)  ## ruff (rules and format) and mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict rotator tests
+
+lock:  ## write the lock files anew (needs uv; UPGRADE=1 takes the newest versions)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv: install it, or name it with UV=/path/to/uv" >&2; exit 1; }
+	$(LOCK) --output-file requirements/run.txt pyproject.toml
+	$(LOCK) --all-extras --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+
+clean:  ## remove everything that the other targets made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find rotator tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+
+$(LOCKED): requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rotator needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml rotator/__init__.py
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
