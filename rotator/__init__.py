@@ -1,0 +1,3 @@
+"""Rotates ECGrid API keys into HashiCorp Vault."""
+
+__version__ = "0.1.0"

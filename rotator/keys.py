@@ -1,0 +1,187 @@
+"""What is rotated: `KeyRef` names a key and may be logged; `Secret` holds a value and shows it to nobody.
+
+A value is revealed only at the wire, in `rotator.ecgrid` and `rotator.vault`, by `Secret.reveal()`; a test over the
+source holds that. Everything else compares, fingerprints or measures values through the methods here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any, NoReturn, final
+
+from rotator.errors import Permanent
+
+# An ellipsis, bullets, or a run of asterisks: no key is believed to contain them, every masked key does.
+_MASK = re.compile(r"\.{3,}|…+|[•●∙·]+|\*{3,}|[xX]{6,}")
+
+
+class Visibility(str, Enum):
+    """Scope of a key (seed-KeySet, KeyVisibility). Session keys die with their session and are never rotated."""
+
+    PRIVATE = "Private"
+    SHARED = "Shared"
+    PUBLIC = "Public"
+
+
+class Issue(str, Enum):
+    """The call that issues a key: SOAP KeySet, REST Create Key, or Generate (kills the old key at once)."""
+
+    KEYSET = "keyset"
+    CREATE_KEY = "create-key"
+    GENERATE = "generate"
+
+
+class Verify(str, Enum):
+    """The call that reads a key back: REST Get Key, SOAP KeyGet, REST Get API Key, SOAP UserGetAPIKey."""
+
+    GET_KEY = "get-key"
+    KEY_GET = "key-get"
+    GET_API_KEY = "get-api-key"
+    USER_GET_API_KEY = "user-get-api-key"
+
+    @property
+    def shows_record(self) -> bool:
+        """Whether the answer is a key record; otherwise it is only the value."""
+        return self in (Verify.GET_KEY, Verify.KEY_GET)
+
+    @property
+    def over_soap(self) -> bool:
+        """Whether the call, and what goes with it (list, remove), speaks SOAP."""
+        return self in (Verify.KEY_GET, Verify.USER_GET_API_KEY)
+
+
+class Agreement(Enum):
+    """What a value that was shown says about the value that is known."""
+
+    EQUAL = "equal"
+    CONSISTENT = "consistent"  # masked or shortened, but what is visible fits
+    SILENT = "silent"  # nothing was shown
+    CONTRADICTS = "contradicts"
+
+
+@final
+class Secret:
+    """A secret value in memory, with no way to print it by accident.
+
+    Two secrets compare equal in constant time. There is no hash, no iteration, no length, no pickle.
+    """
+
+    __slots__ = ("_value",)
+    _value: Callable[[], str]
+
+    def __init__(self, value: str) -> None:
+        # A closure, so that no dump of attributes or slots ever meets the text itself.
+        object.__setattr__(self, "_value", lambda: value)
+
+    @classmethod
+    def clean(cls, text: str, source: str) -> Secret:
+        """A secret as a person or a server delivered it, without the white space and BOM around it.
+
+        Raises Permanent (`secret.Malformed`), naming only `source`, if nothing is left, or if what is left has
+        characters that no HTTP header can carry.
+        """
+        text = text.strip("\ufeff \t\r\n\v\f")
+        if not text:
+            raise Permanent(f"{source} is empty", kind="secret.Malformed")
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise Permanent(
+                f"{source} contains a space, a control character or a non-ASCII character",
+                kind="secret.Malformed",
+            )
+        return cls(text)
+
+    def reveal(self) -> str:
+        """The value. Only `rotator.ecgrid` and `rotator.vault` may call this, at the wire."""
+        return self._value()
+
+    def fingerprint(self, key: bytes) -> str:
+        """HMAC-SHA256 of the value under `key`, in hex: fit for comparing, useless for guessing."""
+        return hmac.new(key, self._value().encode(), hashlib.sha256).hexdigest()
+
+    @property
+    def masked(self) -> bool:
+        """Whether the text bears the marks of a mask and so cannot be a whole key."""
+        return _MASK.search(self._value()) is not None
+
+    def against(self, shown: Secret | None) -> Agreement:
+        """What `shown`, perhaps masked or shortened, says about this whole value."""
+        if shown is None:
+            return Agreement.SILENT
+        if self == shown:
+            return Agreement.EQUAL
+        whole, seen = self._value(), shown._value()
+        pieces = _MASK.split(seen)
+        if len(pieces) == 1:  # no marks of a mask: a shortened value, or another one
+            short = len(seen) < len(whole) and (whole.startswith(seen) or whole.endswith(seen))
+            return Agreement.CONSISTENT if short else Agreement.CONTRADICTS
+        fits = whole.startswith(pieces[0]) and whole.endswith(pieces[-1])
+        return Agreement.CONSISTENT if fits else Agreement.CONTRADICTS
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value().encode(), other._value().encode())
+
+    __hash__ = None  # type: ignore[assignment]  # a hash would be one more trace of the value
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Secret cannot be changed")
+
+    def __repr__(self) -> str:
+        return "Secret(**)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled or copied")
+
+
+@dataclass(frozen=True)
+class KeyRef:
+    """Names a key record; holds nothing that must stay secret. `key_id` is None in the generate family."""
+
+    key_id: int | None
+    user_id: int
+    visibility: Visibility | None
+    created: datetime | None
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A whole key: its record and its value."""
+
+    ref: KeyRef
+    value: Secret
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A key record as a read or a list shows it; `shown` may be masked, shortened or missing."""
+
+    ref: KeyRef
+    shown: Secret | None
+
+    @property
+    def whole(self) -> ApiKey | None:
+        """The key, if its value came without marks of a mask. Whether ECGrid accepts it, only the probe tells."""
+        return ApiKey(self.ref, self.shown) if self.shown and not self.shown.masked else None
+
+
+@dataclass(frozen=True)
+class Me:
+    """Who a credential belongs to (Get Me, WhoAmI); `key` where the answer carries the caller's own key."""
+
+    user_id: int
+    login: str
+    auth_level: str
+    status: str
+    key: Secret | None = None

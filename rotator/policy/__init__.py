@@ -1,0 +1,91 @@
+"""Rotation policies: what YAML files say, as values that are known to be good.
+
+`load` answers either policies that can be acted upon, or every problem that was found, each with file, line, field
+and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rotator.errors import BadInput, Problem
+from rotator.policy.document import files, parse
+from rotator.policy.model import (
+    Destination,
+    Exec,
+    Hook,
+    Policy,
+    PolicyDefaults,
+    Webhook,
+    warnings,
+)
+from rotator.policy.reader import Reader
+from rotator.policy.schema import json_schema
+
+__all__ = [
+    "Destination",
+    "Exec",
+    "Hook",
+    "Policy",
+    "PolicyDefaults",
+    "Webhook",
+    "json_schema",
+    "load",
+    "warnings",
+]
+
+
+def load(path: Path, defaults: PolicyDefaults) -> list[Policy]:
+    """The policies of a file, or of every `*.yaml` and `*.yml` below a directory, in the order of their names.
+
+    Names that begin with a dot are skipped. Raises BadInput with every problem of every file.
+    """
+    problems: list[Problem] = []
+    policies: list[Policy] = []
+    for file in files(path, problems):
+        root = parse(file, problems)
+        if root is not None:
+            policies += Reader(str(file), defaults, problems).policies(root)
+    problems += _collisions(policies)
+    if not policies and not problems:
+        what = "no policy found; add a *.yaml file to it, or name another place in ROTATOR_POLICIES"
+        problems.append(Problem(str(path), what))
+    if problems:
+        # A bad default would be told once per policy.
+        raise BadInput(sorted(dict.fromkeys(problems), key=_position))
+    return policies
+
+
+def _position(problem: Problem) -> tuple[str, int]:
+    """File and line, to sort by."""
+    place = problem.where.partition(": ")[0]
+    file, _, line = place.rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (place, 0)
+
+
+def _collisions(policies: list[Policy]) -> list[Problem]:
+    """What two policies, or two destinations, may not share."""
+    found = []
+    names: dict[str, str] = {}
+    users: dict[int, str] = {}
+    paths: dict[tuple[str, str], tuple[str, int]] = {}
+    for policy in policies:
+        where = policy.where
+        if (other := names.setdefault(policy.name, where)) is not where:
+            what = f"the policy at {other} has the same name; rename one of them"
+            found.append(Problem(f"{where}: name", what))
+        for user in policy.users:
+            if (other := users.setdefault(user, where)) is not where:
+                at = "user_id" if len(policy.users) == 1 else "users"
+                what = f"the policy at {other} names the same user; one user has one policy"
+                found.append(Problem(f"{where}: {at}", what))
+        for index, destination in enumerate(policy.destinations):
+            mine = (where, index)
+            taken = paths.setdefault((destination.mount, destination.path), mine)
+            if taken is not mine:
+                at = f"also[{index - 1}].path" if index else "vault.path"
+                what = f"the policy at {taken[0]} publishes to the same mount and path; change one"
+                if taken[0] is where:
+                    what = "is a destination of this policy already; keep one of them"
+                found.append(Problem(f"{where}: {at}", what))
+    return found

@@ -1,0 +1,193 @@
+"""Files to nodes: YAML's shape and nothing of its opinions.
+
+PyYAML's C parser only takes the text apart into events: every scalar is the text that was written, and nothing
+YAML 1.1 believes about `on`, `0700` or `22:30` comes near a policy. No message quotes a value or the parser, because
+people paste secrets into files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rotator.errors import Problem
+from rotator.policy.fields import shown
+
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_DEPTH = 12
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def files(path: Path, problems: list[Problem]) -> list[Path]:
+    """`path` itself, or the policy files below it, sorted; symbolic links are followed, dot-names are not."""
+    try:
+        found_at_all = path.exists()
+    except OSError:  # a name that no file can have
+        found_at_all = False
+    if not found_at_all:
+        what = "does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES"
+        problems.append(Problem(str(path), what))
+        return []
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    visited = set()
+    for folder, folders, names in os.walk(path, followlinks=True, onerror=_note(problems)):
+        real = os.path.realpath(folder)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(folder, name)
+            for name in names
+            if name.endswith((".yaml", ".yml")) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _note(problems: list[Problem]) -> Callable[[OSError], None]:
+    def note(error: OSError) -> None:
+        problems.append(Problem(str(error.filename), f"cannot be read ({error.strerror})"))
+
+    return note
+
+
+def _read(file: Path) -> str | Problem:
+    try:
+        # Not blocking, so that a pipe that somebody left there cannot hold up the daemon.
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return Problem(str(file), "is not a regular file; move it away or rename it")
+            data = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        return Problem(str(file), f"cannot be read ({error.strerror})")
+    if len(data) > _MAX_BYTES:
+        return Problem(str(file), "is larger than 16 MiB; split it into several files")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return Problem(f"{file}:{line}", "is not UTF-8 text; save it as UTF-8")
+    if bad := _UNPRINTABLE.search(text):
+        line = text.count("\n", 0, bad.start()) + 1
+        return Problem(f"{file}:{line}", "has a control character; remove it")
+    return text
+
+
+class Node:
+    """A scalar's text, a list or a mapping; an entry of a mapping has the line of its key."""
+
+    __slots__ = ("line", "value")
+
+    def __init__(self, value: str | list[Node] | dict[str, Node], line: int) -> None:
+        self.value = value
+        self.line = line
+
+
+class _Refused(Exception):
+    """Ends the parsing of one file."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(what)
+        self.line = line
+        self.what = what
+
+
+class _Parser:
+    """Makes nodes of one document's events; keeps on past duplicate keys, and notes them."""
+
+    def __init__(self, text: str) -> None:
+        self._loader = yaml.CBaseLoader(text)
+        self._next: Callable[[], Any] = self._loader.get_event
+        self.duplicates: list[tuple[int, str]] = []
+
+    def document(self) -> Node | None:
+        """The only document, or None if there is none. Raises _Refused and yaml.YAMLError."""
+        self._next()  # the start of the stream
+        event = self._next()
+        if isinstance(event, yaml.StreamEndEvent):
+            return None
+        if event.tags:
+            raise _Refused(event.start_mark.line + 1, "%TAG is not supported; remove it")
+        root = self._node(self._next(), 0)
+        self._next()  # the end of the document
+        event = self._next()
+        if not isinstance(event, yaml.StreamEndEvent):
+            what = "a second document begins here; use one file each, or a list under policies:"
+            raise _Refused(event.start_mark.line + 1, what)
+        return root
+
+    def _node(self, event: Any, depth: int) -> Node:
+        kind = type(event)
+        line: int = event.start_mark.line + 1
+        if kind is yaml.AliasEvent or event.anchor is not None:
+            raise _Refused(
+                line, "anchors (&) and aliases (*) are refused; write it out, or use defaults:"
+            )
+        if event.tag is not None:
+            raise _Refused(line, "tags (!) are refused; remove it, or quote a text that begins so")
+        if kind is yaml.ScalarEvent:
+            return Node(event.value, line)
+        if depth == _MAX_DEPTH:
+            raise _Refused(line, "is nested too deeply; no policy needs more than a few levels")
+        if kind is yaml.SequenceStartEvent:
+            items = []
+            while type(event := self._next()) is not yaml.SequenceEndEvent:
+                items.append(self._node(event, depth + 1))
+            return Node(items, line)
+        return Node(self._mapping(depth), line)
+
+    def _mapping(self, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            key = self._node(event, depth + 1)
+            value = self._node(self._next(), depth + 1)
+            if not isinstance(key.value, str):
+                raise _Refused(key.line, "a key must be a plain word, not a list or a mapping")
+            if key.value == "<<":
+                raise _Refused(key.line, "merge keys (<<) are refused; use defaults: instead")
+            value.line = key.line
+            if key.value in entries:
+                self.duplicates.append((key.line, key.value))
+            entries[key.value] = value
+        return entries
+
+
+def parse(file: Path, problems: list[Problem]) -> Node | None:
+    """The file's only document; None, and a problem noted, if there is none to be had."""
+    text = _read(file)
+    if isinstance(text, Problem):
+        problems.append(text)
+        return None
+    root, refused = None, None
+    parser = _Parser(text)
+    try:
+        root = parser.document()
+    except _Refused as error:
+        refused = Problem(f"{file}:{error.line}", error.what)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        column = f" near column {mark.column + 1}" if mark else ""
+        refused = Problem(
+            place, f"is not valid YAML{column}; check indentation, quotes, brackets and colons"
+        )
+    except yaml.YAMLError:
+        refused = Problem(str(file), "is not valid YAML")
+    for line, key in parser.duplicates:
+        what = "appears twice in one mapping; keep one of them"
+        problems.append(Problem(f"{file}:{line}: {shown(key)}", what))
+    if refused is None and root is None:
+        refused = Problem(str(file), "is empty; write a policy, or remove or rename the file")
+    if refused is not None:
+        problems.append(refused)
+    return root

@@ -1,0 +1,242 @@
+"""One scalar at a time: text to value, or what is wrong with it in words that never quote it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zoneinfo
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import date, time, timedelta
+from enum import Enum
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from rotator.errors import BadInput
+from rotator.keys import Visibility
+from rotator.schedule import Cron, duration
+
+NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+USER_ID = r"[1-9][0-9]{0,9}"
+FIELD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+PATH = r"[A-Za-z0-9_.@+=:~-]+(/[A-Za-z0-9_.@+=:~-]+)*"
+CLOCK = r"([01][0-9]|2[0-3]):([0-5][0-9])"
+DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+POLICY_KEYS = (
+    "name", "user_id", "users", "visibility", "schedule", "max_age", "grace", "issue", "verify",
+    "probe", "first", "vault", "also", "after", "enabled", "owner", "tags",
+)  # fmt: skip
+SCHEDULE_KEYS = ("every", "cron", "timezone", "jitter", "window", "freeze")
+WINDOW_KEYS = ("days", "from", "to")
+FREEZE_KEYS = ("from", "to")
+DESTINATION_KEYS = ("mount", "path", "field", "fields")
+HOOK_KEYS = ("exec", "webhook")
+FILE_KEYS = ("defaults", "policies")
+RESERVED_FIELDS = (
+    "key_id",
+    "user_id",
+    "visibility",
+    "created",
+    "rotated_at",
+)  # the rotator writes these
+
+_KNOWN = {
+    *POLICY_KEYS, *SCHEDULE_KEYS, *WINDOW_KEYS, *DESTINATION_KEYS, *HOOK_KEYS, *FILE_KEYS, *RESERVED_FIELDS,
+}  # fmt: skip
+_MAX_USER_ID = 2**31 - 1  # ECGrid's ids are 32-bit integers (seed-KeySet, UserID)
+_SHOWABLE = re.compile(r"[A-Za-z_-]{1,20}")  # a mistyped key that can hardly be a secret
+_GUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_SECRET = re.compile(
+    rf"{_GUID}|\{{{_GUID}\}}|[0-9a-f]{{32,}}|(ek|sk|pk)_\S{{8,}}|(hv[sbr]|[sb])\.[a-z0-9_-]{{20,}}"
+    r"|eyj[a-z0-9_-]{8,}\.\S+",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(r"\{(name|user_id)\}")
+_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+
+class Unusable(Exception):
+    """A value that cannot be used; the text says what is wrong and what to write, and never quotes it."""
+
+
+def choice(choices: type[E]) -> Callable[[str], E]:
+    """A reader of one of the enumeration's values."""
+    known = {str(member.value): member for member in choices}
+    words = tuple(known)
+
+    def choose(text: str) -> E:
+        found = known.get(text)
+        if found is None:
+            raise Unusable(f"must be {either(words)}{near(text, words)}")
+        return found
+
+    return choose
+
+
+_VISIBILITY = choice(Visibility)
+
+
+def visibility(text: str) -> Visibility:
+    if text == "Session":
+        raise Unusable("Session is refused: such a key dies with its session; use Private")
+    return _VISIBILITY(text)
+
+
+def flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise Unusable("must be true or false, written so")
+    return text == "true"
+
+
+def name(text: str) -> str:
+    if not re.fullmatch(NAME, text):
+        raise Unusable("must be 1 to 63 of a-z, 0-9 and -, and not begin with -")
+    return text
+
+
+def user_id(text: str) -> int:
+    if not re.fullmatch(USER_ID, text) or int(text) > _MAX_USER_ID:
+        raise Unusable("must be an ECGrid user id: digits only, no leading zero, such as 5001")
+    return int(text)
+
+
+def one_line(text: str) -> str:
+    if not _ONE_LINE.fullmatch(text) or text != text.strip():
+        raise Unusable("must be one line of at most 200 characters, without white space around it")
+    return text
+
+
+def length(text: str) -> timedelta:
+    return _scheduled(duration, text)
+
+
+def positive(text: str) -> timedelta:
+    found = length(text)
+    if not found:
+        raise Unusable("must be at least 1s")
+    return found
+
+
+def cron(text: str) -> Cron:
+    return _scheduled(Cron.parse, text)
+
+
+def _scheduled(read: Callable[[str], T], text: str) -> T:
+    try:
+        return read(text)
+    except BadInput as error:
+        what = str(error)
+    raise Unusable(what)
+
+
+def zone(text: str) -> zoneinfo.ZoneInfo:
+    if re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", text):
+        try:
+            return zoneinfo.ZoneInfo(text)
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+            pass  # refused below, where the exception and the text in it are gone
+    hint = near(text, sorted(zoneinfo.available_timezones()))
+    raise Unusable(f"must be a time zone such as Europe/Berlin or UTC{hint}")
+
+
+def clock(text: str) -> time:
+    match = re.fullmatch(CLOCK, text)
+    if match is None:
+        raise Unusable(
+            'must be a time from "00:00" to "23:59", in four digits; midnight is "00:00"'
+        )
+    return time(int(match[1]), int(match[2]))
+
+
+def weekday(text: str) -> int:
+    """The day's number, Monday being 0."""
+    if text.lower() not in WEEKDAYS:
+        raise Unusable(f"must be {either(WEEKDAYS)}{near(text[:3], WEEKDAYS)}")
+    return WEEKDAYS.index(text.lower())
+
+
+def day(text: str) -> date:
+    found = date.min
+    if re.fullmatch(DATE, text):
+        with suppress(ValueError):  # no such day: refused below
+            found = date.fromisoformat(text)
+    if not 1970 <= found.year <= 9000:
+        raise Unusable("must be a day of the calendar, such as 2026-12-15")
+    return found
+
+
+def mount(text: str) -> str:
+    if not _is_path(text):
+        raise Unusable(
+            "must be the name of a KV v2 mount, without slashes around it, such as secret"
+        )
+    return text
+
+
+def path(text: str, policy: str | None, users: Sequence[int]) -> str:
+    """The path with `{name}` and `{user_id}` replaced, as far as they are known."""
+    if "{user_id}" in text and len(users) > 1:
+        raise Unusable(
+            "{user_id} has no single meaning with users; use {name}, or write the path out"
+        )
+    known = {"name": policy or "name", "user_id": str(users[0]) if users else "0"}
+    found = _PLACEHOLDER.sub(lambda match: known[match[1]], text)
+    if "{" in found or "}" in found:
+        raise Unusable("only {name} and {user_id} are replaced; remove any other brace")
+    if not _is_path(found):
+        raise Unusable(
+            "must be names joined by single slashes, without spaces or a slash at either end, "
+            "such as ecgrid/edi-gateway"
+        )
+    return found
+
+
+def _is_path(text: str) -> bool:
+    return re.fullmatch(PATH, text) is not None and not {".", ".."} & set(text.split("/"))
+
+
+def field(text: str) -> str:
+    if text in RESERVED_FIELDS:
+        raise Unusable("is written by the rotator itself; choose another name")
+    if not re.fullmatch(FIELD, text):
+        raise Unusable("must be a field name of letters, digits, _ . and -, such as api_key")
+    return text
+
+
+def webhook(text: str) -> str:
+    good = text.isascii() and text.isprintable() and " " not in text
+    try:
+        parts = urlsplit(text)
+        good = good and parts.scheme in ("http", "https") and bool(parts.hostname)
+        good = good and parts.port != 0 and parts.username is None and parts.password is None
+    except ValueError:
+        good = False
+    if not good:
+        raise Unusable("must be an http(s) address with a host, and no user name or password in it")
+    return text
+
+
+def like_a_secret(text: str) -> bool:
+    """Whether a whole text looks like a key or a token: GUID, long hex, `ek_...`, `hvs....`, JWT."""
+    return _SECRET.fullmatch(text.strip()) is not None
+
+
+def near(text: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` where one of the known words is near, else nothing."""
+    lowered = {word.lower(): word for word in known}
+    found = difflib.get_close_matches(text.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[found[0]]}?" if found else ""
+
+
+def either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def shown(key: str) -> str:
+    """A key as it may appear in a message: only what can hardly be a secret."""
+    return key if key in _KNOWN or _SHOWABLE.fullmatch(key) else "(not shown)"
