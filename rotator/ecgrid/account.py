@@ -1,0 +1,196 @@
+"""What the rotation asks of ECGrid for one policy: each question goes to the surface that the policy's calls name."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from rotator.ecgrid.own import Own
+from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
+from rotator.ecgrid.surface import By, Surface
+from rotator.errors import Forbidden, NotSent, Transient
+from rotator.keys import ApiKey, Issue, KeyRef, Me, Secret, Seen, Verify, Visibility
+
+T = TypeVar("T")
+
+WARM_TIMEOUT = 10.0  # seconds for opening connections and sessions ahead
+
+
+class Account(Protocol):
+    """ECGrid, as a rotation of one policy sees it. `within` is the time for the whole call, in seconds.
+
+    A call asks with the rotator's own credential, or with `caller` where that is given. Errors are those of
+    `rotator.errors`, with the kinds `ecgrid.*`: Refused, Forbidden, NotFound, Permanent, Transient; `issue` and
+    `remove` raise AnswerLost where they may have been carried out, NotSent where they surely were not.
+    """
+
+    def reserve(self, requests: int) -> None:
+        """Blocks until the limiter grants so many requests at once; the calls that follow draw on them first."""
+
+    def urgent(self) -> None:
+        """From here on, past issue: first in line."""
+
+    def warm(self, connections: int) -> None:
+        """Opens connections, and sessions where they are needed, for the issue and the calls that follow it.
+
+        Raises Refused if the login is not accepted; what else goes wrong, the calls themselves will tell.
+        """
+
+    def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
+        """A new key, by the policy's issuing call. The request is sent once at most."""
+
+    def read(self, user_id: int, within: float, caller: Secret | None = None) -> Seen:
+        """The user's key, by the policy's verifying call."""
+
+    def keys(
+        self, user_id: int, visibility: Visibility, within: float, caller: Secret | None = None
+    ) -> list[Seen]:
+        """The user's keys of that visibility, as the list shows them."""
+
+    def remove(self, key_id: int, within: float) -> None:
+        """Ends a key; raises NotFound if it is not there."""
+
+    def who_am_i(self, within: float, caller: Secret | None = None) -> Me:
+        """Whose credential that is: the probe, and the own identity."""
+
+    def use(self, value: Secret) -> None:
+        """The own key was rotated: this is the one to ask with from here on."""
+
+    def version(self, within: float) -> str:
+        """ECGrid's version, on the surface of the verifying call; needs no credential."""
+
+
+class OnWire:
+    """The account behind the two surfaces; see `Account` for what every method promises."""
+
+    def __init__(
+        self,
+        rest: Surface,
+        soap: Surface,
+        own: Own,
+        rate: Rate,
+        use: Callable[[Secret], None],
+        *,
+        issue: Issue,
+        verify: Verify,
+        urgency: Urgency,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._own, self._rate, self._use, self._clock = own, rate, use, clock
+        self._issue, self._verify, self._urgency = issue, verify, urgency
+        over_soap = issue is Issue.KEYSET or (
+            issue is Issue.GENERATE and verify is Verify.USER_GET_API_KEY
+        )
+        self._issuing = soap if over_soap else rest
+        self._reading = soap if verify.over_soap else rest
+        self._probing = rest  # X-API-Key is what a key is documented for
+        self._granted = 0
+        self._lock = threading.Lock()
+
+    def reserve(self, requests: int) -> None:
+        """As `Account.reserve`."""
+        self._rate.reserve(requests, self._urgency)
+        with self._lock:
+            self._granted += requests
+
+    def urgent(self) -> None:
+        """As `Account.urgent`."""
+        self._urgency = Urgency.PAST_ISSUE
+
+    def warm(self, connections: int) -> None:
+        """As `Account.warm`: to the issuing surface first, then to those of the read and the probe."""
+        until = self._clock() + WARM_TIMEOUT
+        order = [self._issuing, self._reading, self._probing]
+        more = [self._reading] * max(0, connections - len(order))
+        for surface, wanted in Counter([*order, *more][:connections]).items():
+            surface.warm(wanted, until - self._clock())
+            try:
+                self._own.present(surface, until)
+            except Transient:
+                continue
+
+    def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
+        """As `Account.issue`."""
+        surface = self._issuing
+        issuing = surface.generate if self._issue is Issue.GENERATE else surface.create
+        return self._ask(
+            surface, lambda by, left: issuing(user_id, visibility, by, left), within, None
+        )
+
+    def read(self, user_id: int, within: float, caller: Secret | None = None) -> Seen:
+        """As `Account.read`. Get API Key is for NetworkAdmin and up; below, a key's owner may find it in Get Me."""
+        until = self._clock() + within
+        surface = self._reading
+        reading = surface.get if self._verify.shows_record else surface.api_key
+        try:
+            return self._ask(surface, lambda by, left: reading(user_id, by, left), within, caller)
+        except Forbidden as error:
+            refusal = error
+        if caller is None or self._verify is not Verify.GET_API_KEY:
+            raise refusal
+        me = self.who_am_i(until - self._clock(), caller)
+        if me.key is None or me.user_id != user_id:
+            raise refusal
+        return Seen(KeyRef(None, user_id, None, None), me.key)
+
+    def keys(
+        self, user_id: int, visibility: Visibility, within: float, caller: Secret | None = None
+    ) -> list[Seen]:
+        """As `Account.keys`."""
+        surface = self._reading
+        return self._ask(
+            surface, lambda by, left: surface.keys(user_id, visibility, by, left), within, caller
+        )
+
+    def remove(self, key_id: int, within: float) -> None:
+        """As `Account.remove`."""
+        surface = self._reading
+        self._ask(surface, lambda by, left: surface.remove(key_id, by, left), within, None)
+
+    def who_am_i(self, within: float, caller: Secret | None = None) -> Me:
+        """As `Account.who_am_i`: Get Me, over REST for every policy."""
+        return self._ask(self._probing, self._probing.who_am_i, within, caller)
+
+    def use(self, value: Secret) -> None:
+        """As `Account.use`."""
+        self._use(value)
+
+    def version(self, within: float) -> str:
+        """As `Account.version`."""
+        until = self._clock() + within
+        self._draw(until)
+        return self._rate.heed(lambda: self._reading.version(until - self._clock()))
+
+    def _ask(
+        self,
+        surface: Surface,
+        make: Callable[[By, float], T],
+        within: float,
+        caller: Secret | None,
+    ) -> T:
+        """Makes a call as the caller or as the rotator itself; waiting for the rate counts against `within`."""
+        until = self._clock() + within
+
+        def metered(by: By) -> T:
+            self._draw(until)
+            return self._rate.heed(lambda: make(by, until - self._clock()))
+
+        if caller is not None:
+            return metered(By(caller))
+        return self._own.call(surface, metered, until)
+
+    def _draw(self, until: float) -> None:
+        """Takes a granted request, or waits for one; raises NotSent if that would take too long."""
+        with self._lock:
+            new = 0 if self._granted else 1
+            self._granted -= 1 - new
+        if not self._rate.reserve(new, self._urgency, until - self._clock()):
+            raise NotSent(
+                "ECGrid was not asked: the rate limit leaves no time for it now; ROTATOR_ECGRID__RATE sets the rate, "
+                "which is lower while ECGrid answers 429",
+                kind=RATE_KIND,
+                retry_after=self._rate.pause_left(),
+            )

@@ -1,0 +1,280 @@
+"""What ECGrid's answers say, whichever surface they came by: records, and refusals as our errors.
+
+Vendor text is never quoted: it may repeat the request with the credential in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import final
+
+from rotator.ecgrid.wire import Call, Reply
+from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
+from rotator.keys import KeyRef, Me, Secret, Seen, Visibility
+
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(\.\d+)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
+)
+_CODE = re.compile(r"[A-Za-z]{1,40}")
+_VERSION = re.compile(r"[\w.\- ]{1,40}")
+_KEY_NAMES = ("apikey", "key", "api_key")  # where Get Me may carry the caller's own key
+
+
+@final
+class Data:
+    """What an answer carries, without showing it: a value, a list, or fields by name (in any case)."""
+
+    __slots__ = ("_raw",)
+    _raw: Callable[[], object]
+
+    def __init__(self, raw: object) -> None:
+        # A closure, for the reason that `Secret` has one.
+        self._raw = lambda: raw
+
+    def __repr__(self) -> str:
+        return "Data(**)"
+
+    def _field(self, *names: str) -> object:
+        raw = self._raw()
+        if not isinstance(raw, dict):
+            return None
+        folded = {str(name).casefold(): value for name, value in raw.items()}
+        return next((folded[n] for n in names if folded.get(n) is not None), None)
+
+    def field(self, name: str) -> Data:
+        """What a field carries; empty if there is no such field."""
+        return Data(self._field(name))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing: no value, no fields."""
+        return self._raw() in (None, "", {}, [])
+
+    @property
+    def items(self) -> list[Data] | None:
+        """The entries of a list; None if this is none."""
+        raw = self._raw()
+        return [Data(one) for one in raw] if isinstance(raw, list) else None
+
+    @property
+    def true(self) -> bool | None:
+        """A truth value, as JSON or XML write it; None if this is none."""
+        return {"true": True, "1": True, "false": False, "0": False}.get(
+            str(self._raw()).strip().casefold()
+        )
+
+    def number(self, *names: str) -> int | None:
+        """A field that is a whole number, or written like one."""
+        value = self._field(*names)
+        if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value):
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def text(self, *names: str) -> str:
+        """A field that may be shown: one line, printable, no longer than 100 characters."""
+        value = self._field(*names)
+        kept = (c for c in value.strip() if c.isprintable()) if isinstance(value, str) else ""
+        return "".join(kept)[:100]
+
+    def secret(self, *names: str) -> Secret | None:
+        """A field (without names: the value itself) that is a whole or masked secret; None where there is none.
+
+        A text that can be neither, such as one with a line break in it, is shown as the empty secret.
+        """
+        value = self._field(*names) if names else self._raw()
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        return _as_shown(value.strip()) if isinstance(value, str) else Secret("")
+
+    @property
+    def version(self) -> str:
+        """The value as a version that may be shown; empty if it is none."""
+        value = self._field("version") or self._raw()
+        return value.strip() if isinstance(value, str) and _VERSION.fullmatch(value.strip()) else ""
+
+
+def _as_shown(text: str) -> Secret:
+    shown = Secret(text)
+    return shown if is_sendable(shown) or (shown.masked and text.isprintable()) else Secret("")
+
+
+def is_sendable(secret: Secret) -> bool:
+    """Whether an HTTP header can carry the value: ASCII, printable, no space, not empty."""
+    value = secret.reveal()
+    return bool(value) and value.isascii() and value.isprintable() and " " not in value
+
+
+def moment(text: str) -> datetime | None:
+    """A time of ECGrid's, which without a zone is UTC (seed-KeyGet, Created); None if it is none."""
+    found = _DATE.fullmatch(text.strip())
+    if found is None:
+        return None
+    date, clock, fraction, zone = found.groups()
+    try:
+        # .NET writes seven digits of a second, Python reads six.
+        text = f"{date}T{clock}{(fraction or '')[:7]}{(zone or 'Z').upper()}"
+        at = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return None if at.year == 1 else at  # the year 1 is .NET's word for "not set"
+
+
+def is_session_key(data: Data) -> bool:
+    """Whether the record is that of a key which dies with its session: for the rotator, no key at all."""
+    return data.text("visibility").casefold() == "session"
+
+
+def seen(data: Data) -> Seen | None:
+    """A key record (KeyIDInfo, or REST's key object); None if it names no key or user, or its value is garbage."""
+    key_id, user_id, shown = data.number("keyid"), data.number("userid"), data.secret("key")
+    if key_id is None or user_id is None or (shown is not None and shown == Secret("")):
+        return None
+    named = data.text("visibility").casefold()
+    visibility = next((one for one in Visibility if one.value.casefold() == named), None)
+    return Seen(KeyRef(key_id, user_id, visibility, moment(data.text("created"))), shown)
+
+
+def me(data: Data) -> Me | None:
+    """The caller (Get Me, WhoAmI), of whom only what is named here is taken; None if it does not say who that is."""
+    user_id, key = data.number("userid"), data.secret(*_KEY_NAMES)
+    if user_id is None:
+        return None
+    whole = key if key is not None and is_sendable(key) and not key.masked else None
+    return Me(user_id, data.text("login"), data.text("authlevel"), data.text("status"), whole)
+
+
+# refusals
+
+
+def by_code(call: Call, code: str, reply: Reply) -> Failure | None:
+    """The error that a documented code stands for (REST `errorCode`, SOAP `ECGridOSSOAPErrorCode`), else None."""
+    if code == "RateLimitExceeded":
+        return too_many(call, reply)
+    if code in ("InternalError", "SystemError"):
+        return call.lost(
+            "ecgrid.InternalError",
+            "ECGrid reports an error of its own; it is tried again",
+            reply.retry_after,
+        )
+    if code in ("InvalidAPIKey", "InvalidSession", "Authentication"):
+        kind = "ecgrid.InvalidSession" if code == "InvalidSession" else "ecgrid.InvalidAPIKey"
+        return Refused(_said(call, "the credential of this call is not accepted (401)"), kind=kind)
+    if code in ("AccessDenied", "Authorization"):
+        return Forbidden(
+            _said(
+                call,
+                "access is denied (403); acting on another user takes AuthLevel NetworkAdmin or higher, which "
+                "`rotator doctor` shows",
+            ),
+            kind="ecgrid.AccessDenied",
+        )
+    if code == "ObjectNotFound":
+        return NotFound(
+            _said(call, "what it names does not exist (404); check user_id in the policy"),
+            kind="ecgrid.ObjectNotFound",
+        )
+    if code == "InvalidParameter":
+        return Permanent(_said(call, _parameter_advice(call)), kind="ecgrid.InvalidParameter")
+    if code == "DuplicateObject":
+        return Permanent(
+            _said(
+                call,
+                "there is such an object already, and ECGrid makes no second one (400); remove a key that is no "
+                "longer used, or use `issue: generate`",
+            ),
+            kind="ecgrid.DuplicateObject",
+        )
+    return None
+
+
+def _parameter_advice(call: Call) -> str:
+    advice = "a parameter is not accepted (400); check user_id and visibility in the policy"
+    if call.name in ("KeySet", "Create Key"):
+        return (
+            f"{advice}. If KeySet on this account is the older key-value call, `issue: create-key` or "
+            "`issue: generate` is the way; over SOAP, also check ROTATOR_ECGRID__SOAP_NAMESPACE"
+        )
+    return f"{advice}; over SOAP, also ROTATOR_ECGRID__SOAP_NAMESPACE"
+
+
+_BY_STATUS = {
+    401: "InvalidAPIKey",
+    403: "AccessDenied",
+    404: "ObjectNotFound",
+    429: "RateLimitExceeded",
+}
+
+
+def by_status(call: Call, reply: Reply) -> Failure | None:
+    """The error of an answer that is settled before its body is read: redirects, limits, a server's or proxy's 5xx."""
+    status = reply.status
+    if 300 <= status < 400:
+        return call.lost(
+            "ecgrid.Redirect",
+            f"a redirect ({status}), which is never followed since the key would travel along; check the address in "
+            "the settings",
+        )
+    if status == 429:
+        return too_many(call, reply)
+    if status in (502, 503, 504):
+        return call.lost(
+            "ecgrid.Unavailable", f"ECGrid is not available ({status})", reply.retry_after
+        )
+    if reply.is_page:
+        return call.lost(
+            "ecgrid.Unavailable",
+            f"a page for people instead of an answer ({status}); is there a proxy between, and is the address in the "
+            "settings right?",
+            reply.retry_after,
+        )
+    return None
+
+
+def without_code(call: Call, reply: Reply, code: str = "") -> Failure:
+    """The error of an answer whose code is missing or not a documented one: the status decides."""
+    named = f", code {code}" if _CODE.fullmatch(code) else ""
+    known = by_code(call, _BY_STATUS.get(reply.status, ""), reply)
+    if known is not None:
+        return known
+    if 400 <= reply.status < 500:
+        return Permanent(
+            _said(call, f"the request is not accepted ({reply.status}{named})"),
+            kind="ecgrid.InvalidParameter",
+        )
+    if reply.status >= 500:
+        return call.lost(
+            "ecgrid.InternalError",
+            f"an error of the server ({reply.status}{named})",
+            reply.retry_after,
+        )
+    if named:
+        return call.lost("ecgrid.UnknownError", f"ECGrid says no, for an unknown reason{named}")
+    return bad_answer(call, f"the answer ({reply.status}) cannot be understood")
+
+
+def too_many(call: Call, reply: Reply) -> Transient:
+    """One request too many: nothing was carried out."""
+    return Transient(
+        _said(call, "too many requests (429); lower ROTATOR_ECGRID__RATE if this lasts"),
+        kind="ecgrid.RateLimitExceeded",
+        retry_after=reply.retry_after,
+    )
+
+
+def bad_answer(call: Call, what: str) -> Transient:
+    """An answer that does not fit the question."""
+    return call.lost("ecgrid.BadAnswer", what)
+
+
+def nothing_there(call: Call) -> NotFound:
+    """An answer that carries nothing: the user has none."""
+    return NotFound(
+        _said(call, "the user has no such key; check user_id in the policy"),
+        kind="ecgrid.ObjectNotFound",
+    )
+
+
+def _said(call: Call, what: str) -> str:
+    return f"ECGrid, {call.name}: {what}"

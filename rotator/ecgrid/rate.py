@@ -1,0 +1,129 @@
+"""How often ECGrid is asked: one limiter for the process, in which what is past issue goes first.
+
+ECGrid publishes no limit for its REST and SOAP calls; a 429 is therefore also how the limit is learned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeVar
+
+from rotator.errors import Transient
+
+T = TypeVar("T")
+
+RATE_KIND = "ecgrid.RateLimitExceeded"
+DEFAULT_PAUSE = 1.0  # seconds after a 429 that does not say how long
+LONGEST_PAUSE = 300.0  # no answer may silence the process for longer
+RECOVERY = 60.0  # seconds in which a lowered rate doubles
+LOWEST = 1 / 16  # of the rate that was set
+UNLIMITED_LOWERED = 20.0  # requests a second from which an unlimited rate is lowered
+LONGEST_NAP = 0.25  # so that a more urgent waiter, or a pause, is noticed in time
+SHORTEST_NAP = 0.005
+
+
+class Urgency(IntEnum):
+    """Who goes first: a rotation that has issued, then rotations, then drift checks."""
+
+    CHECK = 0
+    ROTATION = 1
+    PAST_ISSUE = 2
+
+
+class Rate:
+    """Grants requests to all threads of the process, on average so many a second.
+
+    Requests that are granted together may be sent together; the next ones then wait for their time. While ECGrid
+    answers 429 nobody sends before the time that it named, and the rate is halved, to double again every minute.
+    """
+
+    def __init__(
+        self,
+        per_second: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`per_second` None or 0: unlimited. `clock` counts seconds and never runs backwards."""
+        self._nominal = per_second or None
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, int]] = []
+        self._number = 0
+        self._free_at = self._paused_until = clock()
+        self._factor, self._lowered_at = 1.0, clock()
+
+    @property
+    def per_second(self) -> float | None:
+        """The rate in force, which is lower than the one set for some time after a 429; None: unlimited."""
+        factor = self._factor_at(self._clock())
+        if self._nominal is None:
+            return None if factor >= 1 else UNLIMITED_LOWERED * factor
+        return self._nominal * factor
+
+    def _factor_at(self, now: float) -> float:
+        doublings = min(64.0, (now - self._lowered_at) / RECOVERY)
+        return float(min(1.0, self._factor * 2**doublings))
+
+    def reserve(self, requests: int, urgency: Urgency, within: float | None = None) -> bool:
+        """Blocks until so many requests may be sent at once; False if that is later than `within` seconds from now.
+
+        Zero requests (already granted ones) wait only for the end of a pause that ECGrid asked for.
+        """
+        until = None if within is None else self._clock() + within
+        with self._lock:
+            self._number += 1
+            ticket = (-urgency, self._number)
+            self._waiting.append(ticket)
+        try:
+            while True:
+                wait = self._try(ticket, requests)
+                if wait <= 0:
+                    return True
+                if until is not None and self._clock() + wait > until:
+                    return False
+                self._sleep(max(SHORTEST_NAP, min(wait, LONGEST_NAP)))
+        finally:
+            with self._lock:
+                self._waiting.remove(ticket)
+
+    def _try(self, ticket: tuple[int, int], requests: int) -> float:
+        """Takes the requests if it is this ticket's turn, and then returns 0; else the seconds to wait at least."""
+        with self._lock:
+            now = self._clock()
+            if requests == 0:
+                return self._paused_until - now
+            first = min(self._waiting) == ticket
+            wait = max(self._free_at, self._paused_until) - now
+            if wait > 0 or not first:
+                return max(wait, SHORTEST_NAP)
+            rate = self.per_second
+            self._free_at = now + (requests / rate if rate else 0.0)
+            return 0.0
+
+    def heed(self, call: Callable[[], T]) -> T:
+        """Makes one call; if ECGrid finds it one too many, everybody slows down."""
+        try:
+            return call()
+        except Transient as error:
+            if error.kind == RATE_KIND:
+                self.slow_down(error.retry_after)
+            raise
+
+    def slow_down(self, retry_after: float | None) -> None:
+        """ECGrid answered 429: nobody sends for `retry_after` seconds, and the rate is halved."""
+        pause = DEFAULT_PAUSE if retry_after is None else min(retry_after, LONGEST_PAUSE)
+        with self._lock:
+            now = self._clock()
+            # Several calls that were under way together are one and the same overstepping.
+            if now >= self._paused_until:
+                self._factor = max(LOWEST, self._factor_at(now) / 2)
+                self._lowered_at = now
+            self._paused_until = max(self._paused_until, now + pause)
+
+    def pause_left(self) -> float:
+        """Seconds until requests may be sent again after a 429; 0 where there was none."""
+        return max(0.0, self._paused_until - self._clock())

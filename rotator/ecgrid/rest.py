@@ -1,0 +1,187 @@
+"""ECGrid's REST API (v2.6): JSON in an envelope of `success`, `data`, `errorCode` and `message`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from rotator.ecgrid import answers, surface
+from rotator.ecgrid.answers import Data
+from rotator.ecgrid.surface import By, Session
+from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
+from rotator.errors import Failure
+from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
+
+CREATE = Call("Create Key", changes=True)
+GENERATE = Call("Generate API Key", changes=True)
+GET = Call("Get Key")
+GET_API_KEY = Call("Get API Key")
+LIST = Call("List Keys")
+DELETE = Call("Delete Key", changes=True)
+ME = Call("Get Me")
+VERSION = Call("Version (REST)")
+LOGIN = Call("Login (REST)")
+REFRESH = Call("Refresh Token")
+LOGOUT = Call("Logout (REST)")
+SESSION = Call("Session (REST)")
+
+Body = Mapping[str, int | str | Secret]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Rest:
+    """The REST surface; see `Surface` for what every method promises."""
+
+    def __init__(self, wire: Wire, url: str, now: Callable[[], datetime] = _utc_now) -> None:
+        """`url` without the `/v2`; `now` is what `expiresAt` is compared with."""
+        self._wire, self._url, self._now = wire, url.rstrip("/"), now
+
+    def create(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
+        """Create Key: `POST /v2/keys/create` (ecgrid: Create Key)."""
+        body = {"userId": user_id, "visibility": visibility.value}
+        data = self._ask(CREATE, "POST", "/v2/keys/create", by, within, body=body)
+        return surface.issued_record(CREATE, data, user_id, visibility)
+
+    def generate(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
+        """Generate API Key: `POST /v2/users/key-generate/{id}`; the key before is invalid at once."""
+        data = self._ask(GENERATE, "POST", f"/v2/users/key-generate/{user_id}", by, within)
+        return surface.issued_value(GENERATE, data, user_id, visibility)
+
+    def get(self, user_id: int, by: By, within: float) -> Seen:
+        """Get Key: `POST /v2/keys/get-key` (seed-GetKey)."""
+        data = self._ask(GET, "POST", "/v2/keys/get-key", by, within, body={"userId": user_id})
+        return surface.read_record(GET, data, user_id)
+
+    def api_key(self, user_id: int, by: By, within: float) -> Seen:
+        """Get API Key: `GET /v2/users/key/{id}` (seed-GetAPIKey); takes NetworkAdmin or higher."""
+        data = self._ask(GET_API_KEY, "GET", f"/v2/users/key/{user_id}", by, within)
+        return surface.read_value(GET_API_KEY, data, user_id)
+
+    def keys(self, user_id: int, visibility: Visibility, by: By, within: float) -> list[Seen]:
+        """List Keys: `POST /v2/keys/list`."""
+        body = {"userId": user_id, "visibility": visibility.value}
+        data = self._ask(LIST, "POST", "/v2/keys/list", by, within, body=body)
+        return surface.read_list(LIST, data, user_id, visibility)
+
+    def remove(self, key_id: int, by: By, within: float) -> None:
+        """Delete Key: `DELETE /v2/keys`, the id in the body."""
+        data = self._ask(DELETE, "DELETE", "/v2/keys", by, within, body={"keyId": key_id})
+        surface.removed(DELETE, data)
+
+    def who_am_i(self, by: By, within: float) -> Me:
+        """Get Me: `GET /v2/users/me`; of its answer only id, login, status, AuthLevel and the own key are taken."""
+        return surface.read_me(ME, self._ask(ME, "GET", "/v2/users/me", by, within))
+
+    def version(self, within: float) -> str:
+        """Version: `GET /v2/auth/version`, without a credential."""
+        return self._ask(VERSION, "GET", "/v2/auth/version", None, within).version
+
+    def log_in(self, login: str, password: Secret, within: float) -> Session:
+        """Login: `POST /v2/auth/login`. One page calls the name `login`, another `email`: it is sent as both."""
+        body: Body = {"login": login, "email": login, "password": password}
+        data = self._ask(LOGIN, "POST", "/v2/auth/login", None, within, body=body)
+        return self._session(LOGIN, data, within)
+
+    def refresh(self, session: Session, within: float) -> Session:
+        """Refresh: `POST /v2/auth/refresh`, with the refresh token if the log-in gave one."""
+        body = {"refreshToken": session.refresh} if session.refresh else {}
+        by = By(session.token, is_session=True)
+        data = self._ask(REFRESH, "POST", "/v2/auth/refresh", by, within, body=body)
+        return self._session(REFRESH, data, within)
+
+    def log_out(self, session: Session, within: float) -> None:
+        """Logout: `POST /v2/auth/logout`."""
+        self._ask(LOGOUT, "POST", "/v2/auth/logout", By(session.token, is_session=True), within)
+
+    def warm(self, connections: int, within: float) -> None:
+        """As `Surface.warm`."""
+        self._wire.warm(self._url, connections, within)
+
+    def _session(self, call: Call, data: Data, within: float) -> Session:
+        session = surface.opened(
+            call, data.secret("token"), self._lasts(data), data.secret("refreshtoken")
+        )
+        if session.lasts is not None:
+            return session
+        # The log-in did not say how long it lasts: `POST /v2/auth/session` does.
+        by = By(session.token, is_session=True)
+        told = self._ask(SESSION, "POST", "/v2/auth/session", by, within)
+        return Session(session.token, self._lasts(told), session.refresh)
+
+    def _lasts(self, data: Data) -> float | None:
+        ends = answers.moment(data.text("expiresat"))
+        return None if ends is None else (ends - self._now()).total_seconds()
+
+    def _ask(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        by: By | None,
+        within: float,
+        *,
+        body: Body | None = None,
+    ) -> Data:
+        if by is not None:
+            surface.presentable(call, by)
+        outcome = self._wire.send(
+            call,
+            method,
+            self._url + path,
+            headers=_headers(by, with_body=body is not None),
+            content=None if body is None else _written(body),
+            within=within,
+        )
+        answer = _answer(call, outcome)
+        if isinstance(answer, Failure):
+            raise answer
+        return answer
+
+
+def _headers(by: By | None, *, with_body: bool) -> dict[str, str]:
+    headers = {"Accept": "application/json"}
+    if with_body:
+        headers["Content-Type"] = "application/json"
+    if by is not None and by.is_session:
+        headers["Authorization"] = f"Bearer {by.value.reveal()}"
+    elif by is not None:
+        headers["X-API-Key"] = by.value.reveal()
+    return headers
+
+
+def _written(body: Body) -> bytes:
+    plain = {
+        name: value.reveal() if isinstance(value, Secret) else value for name, value in body.items()
+    }
+    return json.dumps(plain).encode()
+
+
+def _answer(call: Call, outcome: Outcome) -> Data | Failure:
+    """What the envelope carries, or the error that the answer stands for."""
+    if not isinstance(outcome, Reply):
+        return outcome
+    settled = answers.by_status(call, outcome)
+    if settled is not None:
+        return settled
+    envelope = _envelope(outcome)
+    said = None if envelope is None else envelope.field("success").true
+    if envelope is None or said is None:
+        return answers.without_code(call, outcome)
+    if said and outcome.status < 300:
+        return envelope.field("data")
+    code = envelope.text("errorcode")
+    if outcome.status >= 500:  # whatever it calls it: nobody knows how far it came
+        return answers.without_code(call, outcome, code)
+    return answers.by_code(call, code, outcome) or answers.without_code(call, outcome, code)
+
+
+def _envelope(reply: Reply) -> Data | None:
+    try:
+        raw = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return None
+    return Data(raw) if isinstance(raw, dict) else None

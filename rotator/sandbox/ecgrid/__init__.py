@@ -1,0 +1,19 @@
+"""ECGrid, simulated: both surfaces, its errors, both answers to what its documentation leaves open, and faults."""
+
+from rotator.sandbox.ecgrid.control import Control
+from rotator.sandbox.ecgrid.model import Simulator
+from rotator.sandbox.ecgrid.server import Running, start
+from rotator.sandbox.ecgrid.switches import Fault, Switches
+from rotator.sandbox.ecgrid.words import AuthLevel, KeyRecord, User
+
+__all__ = [
+    "AuthLevel",
+    "Control",
+    "Fault",
+    "KeyRecord",
+    "Running",
+    "Simulator",
+    "Switches",
+    "User",
+    "start",
+]

@@ -1,0 +1,153 @@
+"""How the simulated ECGrid behaves where its documentation leaves it open, and what goes wrong on the way.
+
+Both are plain values that also travel as JSON through the control API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+# What an issuing call does: a record beside the others; a new record instead of the others of that user and
+# visibility; a new value in the newest record; the existing value again; or something stored that is no live key.
+Issuing = Literal["add", "replace", "update", "same", "store"]
+Display = Literal["full", "masked", "shortened", "ellipsis"]
+KeyShape = Literal["guid", "ek-live", "alnum32", "alnum33", "special"]
+
+FaultKind = Literal[
+    "lost",  # carried out; the connection is closed without an answer
+    "half",  # carried out; the connection is closed in the middle of the answer
+    "closed",  # not carried out; the connection is closed
+    "refused",  # not carried out; connections are refused for `seconds`
+    "status",  # not carried out; the documented error of `status`, with `retry_after`
+    "html",  # carried out; a proxy answers with a page and `status`
+    "hang",  # not carried out; no answer for `seconds`
+    "latency",  # carried out after `seconds`
+    "drip",  # carried out; the answer comes byte by byte, `seconds` apart
+    "redirect",  # not carried out; sent on to `url`
+    "stale",  # answers as of before the last change to that user's keys
+    "masked",  # carried out; the value in the answer is masked
+    "malformed",  # carried out; the value in the answer cannot be sent in a header
+    "other-user",  # carried out; the answer is about another user
+]
+CARRIED_OUT: frozenset[str] = frozenset(
+    {"lost", "half", "html", "latency", "drip", "stale", "masked", "malformed", "other-user"}
+)
+
+
+class _Checked:
+    """Refuses, with a ValueError that names the choices, a value that is not of the field's declared type."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name, value in vars(self).items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{type(self).__name__}.{name} must be {_wanted(hints[name])}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The value as it came from `to_json`; raises ValueError for an unknown name or a wrong value."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # subclasses are dataclasses
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} has no {unknown[0]!r}; it has {', '.join(sorted(known))}"
+            )
+        return cls(**data)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]  # subclasses are dataclasses
+
+
+def _fits(value: object, hint: Any) -> bool:
+    choices = get_args(hint)
+    if choices and not any(isinstance(choice, type) for choice in choices):
+        return value in choices
+    plain = choices or (hint,)
+    if isinstance(value, bool):
+        return bool in plain
+    return isinstance(value, plain) or (float in plain and isinstance(value, int))
+
+
+def _wanted(hint: Any) -> str:
+    choices = get_args(hint) or (hint,)
+    return " or ".join(c.__name__ if isinstance(c, type) else repr(c) for c in choices)
+
+
+@dataclass(frozen=True)
+class Switches(_Checked):
+    """One answer to each open question of ECGrid's documentation; the defaults follow the newest pages."""
+
+    keyset: Issuing = "add"
+    create_key: Issuing = "add"
+    replaced_stay_listed: bool = False  # `replace` leaves the dead records in the list
+    created_on_update: Literal["newer", "unchanged"] = "newer"
+    key_shape: KeyShape = "ek-live"
+    key_quota: int | None = None  # records per user
+    activation_delay: float = 0.0  # seconds until a new value is accepted
+    get_key: Literal["newest", "oldest", "newest-private"] = "newest"
+    read_back: Display = "full"  # Get Key and KeyGet
+    list_shows: Literal["full", "masked", "shortened", "ellipsis", "none"] = "full"
+    api_key_shows: Display = "full"  # Get API Key and UserGetAPIKey
+    private_read: Literal["anyone", "owner-403", "owner-404", "owner-masked"] = "anyone"
+    api_key_is_record: bool = True  # the user's API key is its newest key record
+    me_shows_key: bool = False
+    me_key_field: str = "apiKey"
+    key_remove: Literal["removes", "pretends"] = "removes"
+    soap_accepts_api_key: bool = True
+    soap_namespace: str = "http://www.ecgridos.net/"
+    soap_result: Literal["typed", "inner"] = "typed"
+    created_zone: Literal["documented", "always", "never"] = (
+        "documented"  # REST with Z, SOAP without
+    )
+    created_fraction: bool = False
+    login_field: Literal["both", "login", "email"] = "both"
+    refresh_token: bool = False
+    errors_with_200: bool = False
+    faults_with_200: bool = False
+    session_seconds: float = 3600.0
+    sessions_per_user: int = 5
+    session_overflow: Literal["oldest-ends", "refused"] = "oldest-ends"
+    rate_limit: int | None = None  # requests per `rate_period` seconds
+    rate_period: float = 60.0
+
+
+@dataclass(frozen=True)
+class Fault(_Checked):
+    """Something that goes wrong with the `nth` matching request, and the `times - 1` (None: all) after it.
+
+    `call` names a call (`KeySet`, `CreateKey`), a family of `words.FAMILIES` (`issue`, `read`), or is `*`; `about`
+    limits it to requests about one user. `carried_out` overrides what `kind` says about that, and `lands_after` lets a
+    request that was not carried out land so many seconds later. `quoting` makes an error or a page repeat the request,
+    its credential and body included, and the answer if there was one.
+    """
+
+    kind: FaultKind
+    call: str = "*"
+    nth: int = 1
+    times: int | None = 1
+    about: int | None = None
+    status: int = 503
+    seconds: float = 1.0
+    retry_after: int | None = None
+    url: str = ""
+    quoting: bool = False
+    carried_out: bool | None = None
+    lands_after: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        withheld = self.carried_out is False or self.lands_after is not None
+        if withheld and self.kind in CARRIED_OUT - {"lost", "html"}:
+            raise ValueError(
+                f"Fault.kind {self.kind!r} has an answer, so the request must be carried out"
+            )
+
+    @property
+    def performs(self) -> bool:
+        """Whether the request is carried out when it arrives."""
+        if self.lands_after is not None:
+            return False
+        return self.kind in CARRIED_OUT if self.carried_out is None else self.carried_out

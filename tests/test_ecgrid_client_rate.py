@@ -1,0 +1,170 @@
+"""The rate limiter, by a clock that only its own sleeping moves."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from rotator.ecgrid.rate import LOWEST, RATE_KIND, RECOVERY, Rate, Urgency
+from rotator.errors import Transient
+
+
+class Clock:
+    """A clock that sleeping moves on; `at` is the time in seconds."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+        self.began = self.at
+
+    def __call__(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps without waiting."""
+        assert seconds > 0
+        self.at += seconds
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return self.at - self.began
+
+
+def rate_of(per_second: float | None) -> tuple[Rate, Clock]:
+    """A limiter and its clock."""
+    clock = Clock()
+    return Rate(per_second, clock=clock, sleep=clock.sleep), clock
+
+
+def test_requests_are_granted_at_the_rate() -> None:
+    """The first at once; ten at two a second are over after four and a half."""
+    rate, clock = rate_of(2.0)
+    for _ in range(10):
+        assert rate.reserve(1, Urgency.ROTATION)
+    assert clock.passed == pytest.approx(4.5, abs=0.1)
+
+
+def test_several_are_granted_at_once_and_paid_for_afterwards() -> None:
+    """Three together need no wait; the next ones wait for all three."""
+    rate, clock = rate_of(1.5)
+    assert rate.reserve(3, Urgency.ROTATION)
+    assert clock.passed == 0
+    assert rate.reserve(3, Urgency.ROTATION)
+    assert clock.passed == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("unlimited", [None, 0, 0.0])
+def test_no_rate_means_no_limit(unlimited: float | None) -> None:
+    """Nobody waits."""
+    rate, clock = rate_of(unlimited)
+    for _ in range(1000):
+        rate.reserve(3, Urgency.CHECK)
+    assert clock.passed == 0
+    assert rate.per_second is None
+
+
+def test_a_wait_that_is_too_long_is_not_begun() -> None:
+    """False at once, and nothing is taken."""
+    rate, clock = rate_of(1.0)
+    rate.reserve(10, Urgency.ROTATION)
+    assert not rate.reserve(1, Urgency.PAST_ISSUE, within=5.0)
+    assert clock.passed == 0
+    assert rate.reserve(1, Urgency.PAST_ISSUE, within=11.0)
+    assert clock.passed == pytest.approx(10.0, abs=0.3)
+
+
+def test_the_most_urgent_goes_first() -> None:
+    """Of three that wait together, past issue is served before a rotation, and that before a check."""
+    clock, lock, served = Clock(), threading.Lock(), list[Urgency]()
+    everybody_waits, parties = threading.Barrier(4), threading.local()
+
+    def sleep(seconds: float) -> None:
+        if not getattr(parties, "arrived", False):
+            parties.arrived = True
+            everybody_waits.wait(60)
+        with lock:
+            clock.sleep(seconds / 3)
+
+    rate = Rate(1.0, clock=clock, sleep=sleep)
+    rate.reserve(5, Urgency.ROTATION)
+
+    def wait(urgency: Urgency) -> None:
+        rate.reserve(1, urgency)
+        with lock:
+            served.append(urgency)
+            clock.at += 0.0
+
+    threads = [threading.Thread(target=wait, args=(urgency,)) for urgency in Urgency]
+    for thread in threads:
+        thread.start()
+    everybody_waits.wait(60)
+    for thread in threads:
+        thread.join(60)
+    assert served == [Urgency.PAST_ISSUE, Urgency.ROTATION, Urgency.CHECK]
+
+
+def test_a_429_stops_everybody_for_as_long_as_it_says() -> None:
+    """Also requests that were granted before, which take no new one."""
+    rate, clock = rate_of(100.0)
+    rate.slow_down(60.0)
+    assert rate.pause_left() == 60.0
+    assert not rate.reserve(0, Urgency.PAST_ISSUE, within=30.0)
+    assert rate.reserve(0, Urgency.PAST_ISSUE)
+    assert clock.passed == pytest.approx(60.0, abs=0.3)
+    assert rate.pause_left() == 0
+
+
+def test_after_a_429_the_rate_is_halved_and_recovers() -> None:
+    """Doubling within a minute, and never above what was set."""
+    rate, clock = rate_of(8.0)
+    rate.slow_down(0.0)
+    assert rate.per_second == pytest.approx(4.0)
+    clock.at += RECOVERY / 2
+    assert 4.0 < (rate.per_second or 0) < 8.0
+    clock.at += RECOVERY * 100
+    assert rate.per_second == pytest.approx(8.0)
+
+
+def test_answers_to_requests_that_were_under_way_together_count_once() -> None:
+    """Eight 429 at one time are one overstepping; one after the other lower the rate further, though not to nothing."""
+    rate, clock = rate_of(8.0)
+    for _ in range(8):
+        rate.slow_down(1.0)
+    assert rate.per_second == pytest.approx(4.0)
+    for _ in range(50):
+        clock.at += 1.0
+        rate.slow_down(1.0)
+    assert rate.per_second == pytest.approx(8.0 * LOWEST, rel=0.05)
+
+
+def test_an_unlimited_rate_is_limited_for_a_while() -> None:
+    """After a 429 it has a limit, which goes away again."""
+    rate, clock = rate_of(None)
+    rate.slow_down(None)
+    assert rate.per_second is not None
+    clock.at += RECOVERY * 2
+    assert rate.per_second is None
+
+
+def test_only_a_429_slows_down() -> None:
+    """Other errors pass by, and so does what the call returns."""
+    rate, _ = rate_of(8.0)
+
+    def fail(kind: str) -> None:
+        raise Transient("made up", kind=kind, retry_after=3.0)
+
+    with pytest.raises(Transient):
+        rate.heed(lambda: fail("ecgrid.InternalError"))
+    assert (rate.per_second, rate.heed(lambda: 5)) == (8.0, 5)
+    with pytest.raises(Transient):
+        rate.heed(lambda: fail(RATE_KIND))
+    assert rate.per_second == pytest.approx(4.0)
+    assert rate.pause_left() == pytest.approx(3.0)
+
+
+def test_no_pause_lasts_longer_than_five_minutes() -> None:
+    """Whatever ECGrid wishes for."""
+    rate, _ = rate_of(8.0)
+    rate.slow_down(1e9)
+    assert rate.pause_left() == 300.0
