@@ -1,0 +1,333 @@
+"""The rotation record of a policy, as a value: what happened, what is under way, what is still to retire.
+
+It is kept in Vault at `MOUNT/STATE_PATH/record/POLICY` and never holds a key's value. Every change makes a new
+record; whether it counts is decided by the check-and-set that writes it. All times are the Vault server's, in UTC.
+
+That a key is staged is not in here: the staged document says so itself, so that nothing needs to be recorded
+between issue and publish.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rotator.errors import Permanent
+from rotator.keys import ApiKey, Issue, KeyRef, Secret, Seen, Visibility
+
+FORMAT = 1
+HISTORY = 50  # rotations that the record remembers
+ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
+ISSUE_WINDOW = timedelta(hours=24)
+CLOCK_ALLOWANCE = timedelta(minutes=5)  # between ECGrid's `created` and Vault's clock
+WATCH = timedelta(minutes=10)  # how long an issuing request whose answer was lost may still land
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Known(_Value):
+    """A key that ECGrid had: part of a baseline."""
+
+    key_id: int | None
+    created: datetime | None = None
+    fingerprint: str | None = None
+
+
+class Held(_Value):
+    """A key that this policy publishes or has published."""
+
+    key_id: int | None
+    user_id: int
+    visibility: Visibility
+    created: datetime | None
+    fingerprint: str
+    published_at: datetime
+    began: datetime | None = None  # when its rotation claimed the policy; None if it was adopted
+
+    @property
+    def ref(self) -> KeyRef:
+        """The key it names."""
+        return KeyRef(self.key_id, self.user_id, self.visibility, self.created)
+
+
+class Claim(_Value):
+    """The exclusive right to act for this policy; `until` it may not be taken over."""
+
+    holder: str
+    by: str
+    until: datetime
+
+
+class Underway(_Value):
+    """A rotation that has begun and is not settled.
+
+    `sent` counts issuing requests, each before it is sent, so a request is never unaccounted for. `refusals` counts
+    the runs whose probe refused the staged key.
+    """
+
+    run: str
+    kind: Literal["rotate", "adopt", "repair"]
+    reason: str
+    by: str
+    user_id: int
+    visibility: Visibility
+    issue: Issue
+    baseline: tuple[Known, ...]
+    began: datetime
+    sent: int = 0
+    refusals: int = 0
+
+
+class Debt(_Value):
+    """A key that is to be retired: one that was replaced, or a stray."""
+
+    key_id: int
+    user_id: int
+    why: Literal["replaced", "stray"]
+    due_at: datetime
+    waits: str | None = None  # why it could not be retired yet
+    tried: int = 0
+
+
+class Place(_Value):
+    """A destination, and the version at which this policy wrote it last (None: still to be written)."""
+
+    mount: str
+    path: str
+    field: str
+    version: int | None
+
+    def same_place(self, other: Place) -> bool:
+        """Whether both name one secret."""
+        return (self.mount, self.path) == (other.mount, other.path)
+
+
+class Failed(_Value):
+    """The last failure, and when it is tried again; kept until a rotation succeeds."""
+
+    at: datetime
+    phase: str
+    kind: str
+    message: str
+    attempts: int
+    retry_at: datetime | None  # None: only a changed policy or a rotate on demand clears it
+    digest: str  # of the policy that failed
+
+
+class Past(_Value):
+    """One line of the history."""
+
+    at: datetime
+    duration_s: float
+    outcome: str
+    reason: str
+    by: str
+    run: str
+    user_id: int
+    key_id: int | None = None
+    previous_key_id: int | None = None
+    published: tuple[Place, ...] = ()
+    error: str | None = None
+
+
+class Caller(_Value):
+    """Whose credential the rotator used last, so that it need not ask again while that is the same."""
+
+    fingerprint: str
+    user_id: int
+
+
+class Record(_Value):
+    """The whole record of one policy."""
+
+    format: int = FORMAT
+    policy: str
+    nonce: str = ""  # new at every write, so that a write whose answer was lost can be recognised
+    hmac_key: Annotated[str, Field(repr=False)]
+    current: Held | None = None
+    others: tuple[
+        Held, ...
+    ] = ()  # with `users`: the latest key of each user that is not published now
+    known: dict[str, tuple[Known, ...]] = {}
+    claim: Claim | None = None
+    underway: Underway | None = None
+    retiring: tuple[Debt, ...] = ()
+    issued: tuple[datetime, ...] = ()  # beyond the schedule, within ISSUE_WINDOW
+    places: tuple[Place, ...] = ()
+    failed: Failed | None = None
+    history: tuple[Past, ...] = ()
+    rotated_at: datetime | None = None  # the last rotation or adoption: due times count from here
+    checked_at: datetime | None = None
+    watch_until: datetime | None = None
+    owner_reads: bool = False  # Get Key is asked with the new key itself
+    probe_tells: bool = False  # ECGrid was seen to refuse a key that nobody issued
+    caller: Caller | None = None
+
+    @classmethod
+    def new(cls, policy: str) -> Record:
+        """A record that knows nothing yet, with a fresh random key for fingerprints."""
+        return cls(policy=policy, hmac_key=base64.b64encode(secrets.token_bytes(32)).decode())
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Record:
+        """The record in `data`; raises Permanent (`vault.BadRecord`) if it is none that this version understands."""
+        newer = (
+            isinstance(data, dict)
+            and isinstance(data.get("format"), int)
+            and data["format"] > FORMAT
+        )
+        problem = "was written by a newer rotator: upgrade this one" if newer else ""
+        if not newer:
+            try:
+                return cls.model_validate(data)
+            except ValidationError as error:
+                first = error.errors(include_input=False, include_url=False, include_context=False)[
+                    0
+                ]
+                field = ".".join(str(part) for part in first["loc"][:2] if isinstance(part, str))
+            problem = (
+                f"cannot be understood (field {field or '?'}): restore an earlier version of it in Vault, "
+                "or delete it with all its versions and run `rotator adopt`"
+            )
+        raise Permanent(f"the record at {where} {problem}", kind="vault.BadRecord")
+
+    # what can be asked of it
+
+    def fingerprint(self, value: Secret) -> str:
+        """The fingerprint of a value under this record's key."""
+        return value.fingerprint(base64.b64decode(self.hmac_key))
+
+    def shows(self, value: Secret | None) -> bool:
+        """Whether `value` is the current key's."""
+        return (
+            value is not None
+            and self.current is not None
+            and (self.fingerprint(value) == self.current.fingerprint)
+        )
+
+    def baseline(self, user_id: int, visibility: Visibility) -> tuple[Known, ...] | None:
+        """What ECGrid is known to have for that user and visibility; None if nobody has looked yet."""
+        return self.known.get(f"{user_id}/{visibility.value}")
+
+    def is_new(self, seen: Seen, underway: Underway) -> bool:
+        """Whether a key that ECGrid shows was made since the baseline of `underway`, and no earlier than its claim.
+
+        A key is new if its id is not in the baseline, or if it is there with an older `created` or another value
+        (an account that updates in place).
+        """
+        created = seen.ref.created
+        if created is not None and created < underway.began - CLOCK_ALLOWANCE:
+            return False
+        before = [known for known in underway.baseline if known.key_id == seen.ref.key_id]
+        if not before:
+            return True
+        known, whole = before[-1], seen.whole
+        if created is not None and known.created is not None and created > known.created:
+            return True
+        return bool(
+            whole and known.fingerprint and self.fingerprint(whole.value) != known.fingerprint
+        )
+
+    def owes(self, key_id: int | None) -> bool:
+        """Whether that key is waiting to be retired."""
+        return key_id is not None and any(debt.key_id == key_id for debt in self.retiring)
+
+    def claimed_by_other(self, holder: str, now: datetime) -> Claim | None:
+        """The claim of another run, if it still holds."""
+        claim = self.claim
+        return claim if claim and claim.holder != holder and now < claim.until else None
+
+    def issues_left(self, now: datetime) -> int:
+        """How many keys may still be issued beyond the schedule."""
+        return ISSUE_LIMIT - sum(1 for at in self.issued if now - at < ISSUE_WINDOW)
+
+    def due_debts(self, now: datetime) -> list[Debt]:
+        """The keys whose time to be retired has come; strays only once a key is published."""
+        if self.current is None:
+            return []
+        return [debt for debt in self.retiring if now >= debt.due_at]
+
+    # what can be done to it
+
+    def change(self, **fields: object) -> Record:
+        """The same record with other fields."""
+        return self.model_copy(update=fields)
+
+    def owing(self, ref: KeyRef, why: Literal["replaced", "stray"], due_at: datetime) -> Record:
+        """With that key to be retired, unless it has no id, is noted already, or is the current one."""
+        if ref.key_id is None or self.owes(ref.key_id):
+            return self
+        if self.current is not None and self.current.key_id == ref.key_id:
+            return self
+        debt = Debt(key_id=ref.key_id, user_id=ref.user_id, why=why, due_at=due_at)
+        return self.change(retiring=(*self.retiring, debt))
+
+    def not_owing(self, key_id: int | None) -> Record:
+        """Without that debt."""
+        return self.change(retiring=tuple(debt for debt in self.retiring if debt.key_id != key_id))
+
+    def knowing(self, user_id: int, visibility: Visibility, keys: tuple[Known, ...]) -> Record:
+        """With that baseline."""
+        return self.change(known={**self.known, f"{user_id}/{visibility.value}": keys})
+
+    def waits_until(self, digest: str, now: datetime) -> Failed | None:
+        """The failure whose back-off is not over, unless the policy has changed since."""
+        failed = self.failed
+        if failed is None or failed.digest != digest:
+            return None
+        return failed if failed.retry_at is None or now < failed.retry_at else None
+
+    def counting_issue(self, now: datetime, *, beyond_schedule: bool) -> Record:
+        """With one more issuing request, counted before it is sent."""
+        recent = tuple(at for at in self.issued if now - at < ISSUE_WINDOW)
+        return self.change(issued=(*recent, now) if beyond_schedule else recent)
+
+    def remembering(self, past: Past) -> Record:
+        """With one more line of history."""
+        return self.change(history=(*self.history, past)[-HISTORY:])
+
+    def holding(
+        self, key: ApiKey, visibility: Visibility, now: datetime, began: datetime | None
+    ) -> Record:
+        """With `key` as the current one; noting the key it replaces for retiring is the caller's."""
+        ref = key.ref
+        held = Held(
+            key_id=ref.key_id,
+            user_id=ref.user_id,
+            visibility=visibility,
+            created=ref.created,
+            fingerprint=self.fingerprint(key.value),
+            published_at=now,
+            began=began,
+        )
+        others = [other for other in self.others if other.user_id != held.user_id]
+        if self.current is not None and self.current.user_id != held.user_id:
+            others.append(self.current)
+        known = [k for k in self.baseline(ref.user_id, visibility) or () if k.key_id != ref.key_id]
+        known.append(Known(key_id=ref.key_id, created=ref.created, fingerprint=held.fingerprint))
+        return self.change(current=held, others=tuple(others), rotated_at=now).knowing(
+            ref.user_id, visibility, tuple(known)
+        )
+
+    def previous_of(self, user_id: int) -> Held | None:
+        """The key of that user that this policy published last, current or not."""
+        mine = [held for held in (self.current, *self.others) if held and held.user_id == user_id]
+        return mine[0] if mine else None
+
+
+def known_from(record: Record, seen: list[Seen]) -> tuple[Known, ...]:
+    """A baseline: what a list shows, with fingerprints where values came in full."""
+    return tuple(
+        Known(
+            key_id=one.ref.key_id,
+            created=one.ref.created,
+            fingerprint=record.fingerprint(one.whole.value) if one.whole else None,
+        )
+        for one in seen
+    )

@@ -1,0 +1,235 @@
+"""The rotation of one policy: `tend` does what an order asks for and says what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from rotator.errors import Failure, FenceLost, RotatorError
+from rotator.journal import Failed, Past
+from rotator.rotation import claiming, drift, due
+from rotator.rotation.drift import Check, compare
+from rotator.rotation.due import Busy, Stopped, Waits
+from rotator.rotation.page import rotate
+from rotator.rotation.run import Clock, Order, Report, Run, World, side_by_side
+
+__all__ = [
+    "Busy",
+    "Check",
+    "Clock",
+    "Order",
+    "Report",
+    "Result",
+    "Run",
+    "World",
+    "compare",
+    "side_by_side",
+    "tend",
+    "would",
+]
+
+FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
+LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
+
+
+@dataclass
+class Result:
+    """What a run did to one policy: the object of the `results` list of `--json`."""
+
+    policy: str
+    outcome: str
+    user_id: int | None = None
+    key_id: int | None = None
+    previous_key_id: int | None = None
+    published: list[dict[str, Any]] = field(default_factory=list)
+    started_at: datetime | None = None
+    duration_s: float = 0.0
+    phase: str | None = None
+    error: dict[str, str] | None = None
+    warnings: list[str] = field(default_factory=list)
+    failed_retiring: bool = False  # rotated, but a key is not retired: exit 1
+    busy: str | None = None
+
+    @property
+    def bad(self) -> bool:
+        """Whether this result makes the command's exit code 1."""
+        return self.outcome == "failed" or self.failed_retiring
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as DESIGN.md's `--json` shows it."""
+        at = self.started_at
+        started = at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
+        return {
+            "policy": self.policy,
+            "outcome": self.outcome,
+            "user_id": self.user_id,
+            "key_id": self.key_id,
+            "previous_key_id": self.previous_key_id,
+            "published": self.published,
+            "started_at": started,
+            "duration_s": round(self.duration_s, 3),
+            "phase": self.phase,
+            "error": self.error,
+            "warnings": self.warnings,
+        }
+
+
+def tend(run: Run) -> Result:
+    """Does what the run's order asks for; never raises what belongs to one policy alone.
+
+    A failure is recorded, with its back-off, the claim is given back, and the result says `failed`.
+    """
+    started = run.world.clock.boot()
+    try:
+        if run.order.what == "repair":
+            look_for_drift(run)
+        rotate(run)
+        result = _success(run)
+    except Busy as busy:
+        result = _result(run, "busy")
+        result.busy = str(busy)
+    except Stopped:
+        _close_unissued(run, "stopped")
+        result = _result(run, run.outcome or "unchanged")
+    except RotatorError as error:
+        result = _failure(run, error)
+    result.duration_s = run.world.clock.boot() - started
+    result.started_at = run.now() - timedelta(seconds=result.duration_s)
+    return result
+
+
+def look_for_drift(run: Run) -> None:
+    """The drift check of one policy: what it finds is repaired by the page, and when it was is recorded."""
+    check = drift.compare(run)
+    run.warnings.extend(check.warnings)
+    if run.record.underway is not None or run.record.claim is not None:
+        return
+    run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
+    if drift.needs_repair(check):
+        run.warn(f"found {check.state}: {check.why}")
+        run.done.add("drift")
+        run.world.report("policy.drift", policy=run.policy.name, state=check.state)
+    elif run.record.current is not None:
+        run.give_back(run.record.change(checked_at=run.now()))
+
+
+def _result(run: Run, outcome: str) -> Result:
+    result = Result(run.policy.name, outcome, warnings=run.warnings)
+    if run.stored is not None:
+        record = run.stored.record
+        if record.current is not None:
+            result.user_id, result.key_id = record.current.user_id, record.current.key_id
+        if run.outcome is not None and record.history:
+            result.previous_key_id = record.history[-1].previous_key_id
+    result.published = [
+        {"mount": mount, "path": path, "version": version}
+        for (mount, path), version in run.versions.items()
+    ]
+    return result
+
+
+def _success(run: Run) -> Result:
+    quiet = "not-due" if run.order.what == "schedule" else "unchanged"
+    result = _result(run, run.outcome or quiet)
+    places = run.record.places if run.record.current else ()
+    missing = ", ".join(f"{place.mount}/{place.path}" for place in places if place.version is None)
+    if missing:
+        result.outcome, result.phase = "failed", "publish"
+        message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
+        result.error = {"kind": "vault.DestinationMissing", "message": message}
+    return result
+
+
+def _failure(run: Run, error: RotatorError) -> Result:
+    """The result of a failure, which is recorded first, if Vault lets us."""
+    waits = isinstance(error, Waits)
+    if not waits:
+        _record_failure(run, error)
+    if run.phase == "retire" and run.outcome is not None:
+        result = _result(run, run.outcome)
+        result.failed_retiring = True
+        result.warnings.append(str(error))
+    else:
+        result = _result(run, "failed")
+        result.phase = error.failed.phase if isinstance(error, Waits) else run.phase
+        result.error = {"kind": error.kind, "message": str(error)}
+    run.world.report(
+        "rotation.failed",
+        policy=run.policy.name,
+        phase=result.phase or run.phase,
+        error=error.kind,
+        message=str(error),
+        waits=waits,
+    )
+    return result
+
+
+def _record_failure(run: Run, error: RotatorError) -> None:
+    """Notes the failure and its back-off, and gives the claim back; a rotation that may have issued stays open."""
+    if run.stored is None or isinstance(error, FenceLost):
+        return
+    if run.phase != "retire":
+        run.note(run.record.change(failed=_failed(run, error)))
+    _close_unissued(run, error.kind)
+
+
+def _failed(run: Run, error: RotatorError) -> Failed:
+    last, now = run.record.failed, run.now()
+    before = last.attempts if last and last.digest == run.policy.digest else 0
+    pause = min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(before, 10))
+    wish = timedelta(seconds=getattr(error, "retry_after", None) or 0)
+    return Failed(
+        at=now,
+        phase=run.phase,
+        kind=error.kind,
+        message=str(error)[:500],
+        attempts=before + 1,
+        retry_at=None if error.kind == "ecgrid.NotReplaced" else now + max(pause, wish),
+        digest=run.policy.digest,
+    )
+
+
+def _close_unissued(run: Run, error: str) -> None:
+    """Gives the claim back; a rotation for which surely nothing was issued is closed, any other stays open."""
+    if run.stored is None or (run.stored.version == 0 and not run.mine):
+        return  # a failure before the first claim leaves no trace in Vault
+    record, underway, now = run.record, run.underway, run.now()
+    if underway is not None and run.clean and underway.sent <= 1 and run.staged is None:
+        past = Past(
+            at=underway.began,
+            duration_s=round((now - underway.began).total_seconds(), 3),
+            outcome="failed",
+            reason=underway.reason,
+            by=underway.by,
+            run=underway.run,
+            user_id=underway.user_id,
+            error=error,
+        )
+        record = record.change(underway=None).remembering(past)
+    if not run.mine and record.claim is not None:
+        return  # another run's claim: the record is theirs to write
+    run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)
+    try:
+        run.give_back(record)
+    except (Failure, FenceLost) as lost:
+        run.world.report("rotation.failure_not_recorded", policy=run.policy.name, error=lost.kind)
+
+
+def would(run: Run) -> Result:
+    """`--dry-run`: what `tend` would do now; writes nothing anywhere."""
+    run.observe()
+    if run.record.claimed_by_other(run.id, run.now()):
+        return _result(run, "busy")
+    kind = due.wanted(run)
+    if run.record.underway is not None:
+        run.warn("would finish the interrupted rotation first")
+        return _result(run, "would-rotate")
+    if kind is None:
+        return _result(run, "unchanged" if run.order.what == "demand" else "not-due")
+    user_id, _ = run.target()
+    run.world.vault.require([run.policy])
+    claiming.check_own_key(run)
+    result = _result(run, "would-rotate")
+    result.user_id, result.previous_key_id, result.key_id = user_id, result.key_id, None
+    return result

@@ -1,0 +1,160 @@
+"""The claim: the exclusive right to rotate, taken after everything that can fail without harm has been tried."""
+
+from __future__ import annotations
+
+import secrets
+
+from rotator.errors import Forbidden, NotFound, Permanent, Refused
+from rotator.journal import Caller, Known, Underway, known_from
+from rotator.keys import Issue, Secret, Seen, Visibility
+from rotator.rotation import due
+from rotator.rotation.run import Run
+
+REQUESTS = 3  # of a rotation in steady state: issue, read back, probe
+CONNECTIONS = 3  # one to issue, two that then run side by side with staging
+
+
+def claim(run: Run) -> None:
+    """Takes the claim, with what ECGrid has now as the baseline; everything that can fail without harm fails before."""
+    kind = due.wanted(run)
+    if kind is None:
+        return
+    user_id, visibility = run.target()
+    prepare(run)
+    by_itself = kind == "repair" or bool(run.record.failed)
+    if kind != "adopt" and by_itself and run.order.what != "demand":
+        refuse_above_limit(run)
+    baseline = run.record.baseline(user_id, visibility)
+    if baseline is None:
+        baseline = what_there_is(run, user_id, visibility)
+    sent = (
+        1 if kind == "rotate" else 0
+    )  # counted before it is sent; adoption and repair look for a key first
+    underway = Underway(
+        run=secrets.token_hex(8),
+        kind=kind,
+        reason=run.order.reason,
+        by=run.world.who,
+        user_id=user_id,
+        visibility=visibility,
+        issue=run.policy.issue,
+        baseline=baseline,
+        began=run.now(),
+        sent=sent,
+    )
+    record = run.record.change(underway=underway)
+    if sent:
+        record = record.counting_issue(run.now(), beyond_schedule=by_itself)
+    run.save(record.knowing(user_id, visibility, baseline))
+    run.done.add("claimed")
+    run.world.report("rotation.started", kind=kind, user_id=user_id, reason=run.order.reason)
+
+
+def take_over(run: Run) -> None:
+    """Claims a rotation that another run left open; whatever it may have issued is looked for first."""
+    run.account.urgent()
+    run.world.vault.kv.outlast(run.world.deadline)
+    run.save(run.record)
+    underway = run.rotation
+    run.clean = underway.sent == 0
+    run.must_look = underway.sent > 0
+    staged = run.staged
+    if staged is not None and staged.key is not None and staged.run == underway.run:
+        run.key, run.must_look = staged.key, False
+    run.warn("finishes a rotation that was interrupted")
+    run.world.report("rotation.recovered", run=underway.run, staged=run.key is not None)
+
+
+def prepare(run: Run) -> None:
+    """Everything that may wait or fail, before the claim: rights, login, destinations, ECGrid's rate, connections."""
+    vault = run.world.vault
+    vault.require([run.policy])
+    vault.kv.outlast(run.world.deadline)
+    for to in run.policy.destinations:
+        there = run.seen(to)
+        if there is not None and there.policy not in (None, run.policy.name):
+            raise Permanent(
+                f"{there.at} is marked as policy {there.policy}'s; choose another path, or, if it was renamed, "
+                f"run `rotator adopt {run.policy.name} --from {there.policy}`",
+                kind="policy.OthersSecret",
+            )
+    run.account.reserve(REQUESTS)
+    run.deadline = (
+        run.world.clock.boot() + run.world.deadline
+    )  # waiting for the rate does not count
+    check_own_key(run)
+    if run.policy.probe and not run.record.probe_tells:
+        refuse_blind_probe(run)
+    run.account.warm(CONNECTIONS)
+
+
+def refuse_blind_probe(run: Run) -> None:
+    """Raises Permanent if ECGrid accepts a key that nobody issued: then the probe proves nothing. Asked once."""
+    try:
+        run.patiently(lambda: run.probe(Secret(secrets.token_hex(16))))
+    except (Refused, Forbidden, NotFound):
+        run.note(run.record.change(probe_tells=True))
+        return
+    raise Permanent(
+        "ECGrid answers a call made with a random key: the probe cannot tell a good key from a bad one. "
+        "Is there a proxy that adds a credential? Else set `probe: false`",
+        kind="ecgrid.AcceptsAnything",
+    )
+
+
+def check_own_key(run: Run) -> None:
+    """Raises Permanent if this rotation would cut the rotator off: its own key, read from where nothing updates it."""
+    own = run.world.own_key()
+    if own is None:
+        return  # a login: not touched by a new key
+    fingerprint, caller = run.record.fingerprint(own), run.record.caller
+    if caller is None or caller.fingerprint != fingerprint:
+        me = run.patiently(lambda: run.account.who_am_i(run.within()))
+        caller = Caller(fingerprint=fingerprint, user_id=me.user_id)
+        run.note(run.record.change(caller=caller))
+    if caller.user_id not in run.policy.users:
+        return
+    here = {(to.mount, to.path, to.field) for to in run.policy.destinations}
+    if run.world.own_key_from not in here:
+        raise Permanent(
+            f"user {caller.user_id} is the rotator's own user, but its key does not come from what this policy "
+            "publishes: set ROTATOR_ECGRID__API_KEY_VAULT to "
+            f"{run.main.mount}/{run.main.path}#{run.main.field}. Nothing was issued",
+            kind="policy.OwnKey",
+        )
+    if not run.world.has_login and len(run.policy.users) < 2:
+        raise Permanent(
+            "the rotator's own key needs a way back in, should its answer get lost: set ROTATOR_ECGRID__LOGIN and "
+            "ROTATOR_ECGRID__PASSWORD, or let the policy alternate between two users. Nothing was issued",
+            kind="policy.OwnKey",
+        )
+
+
+def refuse_above_limit(run: Run) -> None:
+    """Raises Permanent once three keys were issued beyond the schedule within 24 hours: something is wrong."""
+    if run.record.issues_left(run.now()) <= 0:
+        raise Permanent(
+            "three keys were issued beyond the schedule within 24 hours: no more until one of them is a day old. "
+            "See `rotator history` for why they failed; `rotator rotate` is not bound by this",
+            kind="rotation.IssueLimit",
+        )
+
+
+def what_there_is(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:
+    """The baseline: every key of that user and visibility, as far as ECGrid shows them."""
+    if run.policy.issue is Issue.GENERATE:
+        shown = [read_if_any(run, user_id)]
+    else:
+        try:
+            shown = list(run.patiently(lambda: run.account.keys(user_id, visibility, run.within())))
+        except (Forbidden, NotFound):
+            shown = [read_if_any(run, user_id)]
+    return known_from(run.record, [seen for seen in shown if seen is not None])
+
+
+def read_if_any(run: Run, user_id: int) -> Seen | None:
+    """What the policy's reading call shows of that user, None where there is nothing or it may not be read."""
+    try:
+        return run.patiently(lambda: run.account.read(user_id, run.within()))
+    except (Forbidden, NotFound):
+        return None

@@ -1,0 +1,99 @@
+"""Comparing ECGrid with Vault: what `check` shows, and what the drift check repairs. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rotator.errors import Forbidden, NotFound, Refused
+from rotator.keys import Agreement, Issue, Secret, Seen
+from rotator.rotation import finding
+from rotator.rotation.due import fits
+from rotator.rotation.run import Run
+from rotator.vault import Published
+
+
+@dataclass
+class Check:
+    """What `check` found for one policy."""
+
+    state: str  # in-sync | drift | not-published | no-key | unreadable | refused
+    why: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def compare(run: Run) -> Check:
+    """Compares what Vault publishes with what ECGrid accepts; raises Failure if one of them cannot be read."""
+    run.observe()
+    there = run.seen(run.main)
+    user_id = run.record.current.user_id if run.record.current else run.policy.users[0]
+    if there is None or there.value is None:
+        return unpublished(run, user_id)
+    user_id = there.user_id or user_id
+    check = compare_published(run, there, there.value, user_id)
+    if run.record.underway is not None:
+        check.warnings.append("a rotation is open: the next run finishes it")
+    if not fits(run.policy, run.record):
+        check.warnings.append(
+            "the policy was never adopted, or its user or visibility has changed since"
+        )
+    return check
+
+
+def compare_published(run: Run, there: Published, value: Secret, user_id: int) -> Check:
+    """Whether ECGrid accepts the published value as that user's, and shows no other value under its id."""
+    try:
+        answers_as = run.patiently(lambda: run.probe(value))
+    except Refused:
+        answers_as = None
+    try:
+        shown = shown_now(run, user_id)
+    except (Forbidden, NotFound) as error:
+        if answers_as is None:
+            return Check("refused", f"ECGrid refuses to show user {user_id}'s keys ({error.kind})")
+        shown = []
+    if answers_as is None:
+        return Check("drift" if shown else "no-key", "ECGrid does not accept the published key")
+    if answers_as not in run.policy.users:
+        return Check("drift", f"the published key is user {answers_as}'s")
+    for seen in shown:
+        if seen.ref.key_id == there.key_id and value.against(seen.shown) is Agreement.CONTRADICTS:
+            return Check("drift", f"ECGrid shows another value under key {there.key_id}")
+    check = Check("in-sync")
+    for key_id in finding.foreign(run, [seen for seen in shown if seen.ref.key_id != there.key_id]):
+        check.warnings.append(
+            f"user {user_id} has another live key, {key_id}, that this policy does not know"
+        )
+    if run.record.current is not None and not run.record.shows(value):
+        check.warnings.append(
+            "Vault shows an older key of this policy than the record, or one written by others"
+        )
+    return check
+
+
+def shown_now(run: Run, user_id: int) -> list[Seen]:
+    """Every key of the user and the policy's visibility; raises Forbidden or NotFound where none may be seen."""
+    if run.policy.issue is Issue.GENERATE:
+        return [run.patiently(lambda: run.account.read(user_id, run.within()))]
+    return run.patiently(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
+
+
+def unpublished(run: Run, user_id: int) -> Check:
+    """Nothing is published: is there a key that could be?"""
+    try:
+        shown = shown_now(run, user_id)
+    except Forbidden as error:
+        return Check("refused", f"ECGrid refuses to show user {user_id}'s keys ({error.kind})")
+    except NotFound:
+        shown = []
+    if not shown:
+        return Check("no-key", f"user {user_id} has no key, and nothing is published")
+    if any(seen.whole for seen in finding.all_shown(run, user_id)):
+        return Check("not-published", "ECGrid has a key, and the destination does not show it")
+    return Check(
+        "unreadable", "ECGrid has a key whose value cannot be read, and nothing is published"
+    )
+
+
+def needs_repair(check: Check) -> bool:
+    """Whether Vault does not hold what ECGrid accepts."""
+    return check.state in ("drift", "no-key", "not-published", "unreadable")

@@ -1,0 +1,135 @@
+"""Adoption and repair: is there a key already that will do? Values that cannot be read in full end here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rotator.errors import Forbidden, NotFound, Permanent, Refused
+from rotator.journal import Underway
+from rotator.keys import Agreement, ApiKey, Issue, KeyRef, Secret, Seen
+from rotator.rotation import claiming, issuing
+from rotator.rotation.run import Run
+
+
+def may_find(run: Run) -> bool:
+    """Whether an adoption or a repair is open that has not issued and not looked for a key yet."""
+    underway = run.underway
+    return (
+        underway is not None
+        and run.key is None
+        and underway.kind in ("adopt", "repair")
+        and underway.sent == 0
+        and "find" not in run.done
+    )
+
+
+def find(run: Run) -> None:
+    """Takes the key that Vault or ECGrid already has, if ECGrid accepts it as this user's; else one is to be issued."""
+    run.done.add("find")
+    underway = run.rotation
+    unreadable = False
+    for user_id in run.policy.users if underway.kind == "adopt" else (underway.user_id,):
+        for key in candidates(run, underway, user_id):
+            if key is not None and is_accepted(run, key):
+                found(run, underway, key)
+                return
+            unreadable = True
+    if unreadable and underway.kind == "adopt" and run.order.what != "demand":
+        raise Permanent(
+            f"user {underway.user_id} has a key, but its value cannot be read in full, and the destination does not "
+            "hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
+            kind="ecgrid.Unreadable",
+        )
+    one_more(run, underway)
+
+
+def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | None]:
+    """Keys that may do, the likeliest first; None for one whose value cannot be read in full."""
+    if underway.kind == "repair":
+        yield from staged(run)
+    there = run.seen(run.main)
+    shown = all_shown(run, user_id)
+    if there is not None and there.value is not None:
+        yield ApiKey(named(shown, there.value, user_id, there.key_id), there.value)
+    for seen in shown:
+        if not run.record.owes(seen.ref.key_id):
+            yield seen.whole
+
+
+def staged(run: Run) -> Iterator[ApiKey]:
+    """What an earlier rotation left staged: the cure of a drift."""
+    left = run.patiently(lambda: run.world.vault.staged(run.policy.name))
+    run.staged = left
+    if left is not None and left.key is not None:
+        yield left.key
+
+
+def all_shown(run: Run, user_id: int) -> list[Seen]:
+    """Every key of that user and the policy's visibility that ECGrid shows, the newest first."""
+    shown: dict[int | None, Seen] = {}
+    if run.policy.issue is not Issue.GENERATE:
+        try:
+            listed = run.patiently(
+                lambda: run.account.keys(user_id, run.policy.visibility, run.within())
+            )
+            shown = {seen.ref.key_id: seen for seen in listed}
+        except (Forbidden, NotFound):
+            pass
+    read = claiming.read_if_any(run, user_id)
+    if read is not None and read.ref.visibility in (None, run.policy.visibility):
+        known = shown.get(read.ref.key_id)
+        if known is None or known.whole is None:
+            shown[read.ref.key_id] = read
+    dated = sorted(shown.values(), key=lambda seen: seen.ref.key_id or 0, reverse=True)
+    return sorted(
+        dated,
+        key=lambda seen: seen.ref.created.timestamp() if seen.ref.created else 0.0,
+        reverse=True,
+    )
+
+
+def named(shown: list[Seen], value: Secret, user_id: int, key_id: int | None) -> KeyRef:
+    """Which key record a value belongs to: shown with it in full, or the one that it says it is and that fits."""
+    for seen in shown:
+        if value.against(seen.shown) is Agreement.EQUAL:
+            return seen.ref
+    fitting = [seen for seen in shown if value.against(seen.shown) is not Agreement.CONTRADICTS]
+    own = [seen for seen in fitting if seen.ref.key_id == key_id] or (
+        fitting if len(fitting) == 1 else []
+    )
+    return own[0].ref if own else KeyRef(None, user_id, None, None)
+
+
+def is_accepted(run: Run, key: ApiKey) -> bool:
+    """Whether ECGrid accepts the value as one of the policy's users'."""
+    try:
+        user_id = run.patiently(lambda: run.probe(key.value))
+    except Refused:
+        return False
+    return user_id == key.ref.user_id
+
+
+def found(run: Run, underway: Underway, key: ApiKey) -> None:
+    """Goes on with a key that is there: proved by the probe just now."""
+    run.note(run.record.change(underway=underway.model_copy(update={"user_id": key.ref.user_id})))
+    issuing.take(run, key)
+    run.verified = True
+    run.published = run.covers(key.value, run.main)
+    run.world.report("rotation.found", key_id=key.ref.key_id, kind=underway.kind)
+
+
+def one_more(run: Run, underway: Underway) -> None:
+    """No key will do: one is issued, counted before it is sent."""
+    if run.order.what != "demand":
+        claiming.refuse_above_limit(run)
+    record = run.record.counting_issue(run.now(), beyond_schedule=True)
+    run.save(record.change(underway=underway.model_copy(update={"sent": underway.sent + 1})))
+
+
+def foreign(run: Run, shown: list[Seen]) -> list[int]:
+    """The ids of live keys of the user that this policy neither published nor issued."""
+    record = run.record
+    ours = {held.key_id for held in (record.current, *record.others) if held}
+    ours |= {debt.key_id for debt in record.retiring}
+    ids = [seen.ref.key_id for seen in shown if seen.ref.key_id is not None]
+    return sorted(key_id for key_id in ids if key_id not in ours)

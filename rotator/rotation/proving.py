@@ -1,0 +1,192 @@
+"""From a value to a proved key: staged, read back and probed, side by side; or given up as a stray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
+from rotator.journal import Record
+from rotator.keys import Agreement, ApiKey, Issue, Seen
+from rotator.rotation.run import Run
+
+
+def has_key(run: Run) -> bool:
+    """Whether the new key's value is known and it is still to be proved."""
+    return run.underway is not None and run.key is not None and not run.verified
+
+
+def is_verified(run: Run) -> bool:
+    """Whether the new key is staged, read back and probed, and not yet shown."""
+    return run.underway is not None and run.verified and not run.published
+
+
+def prove(run: Run) -> None:
+    """Stages the key, reads it back and probes it, side by side: publishing waits for all three."""
+    key = run.new_key
+    calls: list[Callable[[], None]] = [lambda: stage(run, key), lambda: read_back(run, key)]
+    if run.policy.probe or not run.issued:
+        calls.append(lambda: be_accepted(run, key))
+    try:
+        run.world.together(calls)
+    except Transient as trouble:
+        unproved(run, key, trouble)
+        raise
+    run.verified = True
+    run.world.report("rotation.verified", key_id=key.ref.key_id)
+
+
+def stage(run: Run, key: ApiKey) -> None:
+    """Stages the key, unless it is. The value is in memory only: this goes on past the deadline, to the claim's end."""
+    staged, underway = run.staged, run.rotation
+    if staged is not None and staged.key is not None:
+        if staged.run == underway.run and staged.key.value == key.value:
+            return
+        if staged.key.ref.key_id != key.ref.key_id:
+            note_stray(run, staged.key)
+    over = staged.version if staged else 0
+    until = max(run.deadline, run.fence)
+    run.staged = run.patiently(
+        lambda: run.world.vault.stage(run.policy.name, underway.run, run.id, key, over), until=until
+    )
+    run.world.report("rotation.staged", key_id=key.ref.key_id)
+
+
+def note_stray(run: Run, key: ApiKey) -> None:
+    """A staged key of another rotation: nobody will publish it."""
+    run.warn(f"key {key.ref.key_id} was staged by a rotation that is over: a stray, to be retired")
+    run.note(run.record.owing(key.ref, "stray", run.now()))
+
+
+def be_accepted(run: Run, key: ApiKey) -> None:
+    """The probe: a call made with the new key answers as this user. A key may need a moment until it works."""
+
+    def ask() -> int:
+        try:
+            return run.probe(key.value)
+        except Refused:
+            pass
+        raise Transient(
+            f"ECGrid does not accept the new key {key.ref.key_id} of user {key.ref.user_id}; if this lasts, KeySet on "
+            "this account may be the older key-value call: use `issue: create-key` or `issue: generate`",
+            kind="ecgrid.NewKeyRefused",
+        )
+
+    user_id = run.patiently(ask)
+    if user_id != key.ref.user_id:
+        raise Permanent(
+            f"the new key answers as user {user_id}, not {key.ref.user_id}: it is not published",
+            kind="ecgrid.OtherUser",
+        )
+
+
+def read_back(run: Run, key: ApiKey) -> None:
+    """Get Key, or the key list, shows the key: id, user and visibility, and a value that does not contradict."""
+
+    def ask() -> None:
+        seen = read_as_allowed(run, key)
+        if seen is None or not same_record(key, seen):
+            seen = from_list(run, key) or seen
+        problem = "is not shown by ECGrid yet" if seen is None else contradiction(key, seen)
+        if problem:
+            raise unconfirmed(run, key, problem)
+
+    run.patiently(ask)
+
+
+def read_as_allowed(run: Run, key: ApiKey) -> Seen | None:
+    """Reads the key as the rotator, or, where that is refused, as its owner: with the key itself."""
+    user_id = key.ref.user_id
+    if not run.record.owner_reads:
+        try:
+            return run.account.read(user_id, run.within())
+        except (Forbidden, NotFound):
+            pass
+    try:
+        seen = run.account.read(user_id, run.within(), caller=key.value)
+    except (Forbidden, NotFound, Refused):
+        return None
+    if not run.record.owner_reads:
+        run.done.add("owner reads")
+    return seen
+
+
+def from_list(run: Run, key: ApiKey) -> Seen | None:
+    """The key as the list shows it, if it does: by id."""
+    if run.policy.issue is Issue.GENERATE or key.ref.key_id is None or key.ref.visibility is None:
+        return None
+    caller = key.value if run.record.owner_reads or "owner reads" in run.done else None
+    try:
+        listed = run.account.keys(key.ref.user_id, key.ref.visibility, run.within(), caller=caller)
+    except (Forbidden, NotFound, Refused):
+        return None
+    return next((seen for seen in listed if seen.ref.key_id == key.ref.key_id), None)
+
+
+def same_record(key: ApiKey, seen: Seen) -> bool:
+    """Whether what a read shows is about that key at all; without an id on one side, it is about the user's."""
+    return None in (seen.ref.key_id, key.ref.key_id) or seen.ref.key_id == key.ref.key_id
+
+
+def contradiction(key: ApiKey, seen: Seen) -> str | None:
+    """What about a key that ECGrid shows does not fit the key that was issued."""
+    if not same_record(key, seen):
+        return "is not shown by ECGrid yet"
+    if seen.ref.user_id != key.ref.user_id:
+        return f"is shown as user {seen.ref.user_id}'s"
+    if key.ref.visibility is not None and seen.ref.visibility not in (None, key.ref.visibility):
+        return "is shown with another visibility"
+    if key.value.against(seen.shown) is Agreement.CONTRADICTS:
+        return "is shown with another value"
+    return None
+
+
+def unconfirmed(run: Run, key: ApiKey, problem: str) -> Transient:
+    """Why the key is not confirmed; a pair of calls of two families is told from a key that is not right."""
+    policy = run.policy
+    if policy.verify.shows_record is not (policy.issue is Issue.GENERATE):
+        return Transient(f"the new key {key.ref.key_id} {problem}", kind="ecgrid.NotConfirmed")
+    return Transient(
+        f"`verify: {policy.verify.value}` shows another key than `issue: {policy.issue.value}` made: on this account "
+        "the user's API key and its key record are two things. Use get-key or key-get with keyset and create-key, and "
+        "get-api-key or user-get-api-key with generate; the key that was issued is kept and published then",
+        kind="ecgrid.OtherFamily",
+    )
+
+
+def unproved(run: Run, key: ApiKey, trouble: Transient) -> None:
+    """At the deadline: a key that ECGrid contradicts, no longer has, or has refused in two runs is a stray."""
+    underway = run.record.underway
+    if underway is None or run.staged is None or run.staged.key is None:
+        return
+    if trouble.kind == "ecgrid.NewKeyRefused" and underway.refusals == 0:
+        counted = underway.model_copy(update={"refusals": 1})
+        run.note(run.record.change(underway=counted))
+        return
+    if trouble.kind not in ("ecgrid.NewKeyRefused", "ecgrid.NotConfirmed"):
+        return
+    if trouble.kind == "ecgrid.NotConfirmed" and not surely_wrong(run, key):
+        return
+    abandon(run, key)
+
+
+def surely_wrong(run: Run, key: ApiKey) -> bool:
+    """Whether the list (for generate: the reading call) was read and contradicts the key, or lacks it."""
+    try:
+        if run.policy.issue is Issue.GENERATE:
+            seen: Seen | None = run.account.read(key.ref.user_id, run.within())
+        else:
+            listed = run.account.keys(key.ref.user_id, run.rotation.visibility, run.within())
+            seen = next((one for one in listed if one.ref.key_id == key.ref.key_id), None)
+    except Failure:
+        return False
+    return seen is None or contradiction(key, seen) is not None
+
+
+def abandon(run: Run, key: ApiKey) -> None:
+    """Gives the staged key up as a stray; the next run starts over."""
+    record: Record = run.record.owing(key.ref, "stray", run.now()).change(underway=None)
+    run.world.vault.unstage(run.policy.name)
+    run.save(record)
+    run.staged, run.key, run.clean = None, None, True
+    run.warn(f"key {key.ref.key_id} was given up: a stray, to be retired")
+    run.world.report("rotation.abandoned", key_id=key.ref.key_id)

@@ -1,0 +1,243 @@
+"""Showing the new key: publish and read back, then settle the record; further destinations follow the first."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from rotator.errors import Failure, FenceLost, Mismatch, Permanent, RotatorError, Transient
+from rotator.journal import Past, Place, Record, Underway
+from rotator.keys import ApiKey
+from rotator.policy import Destination
+from rotator.rotation.run import Run
+
+
+def is_published(run: Run) -> bool:
+    """Whether the first destination shows the key of the open rotation, so that only settling is left."""
+    if run.underway is None or run.key is None:
+        return False
+    return run.published or (run.staged is not None and run.covers(run.key.value, run.main))
+
+
+def publish(run: Run) -> None:
+    """Writes the key to every destination, the first one first, each on the version that was observed."""
+    key = run.new_key
+    show(run, key, run.main)
+    run.published = True
+    exposure = run.world.clock.boot() - run.issued_at if run.issued_at else None
+    run.world.report(
+        "rotation.published",
+        key_id=key.ref.key_id,
+        version=run.versions[_at(run.main)],
+        exposure_s=exposure,
+    )
+
+
+def show(run: Run, key: ApiKey, to: Destination) -> None:
+    """Publishes at one destination and reads it back; another writer in between is merged with, or wins the fence."""
+    vault = run.world.vault
+    run.fenced(run.world.timeout)
+    at = run.now()
+
+    def write() -> int:
+        while True:
+            before = run.seen(to)
+            try:
+                return vault.publish(to, key, at, before)
+            except Mismatch:
+                pass
+            there = run.look_again(to)
+            mine_still = still_claimed(run)
+            same = (there.value if there else None) == (before.value if before else None)
+            if not mine_still or not same:
+                raise FenceLost(f"{to.mount}/{to.path} was changed by another run")
+
+    version = run.patiently(write)
+    read_back(run, key, to, version)
+    run.versions[_at(to)] = version
+
+
+def still_claimed(run: Run) -> bool:
+    """Whether the record in Vault is the one this run wrote last."""
+    there = run.patiently(lambda: run.world.vault.record(run.policy.name))
+    return there is not None and run.stored is not None and there.version == run.stored.version
+
+
+def read_back(run: Run, key: ApiKey, to: Destination, version: int) -> None:
+    """Proves that Vault shows what was written: that version or a later one, with this value."""
+
+    def ask() -> None:
+        there = run.look_again(to)
+        if there is None or there.version < version:
+            raise Transient(
+                f"{to.mount}/{to.path} does not show version {version} yet", kind="vault.StaleRead"
+            )
+        if there.value is None or there.value != key.value:
+            raise FenceLost(f"{to.mount}/{to.path} was overwritten by another run")
+
+    run.patiently(ask)
+
+
+def settle(run: Run) -> None:
+    """Destroys the staged value, then closes the record: the new key current, the one it replaces to be retired."""
+    key, underway, vault = run.new_key, run.rotation, run.world.vault
+    show_elsewhere(run, key)
+    if run.staged is not None:
+        run.fenced(run.world.timeout)
+        run.patiently(lambda: vault.unstage(run.policy.name))
+    now = run.now()
+    record = close(run, key, underway, now)
+    run.give_back(record)
+    run.staged = None
+    run.forget()
+    run.done.discard("drift")
+    if "claimed" in run.done and underway.sent > 0:
+        run.done.add("rotated")
+    run.outcome = outcome(run, underway)
+    mark(run, key, now)
+    run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=run.outcome)
+
+
+def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
+    """The record of the settled rotation."""
+    adopted = underway.sent == 0
+    record, previous = run.record, run.record.previous_of(key.ref.user_id)
+    visibility = key.ref.visibility or underway.visibility
+    closed = record.holding(key, visibility, now, None if adopted else underway.began)
+    if previous is not None and previous.fingerprint != record.fingerprint(key.value):
+        closed = closed.owing(previous.ref, "replaced", now + grace(run))
+    places = ledger(run, key)
+    past = Past(
+        at=underway.began,
+        duration_s=round((now - underway.began).total_seconds(), 3),
+        outcome=outcome(run, underway),
+        reason=underway.reason,
+        by=underway.by,
+        run=underway.run,
+        user_id=key.ref.user_id,
+        key_id=key.ref.key_id,
+        previous_key_id=record.current.key_id if record.current else None,
+        published=tuple(place for place in places if place.version),
+    )
+    return closed.change(
+        underway=None,
+        places=places,
+        failed=None,
+        owner_reads=record.owner_reads or "owner reads" in run.done,
+        checked_at=now,
+    ).remembering(past)
+
+
+def outcome(run: Run, underway: Underway) -> str:
+    """The word for what a settled rotation did."""
+    if underway.kind == "repair":
+        return "repaired"
+    on_demand = run.order.what == "demand" and underway.sent > 0
+    if underway.kind == "adopt" and run.outcome is None and not on_demand:
+        return "adopted"
+    return "rotated"
+
+
+def grace(run: Run) -> timedelta:
+    """How long a replaced key stays valid."""
+    if run.order.retire_now:
+        return timedelta(0)
+    return run.order.grace if run.order.grace is not None else run.policy.grace
+
+
+def mark(run: Run, key: ApiKey, at: datetime) -> None:
+    """Custom metadata, after all that matters: a failure is a warning."""
+    for to in run.policy.destinations:
+        try:
+            if not run.covers(key.value, to):
+                continue
+            run.world.vault.mark(to, run.policy.name, key.ref, at)
+        except Failure as error:
+            run.warn(
+                f"{to.mount}/{to.path}: its custom metadata could not be written ({error.kind})"
+            )
+
+
+# further destinations
+
+
+def show_elsewhere(run: Run, key: ApiKey) -> None:
+    """Publishes at the further destinations; one that fails is retried by every later run, and retires nothing."""
+    for to in run.policy.destinations[1:]:
+        try:
+            if not run.covers(key.value, to):
+                show(run, key, to)
+        except FenceLost:
+            raise
+        except RotatorError as error:
+            run.warn(f"{to.mount}/{to.path} does not have the key yet ({error.kind})")
+
+
+def lacks_a_destination(run: Run) -> bool:
+    """Whether the record says that a destination of the policy does not have the current key."""
+    if run.record.current is None or run.record.underway is not None or "fill" in run.done:
+        return False
+    return bool(lacking(run))
+
+
+def lacking(run: Run) -> list[Destination]:
+    """The destinations of the policy that were never written with the current key."""
+    have = {(place.mount, place.path, place.field) for place in run.record.places if place.version}
+    return [to for to in run.policy.destinations if (to.mount, to.path, to.field) not in have]
+
+
+def fill(run: Run) -> None:
+    """Writes the current key to the destinations that lack it, from one that shows it."""
+    run.done.add("fill")
+    record, missing = run.record, lacking(run)
+    shown = [to for to in run.policy.destinations if to not in missing]
+    source = next(
+        (there for to in shown if (there := run.seen(to)) and record.shows(there.value)), None
+    )
+    current = record.current
+    if source is None or source.value is None or current is None:
+        run.done.add("lost everywhere")
+        return
+    key = ApiKey(current.ref, source.value)
+    run.world.vault.require([run.policy])
+    run.save(record)
+    for to in missing:
+        there = run.seen(to)
+        if there is not None and there.policy not in (None, run.policy.name):
+            run.give_back(run.record)
+            raise Permanent(
+                f"{there.at} is marked as policy {there.policy}'s", kind="policy.OthersSecret"
+            )
+        try:
+            if not run.covers(key.value, to):
+                show(run, key, to)
+        except Failure:
+            run.give_back(run.record)
+            raise
+    places = ledger(run, key)
+    now = run.now()
+    later = [
+        d.model_copy(update={"due_at": max(d.due_at, now + grace(run))}) for d in record.retiring
+    ]
+    run.give_back(run.record.change(places=places, retiring=tuple(later), failed=None))
+    mark(run, key, now)
+    run.outcome = run.outcome or "repaired"
+
+
+def ledger(run: Run, key: ApiKey) -> tuple[Place, ...]:
+    """Every destination of the policy, with the version that shows the key; none where it is missing."""
+
+    def version(to: Destination) -> int | None:
+        try:
+            there = run.seen(to) if run.covers(key.value, to) else None
+        except Failure:  # reported where it was written
+            return None
+        return there.version if there else None
+
+    return tuple(
+        Place(mount=to.mount, path=to.path, field=to.field, version=version(to))
+        for to in run.policy.destinations
+    )
+
+
+def _at(to: Destination) -> tuple[str, str]:
+    return (to.mount, to.path)

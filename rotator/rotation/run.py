@@ -1,0 +1,332 @@
+"""One run over one policy: what it has seen, what it holds in memory, and the rules that every step obeys.
+
+The rules are the fence (nobody issues, publishes or retires unless its claim outlives the request), patience (what is
+transient is tried again until the deadline), and the record (every change of it is a check-and-set that only one run
+can win).
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+from rotator.ecgrid import Account, Urgency
+from rotator.errors import AnswerLost, FenceLost, Permanent, Transient
+from rotator.journal import Claim, Record, Underway
+from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
+from rotator.policy import Destination, Policy
+from rotator.vault import Published, Staged, StaleRead, Stored, Vault
+
+T = TypeVar("T")
+
+MARGIN = 1.0  # seconds of the claim that are never used: Vault's clock tells whole seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+
+
+class Clock(Protocol):
+    """Time as it enters the rotation; both count on while the machine sleeps."""
+
+    def boot(self) -> float:
+        """Seconds since some fixed moment."""
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+
+
+class Report(Protocol):
+    """Where a run tells what it does: an event's name and fields that may be logged."""
+
+    def __call__(self, event: str, /, **fields: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """What a rotation needs of the world: storage, network, time, and its limits."""
+
+    vault: Vault
+    account: Callable[[Issue, Verify, Urgency], Account]
+    own_key: Callable[[], Secret | None]  # the rotator's own API key, None with a login
+    own_key_from: tuple[str, str, str] | None  # where that key is read in Vault: mount, path, field
+    has_login: bool
+    clock: Clock
+    report: Report
+    who: str  # this process, for claims and history
+    deadline: float
+    claim_ttl: float
+    timeout: float  # of one request to ECGrid
+    together: Callable[[Sequence[Callable[[], Any]]], list[Any]]
+    stopping: Callable[[], bool]
+
+
+def side_by_side(pool: ThreadPoolExecutor) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
+    """Runs calls at once, the first in this thread; waits for all, then raises the first one's exception, if any."""
+
+    def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        others = [pool.submit(call) for call in calls[1:]]
+        try:
+            first = calls[0]()
+        finally:
+            errors = [other.exception() for other in others]
+        for error in errors:
+            if error is not None:
+                raise error
+        return [first, *(other.result() for other in others)]
+
+    return together
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of a run.
+
+    `schedule`: what is due, and whatever was interrupted. `demand`: a key issued after `since`. `adopt`: take over
+    the present key. `repair`: make Vault hold what ECGrid accepts.
+    """
+
+    what: str
+    reason: str = ""
+    since: datetime | None = None
+    retire_now: bool = False  # --grace 0s
+    grace: timedelta | None = None
+    check_every: timedelta | None = None
+
+
+@dataclass
+class Run:
+    """The state of one run; `key` is the new key as soon as its value is known."""
+
+    policy: Policy
+    order: Order
+    world: World
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    phase: str = "observe"
+    stored: Stored | None = None
+    staged: Staged | None = None
+    key: ApiKey | None = None
+    issued: bool = False  # `key` came from an issuing answer of this run
+    verified: bool = False
+    published: bool = False  # `key` was written to the first destination and read back
+    must_look: bool = False  # an issuing request may have been carried out unseen
+    clean: bool = True  # no issuing request of this rotation can have been carried out
+    orphan: ApiKey | None = None  # issued by this run under a fence that it lost
+    outcome: str | None = None
+    versions: dict[tuple[str, str], int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)  # steps that this run takes only once
+    issued_at: float = 0.0
+    restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self.started = self.world.clock.boot()
+        self.deadline = self.started + self.world.deadline
+        self.fence = 0.0
+        self.account = self.world.account(
+            self.policy.issue,
+            self.policy.verify,
+            Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION,
+        )
+        self._seen: dict[Destination, Published | None] = {}
+
+    # what is there
+
+    @property
+    def record(self) -> Record:
+        """The record as last read or written; a new one if there is none."""
+        if self.stored is None:
+            self.stored = Stored(Record.new(self.policy.name), 0)
+        return self.stored.record
+
+    @property
+    def _version(self) -> int:
+        return self.stored.version if self.stored else 0
+
+    @property
+    def underway(self) -> Underway | None:
+        """The rotation that is open, if this run holds the claim on it."""
+        return self.record.underway if self.mine else None
+
+    @property
+    def rotation(self) -> Underway:
+        """The open rotation; raises FenceLost if there is none any more."""
+        if self.record.underway is None:
+            raise FenceLost("the rotation was settled by another run")
+        return self.record.underway
+
+    @property
+    def new_key(self) -> ApiKey:
+        """The new key, whose value is known; raises FenceLost if this run has none."""
+        if self.key is None:
+            raise FenceLost("this run has no key in hand")
+        return self.key
+
+    @property
+    def mine(self) -> bool:
+        """Whether this run holds the claim."""
+        return self.record.claim is not None and self.record.claim.holder == self.id
+
+    @property
+    def main(self) -> Destination:
+        """The first destination: what it shows is what is published."""
+        return self.policy.destinations[0]
+
+    def now(self) -> datetime:
+        """The Vault server's time."""
+        return self.world.vault.now()
+
+    def observe(self) -> None:
+        """Reads what is recorded, and forgets what was seen before."""
+        vault, name = self.world.vault, self.policy.name
+        self._seen.clear()
+        self.stored = self.patiently(lambda: vault.record(name)) or Stored(Record.new(name), 0)
+        self.staged = None
+        if self.record.underway is not None:
+            self.staged = self.patiently(lambda: vault.staged(name))
+
+    def start_again(self) -> None:
+        """After a lost fence: everything is read anew; a key that this run issued is not forgotten."""
+        if self.key is not None and self.issued and not self.published:
+            self.orphan = self.key
+        self.forget()
+        self.restarts += 1
+        if (
+            self.restarts == 1
+        ):  # it may have been frozen past its deadline, and still has to clean up
+            self.deadline = max(self.deadline, self.world.clock.boot() + self.world.deadline)
+        if self.world.clock.boot() > self.deadline:
+            raise Transient(
+                "other runs, or other writers, keep changing the record; the next run goes on",
+                kind="rotation.Contended",
+            )
+        self.world.clock.sleep(
+            min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        )
+        self.observe()
+
+    def forget(self) -> None:
+        """Puts the rotation that was open out of mind: it is settled, or another run's."""
+        self.key, self.issued, self.verified, self.published = None, False, False, False
+        self.must_look, self.clean = False, True
+        self.done -= {"find", "owner reads"}
+
+    def seen(self, to: Destination) -> Published | None:
+        """What a destination shows, read once until something changes it."""
+        if to not in self._seen:
+            self._seen[to] = self.patiently(lambda: self.world.vault.published(to))
+        return self._seen[to]
+
+    def look_again(self, to: Destination) -> Published | None:
+        """What a destination shows now."""
+        self._seen.pop(to, None)
+        return self.seen(to)
+
+    def covers(self, key: Secret, to: Destination) -> bool:
+        """Whether a destination shows that value."""
+        there = self.seen(to)
+        return there is not None and there.value is not None and there.value == key
+
+    # the rules
+
+    def patiently(self, call: Callable[[], T], *, until: float | None = None) -> T:
+        """Calls, and calls again while that raises Transient, with back-off, jitter and the other side's own wish.
+
+        Raises the last error once the next try would start after `until` (boot clock; default: the deadline).
+        """
+        clock, until = self.world.clock, self.deadline if until is None else until
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return call()
+            except Transient as error:
+                trouble = error
+            wait = max(trouble.retry_after or 0.0, pause * random.uniform(0.5, 1.0))
+            if clock.boot() + wait > until:
+                self._restored(trouble)
+                raise trouble
+            self.world.report("rotation.retry", error=trouble.kind, wait_s=round(wait, 2))
+            clock.sleep(wait)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _restored(self, trouble: Transient) -> None:
+        """A read that stays stale to the end: Vault was restored from a backup if a check-and-set on it is accepted."""
+        if isinstance(trouble, StaleRead) and self.world.vault.accept_restored(trouble):
+            raise Permanent(
+                "Vault shows an older state than this process has written and accepts writes on it: it was restored "
+                "from a backup. Nothing was issued; the next run checks for drift first",
+                kind="vault.Restored",
+            )
+
+    def note(self, record: Record) -> None:
+        """Changes the record in memory only; it is written with the next change that is."""
+        self.stored = Stored(record, self._version)
+
+    def save(self, record: Record) -> None:
+        """Writes the record under this run's claim, which is thereby renewed; raises FenceLost."""
+        began = self.world.clock.boot()
+        until = self.now() + timedelta(seconds=self.world.claim_ttl)
+        self._write(record.change(claim=Claim(holder=self.id, by=self.world.who, until=until)))
+        self.fence = began + self.world.claim_ttl
+
+    def give_back(self, record: Record) -> None:
+        """Writes the record and gives the claim back with it; raises FenceLost."""
+        self._write(record.change(claim=None))
+        self.fence = 0.0
+
+    def _write(self, record: Record) -> None:
+        record = record.change(nonce=secrets.token_hex(8))
+        over = self._version
+        self.stored = self.patiently(lambda: self.world.vault.save(record, over))
+
+    def fenced(self, seconds: float) -> float:
+        """How long the next request that destroys or shows something may take: no longer than the claim.
+
+        Renews the claim first if it would not outlive the request; raises FenceLost if another run has taken over.
+        """
+        if not self.mine:
+            raise FenceLost("the claim is not this run's")
+        if self.fence - self.world.clock.boot() - MARGIN < seconds:
+            self.save(self.record)
+        left = self.fence - self.world.clock.boot() - MARGIN
+        if left <= 0:
+            raise FenceLost("the claim ended before the request could be sent")
+        return min(seconds, left)
+
+    def within(self) -> float:
+        """How long a request that changes nothing may take."""
+        return max(1.0, min(self.world.timeout, self.deadline - self.world.clock.boot()))
+
+    # asking ECGrid
+
+    def probe(self, value: Secret) -> int:
+        """Whose key that is, as ECGrid answers a call made with it; raises Refused if it is not accepted."""
+        return self.account.who_am_i(self.within(), caller=value).user_id
+
+    def warn(self, text: str) -> None:
+        """A text for the result; once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    # which user's key
+
+    def target(self) -> tuple[int, Visibility]:
+        """The user and visibility whose key is rotated next: with `users`, the one that is not published."""
+        users, current = self.policy.users, self.record.current
+        if current is None or current.user_id not in users:
+            return users[0], self.policy.visibility
+        return users[(users.index(current.user_id) + 1) % len(users)], self.policy.visibility
+
+
+def unknown_if_lost(call: Callable[[], T]) -> Callable[[], T | AnswerLost]:
+    """`call`, with a lost answer returned instead of raised: it must not be repeated as a transient failure is."""
+
+    def attempt() -> T | AnswerLost:
+        try:
+            return call()
+        except AnswerLost as lost:
+            return lost
+
+    return attempt
