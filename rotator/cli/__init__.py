@@ -1,0 +1,192 @@
+"""The command line. This module knows click and nothing else, so that `--help` costs no more than click does.
+
+stdout carries results only, stderr logs and errors only. Exit codes: 0 done, or nothing to do; 1 something failed;
+2 bad usage, settings or policies, nothing was done; 3 busy elsewhere; 4 `check` found a state other than in-sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from rotator import __version__
+
+Command = Callable[..., Any]
+
+
+class _Ordered(click.Group):
+    """Lists the commands in the order of a user's day, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Ordered,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try it with no account at all: rotator demo. Settings: environment, rotator.toml; see docs/.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="How much is told on stderr (default INFO).",
+)
+@click.option(
+    "--log-format", type=click.Choice(["json", "console", "auto"]), help="How it is told."
+)
+@click.option("--policies", metavar="PATH", help="Policy file or directory (default ./policies).")
+@click.version_option(__version__, prog_name="rotator", message="%(prog)s %(version)s")
+@click.pass_context
+def main(
+    ctx: click.Context, log_level: str | None, log_format: str | None, policies: str | None
+) -> None:
+    """Rotates ECGrid API keys into HashiCorp Vault: issues a new key, verifies it, publishes it, retires the old one.
+
+    A key's value is never printed or logged.
+    """
+    given = {"log.level": log_level, "log.format": log_format, "policies": policies}
+    ctx.obj = {name: value for name, value in given.items() if value is not None}
+
+
+def as_json(command: Command) -> Command:
+    """The option that every command which acts or reports has."""
+    return click.option("--json", "json_", is_flag=True, help="Print one JSON object.")(command)
+
+
+NAMES = click.argument("names", nargs=-1, metavar="[NAME]...")
+SHARD = click.option(
+    "--shard", metavar="I/N", help="Only the I-th of N shards, from 0 (default: the Indexed Job's)."
+)
+
+
+@main.command()
+@NAMES
+@click.option("--all", "all_", is_flag=True, help="Every enabled policy.")
+@click.option("--tag", metavar="TAG", help="Every enabled policy with this tag.")
+@click.option("--reason", metavar="TEXT", default="", help="Why, for the history.")
+@click.option(
+    "--grace", metavar="DURATION", help="How long the replaced key stays valid; 0s: a leaked key."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would happen; write nothing anywhere.")
+@as_json
+@click.pass_obj
+def rotate(given: dict[str, str], /, **options: Any) -> None:
+    """Rotate now, whatever the schedule says.
+
+    What was interrupted is finished first. Ends with a published key that was issued after the command began.
+    """
+    from rotator.cli import act
+
+    act.rotate(given, **options)
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="One tick, then exit: for a CronJob.")
+@SHARD
+@as_json
+@click.pass_obj
+def run(given: dict[str, str], /, **options: Any) -> None:
+    """The daemon: rotate every policy when it is due, until SIGTERM."""
+    from rotator.cli import act
+
+    act.run(given, **options)
+
+
+@main.command()
+@NAMES
+@click.option("--strict", is_flag=True, help="Exit 1 if anything is overdue or failed.")
+@as_json
+@click.pass_obj
+def status(given: dict[str, str], /, **options: Any) -> None:
+    """A row per policy: the key's age against its maximum, last and next rotation, state, last failure."""
+    from rotator.cli import show
+
+    show.status(given, **options)
+
+
+@main.command()
+@NAMES
+@click.option("--repair", is_flag=True, help="Finish interrupted rotations and heal drift.")
+@as_json
+@click.pass_obj
+def check(given: dict[str, str], /, **options: Any) -> None:
+    """Compare ECGrid with Vault and change nothing."""
+    from rotator.cli import act
+
+    act.check(given, **options)
+
+
+@main.command()
+@NAMES
+@click.option(
+    "--from", "old", metavar="OLD", help="Take over the record of a policy that was renamed."
+)
+@as_json
+@click.pass_obj
+def adopt(given: dict[str, str], /, **options: Any) -> None:
+    """Take the user's present key over without rotating it."""
+    from rotator.cli import act
+
+    act.adopt(given, **options)
+
+
+@main.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def history(given: dict[str, str], /, **options: Any) -> None:
+    """Past rotations of one policy: when, why, by whom, key ids, outcome."""
+    from rotator.cli import show
+
+    show.history(given, **options)
+
+
+@main.command()
+@click.argument("path", required=False)
+@as_json
+@click.pass_obj
+def validate(given: dict[str, str], /, **options: Any) -> None:
+    """Settings and policies, offline: every error at once."""
+    from rotator.cli import show
+
+    show.validate(given, **options)
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def doctor(given: dict[str, str], /, **options: Any) -> None:
+    """Connectivity, credentials, rights, clock, key family; each line says how to fix it."""
+    from rotator.cli.doctor import doctor as examine
+
+    examine(given, **options)
+
+
+@main.command()
+def schema() -> None:
+    """JSON Schema of the policy file, for editors."""
+    from rotator.cli import show
+
+    show.schema()
+
+
+@main.command()
+@click.option(
+    "--rest-port", type=int, default=0, help="Port of the ECGrid simulator (default: any free one)."
+)
+@as_json
+def sandbox(**options: Any) -> None:
+    """Start an ECGrid simulator and a real OpenBao on loopback; print the settings to use them."""
+    from rotator.cli.sandbox import sandbox as serve
+
+    serve(**options)
+
+
+@main.command()
+def demo() -> None:
+    """Rotate sample policies for real against the sandbox, show what happened, and exit."""
+    from rotator.cli.sandbox import demo as tour
+
+    tour()

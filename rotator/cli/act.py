@@ -1,0 +1,177 @@
+"""The commands that act: rotate, run, check, adopt."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from rotator import reporting
+from rotator.cli import output
+from rotator.cli.common import BUSY, FAILED, OUT_OF_SYNC, Stop, bad_usage, choose, exits, fleet_from
+from rotator.errors import Failure
+from rotator.fleet import Fleet
+from rotator.policy import Policy
+from rotator.rotation import Check, Order, Result
+from rotator.schedule import duration
+
+
+def rotate(
+    given: dict[str, str],
+    *,
+    names: tuple[str, ...],
+    all_: bool,
+    tag: str | None,
+    reason: str,
+    grace: str | None,
+    dry_run: bool,
+    json_: bool,
+) -> None:
+    """`rotator rotate`."""
+    with exits():
+        if bool(names) + all_ + (tag is not None) != 1:
+            bad_usage("say which policies: NAME..., or --all, or --tag TAG")
+        overlap = None if grace is None else _grace(grace)
+        with fleet_from(given) as fleet:
+            chosen = _chosen(fleet, names, tag)
+            order = Order(
+                "demand",
+                reason=reason or "on demand",
+                since=fleet.vault_time(),
+                grace=overlap,
+                retire_now=overlap == timedelta(0),
+            )
+            if dry_run:
+                _end(fleet, None, fleet.dry_run(chosen, order), json_, named=bool(names))
+            _carry_out(fleet, chosen, order, json_, named=bool(names))
+
+
+def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) -> None:
+    """`rotator run`, and `rotator run --once`."""
+    with exits():
+        part = _shard(shard)
+        with fleet_from(given) as fleet:
+            if not once:
+                from rotator.daemon import serve
+
+                serve(fleet, part)
+                return
+            stop = Stop(fleet)
+            results = fleet.tick(part)
+            summary = output.summary_of(results)
+            reporting.event("run.summary", **summary)
+            _end(fleet, stop, results, json_, named=False)
+
+
+def check(given: dict[str, str], *, names: tuple[str, ...], repair: bool, json_: bool) -> None:
+    """`rotator check`, and `rotator check --repair`."""
+    with exits(), fleet_from(given) as fleet:
+        chosen = choose(fleet.policies, names) if names else fleet.policies
+        if repair:
+            _carry_out(
+                fleet, chosen, Order("repair", reason="check --repair"), json_, named=bool(names)
+            )
+        found = fleet.check(chosen)
+        without = [] if names else fleet.without_policy()
+        if json_:
+            rows = [{"policy": name, **_checked(one)} for name, one in found.items()]
+            output.print_json({"results": rows, "without_policy": without})
+        else:
+            out = output.console()
+            out.print(
+                output.table(
+                    ("POLICY", "STATE", "WHY"),
+                    (
+                        (name, _checked(one)["state"], _checked(one)["why"])
+                        for name, one in found.items()
+                    ),
+                )
+            )
+            for name, one in found.items():
+                for warning in _checked(one)["warnings"]:
+                    out.print(f"{name}: {warning}")
+            if without:
+                out.print(f"records without a policy here: {', '.join(without)}")
+        if any(isinstance(one, Failure) for one in found.values()):
+            sys.exit(FAILED)
+        sys.exit(
+            0 if all(_checked(one)["state"] == "in-sync" for one in found.values()) else OUT_OF_SYNC
+        )
+
+
+def _checked(one: Check | Failure) -> dict[str, Any]:
+    if isinstance(one, Failure):
+        return {"state": "failed", "why": f"{one} [{one.kind}]", "warnings": []}
+    return {"state": one.state, "why": one.why, "warnings": one.warnings}
+
+
+def adopt(given: dict[str, str], *, names: tuple[str, ...], old: str | None, json_: bool) -> None:
+    """`rotator adopt`."""
+    with exits():
+        if not names or (old is not None and len(names) != 1):
+            bad_usage("say which policies to adopt: NAME...; --from OLD takes exactly one")
+        with fleet_from(given) as fleet:
+            chosen = choose(fleet.policies, names)
+            if old is not None:
+                fleet.take_over_record(chosen[0], old)
+            _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=True)
+
+
+def _grace(text: str) -> timedelta:
+    return timedelta(0) if text == "0" else duration(text)
+
+
+def _chosen(fleet: Fleet, names: tuple[str, ...], tag: str | None) -> list[Policy]:
+    if names:
+        return choose(fleet.policies, names)
+    enabled = [policy for policy in fleet.policies if policy.enabled]
+    if tag is None:
+        return enabled
+    tagged = [policy for policy in enabled if tag in policy.tags]
+    if not tagged:
+        bad_usage(f"no enabled policy has the tag {tag!r}")
+    return tagged
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    """I/N, or what Kubernetes tells the pods of an Indexed Job."""
+    if text is None and "JOB_COMPLETION_INDEX" in os.environ:
+        count = os.environ.get("JOB_COMPLETIONS")
+        if count is None:
+            bad_usage(
+                "JOB_COMPLETION_INDEX is set but JOB_COMPLETIONS is not: give both, or --shard I/N"
+            )
+        text = f"{os.environ['JOB_COMPLETION_INDEX']}/{count}"
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        bad_usage(f"--shard {text!r}: I/N, with I from 0 to N-1")
+    return int(index), int(count)
+
+
+def _carry_out(
+    fleet: Fleet, chosen: list[Policy], order: Order, json_: bool, *, named: bool
+) -> NoReturn:
+    """Carries an order out, with progress at a terminal, prints the results and exits."""
+    stop = Stop(fleet)
+    with output.progress([policy.name for policy in chosen], wanted=not json_) as tell:
+        fleet.progress = tell
+        results = fleet.tend(chosen, order)
+    _end(fleet, stop, results, json_, named=named)
+
+
+def _end(
+    fleet: Fleet, stop: Stop | None, results: list[Result], json_: bool, *, named: bool
+) -> NoReturn:
+    """Prints the results and exits with their code: 1 goes before 3."""
+    fleet.report_skew()
+    output.results(results, json_)
+    code = 0
+    if any(result.bad for result in results):
+        code = FAILED
+    elif named and any(result.outcome == "busy" for result in results):
+        code = BUSY
+    complete = all(result.outcome != "unchanged" for result in results)
+    sys.exit(stop.code(code, complete=complete) if stop else code)

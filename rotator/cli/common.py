@@ -1,0 +1,130 @@
+"""What the commands share: loading, choosing policies, signals, exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rotator import __version__, reporting
+from rotator.errors import BadInput, Problem, RotatorError
+from rotator.fleet import Fleet
+from rotator.policy import Policy, PolicyDefaults, load, warnings
+from rotator.settings import Settings
+
+BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
+
+
+def say(text: str) -> None:
+    """An error or a note for a person, on stderr."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def exits() -> Iterator[None]:
+    """Turns our errors into their text and exit code; anything else into its place and class, without values."""
+    try:
+        yield
+        return
+    except BadInput as error:
+        code, text = BAD_INPUT, "\n".join(f"error: {problem}" for problem in error.problems)
+    except RotatorError as error:
+        code, text = FAILED, f"error: {error} [{error.kind}]"
+    except Exception as error:  # noqa: BLE001 - the last line: its text may quote anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        code = FAILED
+        text = (
+            f"error: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}, a fault of rotator "
+            f"{__version__}; its details are withheld since they may hold a secret. Please report this line"
+        )
+    say(text)
+    sys.exit(code)
+
+
+def settings_from(given: dict[str, str]) -> Settings:
+    """The settings, with logging and Sentry started; raises BadInput."""
+    settings = Settings.load(overrides=given)
+    reporting.setup(settings.log.level, settings.log.format)
+    for warning in settings.warnings:
+        reporting.event("settings.warning", message=str(warning))
+    return settings
+
+
+def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
+    """Every policy; raises BadInput with all problems at once."""
+    defaults = PolicyDefaults(
+        issue=settings.issue,
+        verify=settings.verify,
+        mount=settings.vault.mount,
+        state_path=settings.vault.state_path,
+    )
+    return load(path or settings.policies, defaults)
+
+
+@contextmanager
+def fleet_from(given: dict[str, str], *, ecgrid: bool = True) -> Iterator[Fleet]:
+    """Everything that is needed to act, checked as far as it can be without asking anybody."""
+    settings = settings_from(given)
+    policies = policies_from(settings)
+    settings.require_vault()
+    if ecgrid:
+        settings.require_ecgrid()
+    for problem in warnings(policies):
+        reporting.event("policy.warning", message=str(problem))
+    reporting.start_sentry(
+        settings.sentry.dsn, settings.sentry.environment, settings.sentry.release
+    )
+    with Fleet(settings, policies) as fleet:
+        try:
+            yield fleet
+        finally:
+            reporting.flush()
+
+
+def choose(policies: list[Policy], names: Iterable[str]) -> list[Policy]:
+    """The policies of these names, in the order given; raises BadInput for names that no policy has."""
+    by_name = {policy.name: policy for policy in policies}
+    problems = []
+    for name in names:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1)
+            hint = (
+                f"; did you mean {near[0]}?"
+                if near
+                else f"; there are {len(by_name)}: `rotator status` lists them"
+            )
+            problems.append(Problem("", f"no policy is named {name!r}{hint}"))
+    if problems:
+        raise BadInput(problems)
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
+def bad_usage(text: str) -> NoReturn:
+    """Raises BadInput for options that do not go together."""
+    raise BadInput([Problem("", text)])
+
+
+class Stop:
+    """SIGINT and SIGTERM: nothing new is begun, what is past issue is finished. A second one insists."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet, self.signal = fleet, 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        self._fleet.stopping.set()
+
+    def code(self, otherwise: int, *, complete: bool) -> int:
+        """The exit code: the signal's if it ended the command before its work was done."""
+        return 128 + self.signal if self.signal and not complete else otherwise

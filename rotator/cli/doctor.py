@@ -1,0 +1,169 @@
+"""`rotator doctor`: all that a rotation will need, tried without changing anything; a line says how to mend it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal
+
+from rotator.cli import output
+from rotator.cli.common import FAILED, exits, fleet_from
+from rotator.ecgrid import Urgency
+from rotator.errors import Forbidden, NotFound, Refused, RotatorError
+from rotator.fleet import CLOCK_SKEW, Fleet
+from rotator.keys import Agreement, Issue, Verify
+from rotator.policy import Policy
+
+State = Literal["ok", "warning", "failed"]
+Finding = tuple[State, str]
+ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")
+LIMIT = 10.0  # seconds for one question
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding: what was tried, how it went, and what to do."""
+
+    state: State
+    what: str
+    found: str
+
+
+def doctor(given: dict[str, str], *, json_: bool) -> None:
+    """`rotator doctor`."""
+    with exits(), fleet_from(given) as fleet:
+        lines = list(findings(fleet))
+        if json_:
+            output.print_json({"checks": [asdict(line) for line in lines]})
+        else:
+            output.console().print(
+                output.table(
+                    ("STATE", "CHECK", "FOUND"),
+                    ((line.state, line.what, line.found) for line in lines),
+                )
+            )
+        sys.exit(FAILED if any(line.state == "failed" for line in lines) else 0)
+
+
+def findings(fleet: Fleet) -> Iterator[Line]:
+    """All findings, in the order in which they depend on each other."""
+    vault_line = _try("Vault login", lambda: _vault_login(fleet))
+    yield vault_line
+    if vault_line.state != "failed":
+        yield _try("Vault clock", lambda: _clock(fleet))
+        for policy in fleet.policies:
+            yield _try(f"Vault rights for {policy.name}", partial(_rights, fleet, policy))
+    yield _try("ECGrid REST", lambda: _version(fleet, Verify.GET_KEY))
+    if any(policy.verify.over_soap or policy.issue is Issue.KEYSET for policy in fleet.policies):
+        yield _try("ECGrid SOAP", lambda: _version(fleet, Verify.KEY_GET))
+    credential = _try("ECGrid credential", lambda: _credential(fleet))
+    yield credential
+    if credential.state != "failed":
+        for policy in fleet.policies:
+            yield _try(f"keys of {policy.name}", partial(_family, fleet, policy))
+
+
+def _try(what: str, look: Callable[[], Finding]) -> Line:
+    try:
+        state, found = look()
+    except RotatorError as error:
+        state, found = "failed", f"{error} [{error.kind}]"
+    return Line(state, what, found)
+
+
+def _vault_login(fleet: Fleet) -> Finding:
+    left, deadline = fleet.server.login_left(), fleet.settings.deadline.total_seconds()
+    if left <= deadline:
+        fleet.server.outlast(deadline)
+        left = fleet.server.login_left()
+    lives = "does not end" if left == float("inf") else f"lives for {output.span(left)}"
+    return "ok", f"{fleet.settings.vault.auth} at {fleet.settings.vault.addr}; the login {lives}"
+
+
+def _clock(fleet: Fleet) -> Finding:
+    skew = fleet.server.clock.skew()
+    if abs(skew) > CLOCK_SKEW:
+        return (
+            "warning",
+            f"this machine's clock differs from Vault's by {output.span(abs(skew))}: set it right",
+        )
+    return "ok", "this machine and Vault agree on the time"
+
+
+def _rights(fleet: Fleet, policy: Policy) -> Finding:
+    missing = fleet.vault.kv.missing(fleet.vault.needs(policy))
+    if missing:
+        lacks = "; ".join(
+            f"{path}: {', '.join(sorted(what))}" for path, what in sorted(missing.items())
+        )
+        return "failed", f"missing capabilities: {lacks}. Add them to the rotator's Vault policy"
+    places = [fleet.vault.record_at(policy.name), *fleet.vault.places(policy)]
+    for at in places:
+        fleet.vault.kv.read(at)
+    expiring = [str(at) for at in places if fleet.server.expiring(at)]
+    if expiring:
+        return (
+            "failed",
+            f"versions delete themselves (delete_version_after) at {', '.join(expiring)}: set it to 0s",
+        )
+    return "ok", ", ".join(str(at) for at in places[1:])
+
+
+def _version(fleet: Fleet, verify: Verify) -> Finding:
+    account = fleet.ecgrid.account(Issue.CREATE_KEY, verify, Urgency.CHECK)
+    version = account.version(LIMIT)
+    return "ok", f"answers, version {version}" if version else "answers"
+
+
+def _credential(fleet: Fleet) -> Finding:
+    account = fleet.ecgrid.account(Issue.CREATE_KEY, Verify.GET_KEY, Urgency.CHECK)
+    me = account.who_am_i(LIMIT)
+    text = f"user {me.user_id}, AuthLevel {me.auth_level}, status {me.status}"
+    others = any(users != (me.user_id,) for users in (policy.users for policy in fleet.policies))
+    if others and me.auth_level not in ADMINS:
+        return "failed", f"{text}: rotating other users' keys takes NetworkAdmin or higher"
+    return "ok", text
+
+
+def _family(fleet: Fleet, policy: Policy) -> Finding:
+    """Which family of keys the account really has for this user, and whether the policy's calls fit it."""
+    user_id = policy.users[0]
+    account = fleet.ecgrid.account(policy.issue, policy.verify, Urgency.CHECK)
+    if policy.issue is Issue.GENERATE:
+        account.read(user_id, LIMIT)
+        return (
+            "ok",
+            f"user {user_id}: the user's API key can be read; generate ends the old key at once",
+        )
+    listed = account.keys(user_id, policy.visibility, LIMIT)
+    if not listed:
+        return (
+            "warning",
+            f"user {user_id} has no {policy.visibility.value} key yet: adoption will issue one",
+        )
+    try:
+        seen = account.read(user_id, LIMIT)
+    except (Forbidden, NotFound, Refused) as error:
+        return (
+            "warning",
+            f"user {user_id}: {len(listed)} keys; reading is refused ({error.kind}), the key itself is asked",
+        )
+    matches = [
+        one
+        for one in listed
+        if one.whole
+        and seen.shown
+        and one.whole.value.against(seen.shown) is not Agreement.CONTRADICTS
+    ]
+    if not policy.verify.shows_record and not matches and any(one.whole for one in listed):
+        return "failed", (
+            f"user {user_id}: the user's API key is not one of its key records; with {policy.issue.value} use "
+            "verify: get-key or key-get"
+        )
+    readable = "in full" if seen.whole else "masked"
+    return (
+        "ok",
+        f"user {user_id}: {len(listed)} {policy.visibility.value} keys, read back {readable}",
+    )

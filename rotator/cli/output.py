@@ -1,0 +1,157 @@
+"""Results on stdout: one JSON object, or tables that are plain in a pipe and coloured at a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rotator.rotation import Result
+
+STYLES = {
+    "rotated": "green", "repaired": "green", "adopted": "green", "ok": "green", "in-sync": "green",
+    "retired": "green", "would-rotate": "cyan", "due": "yellow", "busy": "yellow", "rotating": "yellow",
+    "failed": "bold red", "overdue": "bold red", "drift": "bold red", "no-key": "bold red",
+    "not-published": "red", "unreadable": "red", "refused": "red", "not-adopted": "yellow", "paused": "dim",
+}  # fmt: skip
+PIPE_WIDTH = 400  # lines in a pipe are never wrapped
+
+
+def console() -> Console:
+    """stdout: coloured at a terminal unless NO_COLOR is set, plain and unwrapped in a pipe."""
+    return Console(
+        width=None if sys.stdout.isatty() else PIPE_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def print_json(value: object) -> None:
+    """One JSON object."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table without lines; cells that name a state are coloured."""
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    return made
+
+
+def _cell(value: object) -> Text:
+    text = "-" if value is None or value == "" else str(value)
+    return Text(text, style=STYLES.get(text, ""))
+
+
+def span(seconds: float | None) -> str:
+    """A length of time as a person says it: `90s`, `15m`, `12h`, `30d`."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if abs(seconds) >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def instant(at: datetime | None) -> str:
+    """A time as people and machines read it: RFC 3339, UTC, whole seconds."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else "-"
+
+
+def distance(at: datetime | None, now: datetime) -> str:
+    """How far away a time is: `in 3d`, `2h ago`."""
+    if at is None:
+        return "-"
+    left = (at - now) / timedelta(seconds=1)
+    return f"in {span(left)}" if left >= 0 else f"{span(-left)} ago"
+
+
+def summary_of(results: Iterable[Result]) -> dict[str, int]:
+    """How many results had which outcome."""
+    return dict(Counter(result.outcome for result in results))
+
+
+def results(found: list[Result], json_: bool) -> None:
+    """The results of a command that acts."""
+    if json_:
+        print_json(
+            {"results": [result.as_json() for result in found], "summary": summary_of(found)}
+        )
+        return
+    out = console()
+    told = [result for result in found if result.outcome != "not-due"] if len(found) > 20 else found
+    if told:
+        out.print(
+            table(
+                ("POLICY", "OUTCOME", "USER", "KEY", "REPLACES", "PUBLISHED", "TOOK"),
+                (
+                    (
+                        result.policy,
+                        result.outcome,
+                        result.user_id,
+                        result.key_id,
+                        result.previous_key_id,
+                        ", ".join(
+                            f"{p['mount']}/{p['path']} v{p['version']}" for p in result.published
+                        ),
+                        f"{result.duration_s:.2f}s",
+                    )
+                    for result in told
+                ),
+            )
+        )
+    for result in told:
+        if result.error:
+            out.print(
+                Text(
+                    f"{result.policy}: failed in {result.phase}: {result.error['message']} "
+                    f"[{result.error['kind']}]",
+                    style="red",
+                )
+            )
+        if result.busy:
+            out.print(f"{result.policy}: {result.busy}")
+        for warning in result.warnings:
+            out.print(Text(f"{result.policy}: {warning}", style="yellow"))
+    out.print(
+        ", ".join(f"{count} {name}" for name, count in summary_of(found).items()) or "nothing to do"
+    )
+
+
+@contextmanager
+def progress(names: Sequence[str], wanted: bool) -> Iterator[Callable[[str, str], None]]:
+    """A live line per policy on stderr while several are worked on at a terminal; else nothing."""
+    if not wanted or not sys.stderr.isatty() or len(names) < 2:
+        yield lambda policy, event: None
+        return
+    state = dict.fromkeys(names, "waiting")
+
+    def picture() -> Table:
+        shown = [item for item in state.items() if item[1] != "waiting"][-15:]
+        return table(("POLICY", "NOW"), shown)
+
+    with Live(
+        picture(), console=Console(stderr=True), refresh_per_second=8, transient=True
+    ) as live:
+
+        def tell(policy: str, event: str) -> None:
+            state[policy] = event.removeprefix("rotation.")
+            live.update(picture())
+
+        yield tell
+
+
+def rows_as_json(rows: Iterable[dict[str, Any]], name: str) -> None:
+    """A list of rows as one JSON object under that name."""
+    print_json({name: list(rows)})

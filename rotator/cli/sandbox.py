@@ -1,0 +1,144 @@
+"""`rotator sandbox` and `rotator demo`: the real thing in a minute, with no account."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import threading
+from datetime import timedelta
+
+from rotator import reporting
+from rotator.cli import output
+from rotator.cli.common import FAILED, exits, policies_from
+from rotator.ecgrid import Urgency
+from rotator.errors import Refused
+from rotator.fleet import Fleet
+from rotator.keys import Issue, Secret, Verify
+from rotator.rotation import Order, Result
+from rotator.sandbox.ecgrid import Fault
+from rotator.sandbox.world import POLICIES, Sandbox
+from rotator.sandbox.world import sandbox as start
+from rotator.settings import Settings
+
+NEXT = """\
+What to type next:
+  rotator sandbox            the same two servers, to play with from another terminal
+  rotator validate           your own policies in ./policies, offline
+  rotator doctor             your own Vault and ECGrid, before the first rotation
+  rotator rotate --help      rotate now
+"""
+
+
+def sandbox(*, rest_port: int, json_: bool) -> None:
+    """`rotator sandbox`."""
+    with exits(), start(rest_port) as running:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        environment = {**running.environment, "ROTATOR_POLICIES": str(POLICIES)}
+        if json_:
+            output.print_json({"environment": environment, "control_url": running.ecgrid.url})
+        else:
+            lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+            print("\n".join(lines))
+            print(
+                "# in another terminal, with these exports: rotator doctor; rotator run --once; rotator rotate --all"
+            )
+            print("# Ctrl-C ends the sandbox and forgets everything")
+        sys.stdout.flush()
+        stop.wait()
+
+
+def demo() -> None:
+    """`rotator demo`."""
+    with exits():
+        reporting.setup("ERROR")
+        print("Starting a simulated ECGrid and a real OpenBao on loopback ...", flush=True)
+        with start() as running:
+            good = _tour(running)
+        print(NEXT)
+        if not good:
+            sys.exit(FAILED)
+
+
+def _tour(running: Sandbox) -> bool:
+    settings = Settings.load(environ=running.environment, overrides={"policies": str(POLICIES)})
+    policies = policies_from(settings)
+    with Fleet(settings, policies) as fleet:
+        print(
+            f"\n1. The first tick takes over the keys that {len(policies)} users have (nothing is cut off):\n"
+        )
+        first = fleet.tick()
+        _show(first)
+        old = _published(fleet)
+        print(
+            "\n2. rotator rotate --all --grace 0s (new keys; the old ones are retired at once):\n"
+        )
+        second = fleet.tend(policies, _order(fleet, "demo"))
+        _show(second)
+        print("\n3. What ECGrid says to the old and to the new keys:\n")
+        new = _published(fleet)
+        proved = _proof(fleet, old, new, second)
+        print(
+            "\n4. The answer to the next KeySet is lost: the key is made, and nobody is told its value.\n"
+        )
+        running.ecgrid.simulator.add_fault(Fault("lost", call="KeySet"))
+        third = fleet.tend(policies[:1], _order(fleet, "demo with a lost answer"))
+        _show(third)
+        issued = running.ecgrid.simulator.issued(policies[0].users[0])
+        print(
+            f"\n   Healed by looking: {issued} keys were issued to this user in 2 rotations, none twice.\n"
+        )
+        return proved and not any(result.bad for result in (*first, *second, *third))
+
+
+def _order(fleet: Fleet, reason: str) -> Order:
+    return Order(
+        "demand", reason=reason, since=fleet.vault_time(), grace=timedelta(0), retire_now=True
+    )
+
+
+def _show(results: list[Result]) -> None:
+    output.results(results, json_=False)
+
+
+def _published(fleet: Fleet) -> dict[str, Secret | None]:
+    shown = {
+        policy.name: fleet.vault.published(policy.destinations[0]) for policy in fleet.policies
+    }
+    return {name: there.value if there else None for name, there in shown.items()}
+
+
+def _proof(
+    fleet: Fleet,
+    old: dict[str, Secret | None],
+    new: dict[str, Secret | None],
+    results: list[Result],
+) -> bool:
+    """One table: the old key is refused, the new one accepted, and where it is."""
+    answers = {name: (_says(fleet, old[name]), _says(fleet, new[name])) for name in new}
+    rows = []
+    for result in results:
+        place = result.published[0]
+        rows.append(
+            (
+                result.policy,
+                *answers[result.policy],
+                f"{place['mount']}/{place['path']}",
+                f"version {place['version']}",
+            )
+        )
+    output.console().print(output.table(("POLICY", "OLD KEY", "NEW KEY", "IN VAULT", "AS"), rows))
+    return all(pair == ("refused", "accepted") for pair in answers.values())
+
+
+def _says(fleet: Fleet, value: Secret | None) -> str:
+    account = fleet.ecgrid.account(Issue.KEYSET, Verify.GET_KEY, Urgency.CHECK)
+    if value is None:
+        return "none"
+    try:
+        account.who_am_i(10.0, caller=value)
+    except Refused:
+        return "refused"
+    return "accepted"

@@ -1,0 +1,287 @@
+"""The real other parties, one set per test: a Vault, a simulated ECGrid, and the command as a process.
+
+The types are for the tests to name: `from conftest import Rotator, VaultServer`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+import rotator
+from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, start
+from rotator.sandbox.openbao import OpenBao
+
+OPERATOR = 5000  # the user whose key the rotator itself uses, a NetworkAdmin
+USERS = (5001, 5002, 5003)  # users to rotate, each with one Private key
+
+# Read when pytest starts, in every worker, before anything is cleaned away.
+_OUTSIDE_VAULT = {name: value for name, value in os.environ.items() if name.startswith("VAULT_")}
+_STRANGERS = (
+    "VAULT_",
+    "BAO_",
+    "ROTATOR_",
+    "SENTRY_",
+    "KUBERNETES_",
+    "JOB_COMPLETION_",
+    "XDG_",
+    "SSL_CERT_",
+    "SSLKEYLOGFILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "CREDENTIALS_DIRECTORY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_",
+    "LISTEN_",
+    "NO_COLOR",
+    "FORCE_COLOR",
+)
+
+
+@dataclass(frozen=True)
+class VaultServer:
+    """A Vault, or an OpenBao, that the tests may do with as they like; `environment` is what its own tools read."""
+
+    addr: str
+    token: str = field(repr=False)
+    environment: dict[str, str] = field(repr=False)
+    _http: httpx.Client = field(repr=False)
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The parsed answer to `/v1/PATH` (`{}` if it is empty); raises httpx.HTTPStatusError for a refusal."""
+        answer = self._http.request(method, f"/v1/{path}", json=body)
+        answer.raise_for_status()
+        return dict(answer.json()) if answer.content else {}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """All of stdout, parsed."""
+        return json.loads(self.stdout)
+
+
+class Started:
+    """A command that is running, with its output going to files."""
+
+    def __init__(self, command: list[str], where: Path, environment: Mapping[str, str]) -> None:
+        self._files = (where / "stdout", where / "stderr")
+        with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
+            self.process = subprocess.Popen(
+                command,
+                cwd=where.parent,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    def so_far(self) -> tuple[str, str]:
+        """stdout and stderr up to now."""
+        out, err = (path.read_text(errors="backslashreplace") for path in self._files)
+        return out, err
+
+    def finish(self, *, send: signal.Signals | None = None, timeout: float = 120.0) -> Finished:
+        """Waits for the end, after a signal if one is given; kills it at the timeout and raises."""
+        if send is not None:
+            self.process.send_signal(send)
+        try:
+            code = self.process.wait(timeout)
+        finally:
+            self.kill()
+        return Finished(code, *self.so_far())
+
+    def kill(self) -> None:
+        """Ends the process without mercy, if it is still there."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Rotator:
+    """The real command in a directory of its own, between the test's Vault and its simulated ECGrid.
+
+    `environment` is all that a command gets, and may be changed. `secrets` holds what must never be printed, besides
+    what the simulator knows; what a test makes up itself (a SecretID, a login) is added to it.
+    """
+
+    program: tuple[str, ...] = (sys.executable, "-m", "rotator")
+
+    def __init__(self, directory: Path, environment: dict[str, str], simulator: Simulator) -> None:
+        self.directory = directory
+        self.policies = directory / "policies"
+        self.policies.mkdir()
+        self.environment = environment
+        self.secrets: set[str] = set()
+        self._simulator = simulator
+        self._started: list[Started] = []
+
+    def policy(self, name: str, text: str) -> Path:
+        """Writes `policies/NAME.yaml`, without the text's common indentation."""
+        path = self.policies / f"{name}.yaml"
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def __call__(self, *arguments: str, timeout: float = 120.0, **environment: str) -> Finished:
+        """Runs a command to its end and asserts that it printed no secret; keywords are further variables."""
+        finished = self.start(*arguments, **environment).finish(timeout=timeout)
+        self.assert_silent(finished.stdout, finished.stderr)
+        return finished
+
+    def start(self, *arguments: str, **environment: str) -> Started:
+        """Starts a command that goes on running; it is killed, and its output looked through, when the test ends."""
+        where = self.directory / f"command-{len(self._started)}"
+        where.mkdir()
+        command = [*self.program, *arguments]
+        started = Started(command, where, {**self.environment, **environment})
+        self._started.append(started)
+        return started
+
+    def assert_silent(self, *texts: str) -> None:
+        """Fails if a text shows a secret, as it is or as a library would write it; does not say which."""
+        known = self.secrets | self._simulator.secrets()
+        shown = {form for secret in known for form in _forms(secret)}
+        leaks = [number for number, text in enumerate(texts) if any(form in text for form in shown)]
+        if leaks:
+            pytest.fail(f"a secret was printed (0 is stdout, 1 is stderr): {leaks}", pytrace=False)
+
+    def close(self) -> None:
+        """Ends what is still running, and asserts that nothing was printed and that ECGrid saw no odd request."""
+        for started in self._started:
+            started.kill()
+        for started in self._started:
+            self.assert_silent(*started.so_far())
+        assert self._simulator.violations() == []
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret in the spellings of JSON, repr, XML, URLs and base64."""
+    raw = secret.encode()
+    xml = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Padding depends on what follows the secret in the same base64 text, so the last group is left out.
+    encoded = base64.b64encode(raw[: len(raw) // 3 * 3]).decode()
+    plain = {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], xml}
+    return plain | {quote(secret, safe=""), quote(secret), encoded, raw.hex()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the machine's own Vault, Sentry, proxy or home reaches a test; HOME is empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(_STRANGERS) or name.lower().endswith("_proxy"):
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def vault(environment: None) -> Iterator[VaultServer]:
+    """The Vault that VAULT_ADDR and VAULT_TOKEN named when pytest started, else an OpenBao of this worker's own."""
+    if {"VAULT_ADDR", "VAULT_TOKEN"} <= _OUTSIDE_VAULT.keys():
+        with _client(_OUTSIDE_VAULT) as http:
+            addr, token = _OUTSIDE_VAULT["VAULT_ADDR"], _OUTSIDE_VAULT["VAULT_TOKEN"]
+            yield VaultServer(addr, token, _OUTSIDE_VAULT, http)
+        return
+    with OpenBao.start() as bao:
+        own = {"VAULT_ADDR": bao.addr, "VAULT_TOKEN": bao.token}
+        with _client(own) as http:
+            yield VaultServer(bao.addr, bao.token, own, http)
+
+
+def _client(environment: Mapping[str, str]) -> httpx.Client:
+    headers = {"X-Vault-Token": environment["VAULT_TOKEN"]}
+    if namespace := environment.get("VAULT_NAMESPACE"):
+        headers["X-Vault-Namespace"] = namespace
+    tls = httpx.create_ssl_context(trust_env=False)
+    if authority := environment.get("VAULT_CACERT"):
+        tls.load_verify_locations(authority)
+    addr = environment["VAULT_ADDR"]
+    return httpx.Client(base_url=addr, headers=headers, timeout=30, verify=tls, trust_env=False)
+
+
+@pytest.fixture
+def mount(vault: VaultServer) -> Iterator[str]:
+    """A fresh KV v2 mount that no other test knows; gone afterwards."""
+    name = f"kv-{secrets.token_hex(6)}"
+    vault.call("POST", f"sys/mounts/{name}", {"type": "kv", "options": {"version": "2"}})
+    try:
+        _wait_for_kv(vault, name)
+        yield name
+    finally:
+        vault.call("DELETE", f"sys/mounts/{name}")
+
+
+def _wait_for_kv(vault: VaultServer, name: str) -> None:
+    """Vault goes on setting a new KV v2 mount up after it has answered, and refuses requests (400) until then."""
+    for _ in range(200):
+        try:
+            vault.call("GET", f"{name}/config")
+        except httpx.HTTPStatusError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(f"the KV v2 mount {name} did not become ready")
+
+
+@pytest.fixture
+def simulator(environment: None) -> Iterator[Running]:
+    """A simulated ECGrid, served, with OPERATOR and USERS, each with one Private key; `.simulator` is its inside."""
+    model = Simulator()
+    model.add_user(OPERATOR, auth_level=AuthLevel.NetworkAdmin)
+    for user_id in USERS:
+        model.add_user(user_id)
+    for user_id in (OPERATOR, *USERS):
+        model.add_key(user_id)
+    with start(model) as running:
+        yield running
+
+
+@pytest.fixture
+def rotator_command(
+    tmp_path: Path, vault: VaultServer, mount: str, simulator: Running
+) -> Iterator[Rotator]:
+    """The real command, set up for this test's mount and simulator; prints no secret, or the test fails."""
+    operator_key = simulator.simulator.api_key(OPERATOR)
+    assert operator_key is not None
+    directory = tmp_path / "rotator"
+    directory.mkdir()
+    given = {
+        "PATH": os.defpath,
+        "HOME": os.environ["HOME"],
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(Path(rotator.__file__).parent.parent),
+        **vault.environment,
+        "ROTATOR_VAULT__MOUNT": mount,
+        "ROTATOR_ECGRID__REST_URL": simulator.rest_url,
+        "ROTATOR_ECGRID__SOAP_URL": simulator.soap_url,
+        "ROTATOR_ECGRID__API_KEY": operator_key,
+        "ROTATOR_ECGRID__RATE": "1000",
+        "ROTATOR_HTTP__LISTEN": "",
+    }
+    command = Rotator(directory, given, simulator.simulator)
+    command.secrets.add(vault.token)
+    yield command
+    command.close()
