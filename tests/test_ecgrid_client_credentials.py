@@ -11,6 +11,11 @@ from conftest import OPERATOR, USERS
 from test_ecgrid_client import WITHIN, World, failing
 
 from rotator.ecgrid import Account, Credentials, Rate, Urgency
+from rotator.ecgrid.own import SharedSession
+from rotator.ecgrid.rest import Rest
+from rotator.ecgrid.soap import Soap
+from rotator.ecgrid.surface import By
+from rotator.ecgrid.wire import Wire
 from rotator.errors import Failure, Forbidden, NotSent, Permanent, Refused, Transient
 from rotator.keys import Issue, Secret, Verify, Visibility
 from rotator.sandbox.ecgrid import Fault, Running
@@ -239,24 +244,27 @@ def test_an_ended_session_is_opened_anew(world: World, verify: Verify) -> None:
 
 @pytest.mark.parametrize("token", [False, True], ids=["by-jwt", "by-refresh-token"])
 def test_a_session_is_renewed_before_it_ends(world: World, token: bool) -> None:
-    """By Refresh, so that no call meets an expired one; the log-in is not repeated."""
-    account = signed_in(world, session_seconds=0.0, refresh_token=token)
-    world.simulator.switch(session_seconds=3600.0)
-    world.simulator.add_fault(Fault("latency", call="AuthLogin", seconds=0.01))
-    account.who_am_i(WITHIN)
-    counts = world.simulator.counts()
-    assert counts["AuthLogin"] == 1
-    assert world.simulator.sessions() == 1
-
-
-def test_a_session_whose_time_is_over_is_refreshed(world: World) -> None:
-    """One that lasts a second is renewed by the next call, or opened anew where ECGrid refuses that."""
-    account = signed_in(world, session_seconds=0.2)
-    world.simulator.switch(session_seconds=0.2)
-    for _ in range(3):
-        account.who_am_i(WITHIN)
-        world.simulator.advance(1)
-    assert world.simulator.counts()["AuthLogin"] >= 2
+    """A minute ahead, by Refresh; where ECGrid has forgotten it, by logging in again."""
+    world.simulator.switch(session_seconds=3600.0, refresh_token=token)
+    clock, wire = Clock(), Wire([world.running.rest_url])
+    credentials = Credentials([], *login(world))
+    rest = Rest(wire, world.running.rest_url)
+    session = SharedSession(rest, credentials, Rate(None), clock)
+    first = session.token(WITHIN)
+    clock.at += 3500
+    assert session.token(WITHIN) == first
+    clock.at += 60
+    second = session.token(WITHIN)
+    assert rest.who_am_i(By(second, is_session=True), WITHIN).user_id == OPERATOR
+    assert second != first
+    assert world.simulator.counts()["AuthLogin"] == 1
+    world.simulator.end_sessions()
+    clock.at += 3560
+    session.token(WITHIN)
+    assert world.simulator.counts()["AuthLogin"] == 2
+    session.close()
+    wire.close()
+    assert world.simulator.sessions() == 0
 
 
 @BOTH
@@ -305,6 +313,20 @@ def test_a_rotated_own_key_is_read_again(world: World, verify: Verify) -> None:
     held[0] = Secret(world.simulator.add_key(OPERATOR).value)
     account.issue(USER, PRIVATE, WITHIN)
     assert world.simulator.issued(USER) == 1
+
+
+@BOTH
+def test_a_rotation_that_is_about_to_be_published_is_waited_for(
+    world: World, verify: Verify
+) -> None:
+    """The source still has the old key when ECGrid refuses it, and the new one at a later look."""
+    new = Secret(world.simulator.api_key(OPERATOR) or "")
+    published = iter([fresh(), None, new])
+    account = world.account(
+        Issue.KEYSET, verify, credentials=Credentials([lambda: next(published)])
+    )
+    account.read(USER, 600.0)
+    assert next(published, None) is None
 
 
 @BOTH
@@ -386,3 +408,16 @@ def test_a_429_holds_everybody_back(world: World, verify: Verify) -> None:
         assert error.kind == "ecgrid.RateLimitExceeded"
         assert (error.retry_after or 0) > 90
     assert len(world.simulator.requests()) == 1
+
+
+def test_soap_can_say_whose_a_credential_is(world: World) -> None:
+    """WhoAmI, with a key and with a session; its answer has no status."""
+    wire = Wire([world.running.soap_url])
+    soap = Soap(wire, world.running.soap_url, "http://www.ecgridos.net/")
+    value = Secret(world.simulator.api_key(USER) or "")
+    session = soap.log_in(*login(world), WITHIN)
+    for by, user_id in ((By(value), USER), (By(session.token, is_session=True), OPERATOR)):
+        me = soap.who_am_i(by, WITHIN)
+        assert (me.user_id, me.login, me.status) == (user_id, f"user{user_id}", "")
+    soap.log_out(session, WITHIN)
+    wire.close()

@@ -230,7 +230,10 @@ def test_a_refusal_without_an_envelope_goes_by_its_status(
 ) -> None:
     """As a gateway before ECGrid may answer; nothing was issued then."""
     with serving(http(body, status)) as server, asking(server) as account:
-        assert type(error_of(lambda: account.issue(USER, PRIVATE, WITHIN))) is family
+        caller = Secret(token_hex(16))
+        assert type(error_of(lambda: account.read(USER, WITHIN, caller=caller))) is family
+        if family is not Refused:  # for the own key's rotation the client would wait
+            assert type(error_of(lambda: account.issue(USER, PRIVATE, WITHIN))) is family
 
 
 @pytest.mark.parametrize(
@@ -403,12 +406,13 @@ def test_connections_opened_ahead_are_used() -> None:
 
 def test_a_connection_that_was_closed_meanwhile_is_not_used() -> None:
     """A new one is made: the issuing call does not pay for the other side's impatience."""
-    record = {"keyId": 7, "userId": USER, "key": token_hex(16), "visibility": "Private"}
+    key = token_hex(16)
+    record = {"keyId": 7, "userId": USER, "key": key, "visibility": "Private"}
     answer = http(json.dumps({"success": True, "data": record}))
     with serving(answer) as server, asking(server) as account:
         account.warm(2)
         server.drop(2)
-        assert account.issue(USER, PRIVATE, WITHIN).value == Secret(record["key"])
+        assert account.issue(USER, PRIVATE, WITHIN).value == Secret(key)
         assert server.connections == 3
 
 

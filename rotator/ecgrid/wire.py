@@ -97,7 +97,9 @@ class _Stream:
         self._inner.write(buffer, self._until.cut(timeout))
 
     def close(self) -> None:
-        (self if self._tls is None else self._tls)._inner.close()
+        if self._tls is not None:
+            self._tls.close()
+        self._inner.close()
 
     def start_tls(
         self,
