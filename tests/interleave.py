@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from worlds import USER, Process, Scene
+from worlds import Process, Scene
 
+from rotator.keys import Issue
+from rotator.rotation import Result
 from rotator.vault import At
 
 PATIENCE = 20_000  # turns after which a schedule counts as one that never ends
@@ -149,6 +151,13 @@ class Interleaving:
             self.scene.time.seconds += 0.05
         raise AssertionError(f"never ends: {self.trace[-40:]}")
 
+    def faults(self) -> list[str]:
+        """Exceptions that nobody expected, in a process or caught at the edge of its run."""
+        found = [f"{actor.name}: {actor.error!r}" for actor in self.actors if actor.error]
+        results = [actor.result for actor in self.actors]
+        errors = [result.error for result in results if isinstance(result, Result) and result.error]
+        return found + [error["message"] for error in errors if error["kind"] == "rotator.Fault"]
+
     def _fate(self, actor: Actor) -> str:
         draw, chances = self.random.uniform(0, 100), self.chances
         for fate in ("fail", "lose", "end", "freeze"):
@@ -182,19 +191,30 @@ def quiet_end(scene: Scene) -> list[str]:
     scene.pass_time(hours=13)
     outcomes += [scene.rotator().tick().outcome for _ in range(2)]
     wrongs = []
-    if scene.works() != USER:
+    if scene.works() not in scene.policy.users:
         wrongs.append(f"the published key does not authenticate ({outcomes})")
-    current = scene.stored().record.current
-    if current is None or scene.published().key_id != current.key_id:
+    record = scene.stored().record
+    if not record.shows(scene.published().value):
         wrongs.append("the record and Vault name different keys")
-    elif scene.live() != {current.key_id}:
-        wrongs.append(f"live keys {sorted(scene.live())}, current {current.key_id} ({outcomes})")
+    for to in scene.policy.destinations[1:]:
+        there = scene.vault.published(to)
+        if there is None or not record.shows(there.value):
+            wrongs.append(f"{to.path} does not show the current key")
+    if scene.policy.issue is not Issue.GENERATE:
+        wrongs += strays(scene, outcomes)
     if scene.vault.staged(scene.policy.name) is not None:
         wrongs.append("something is still staged")
-    if scene.stored().record.underway is not None:
+    if record.underway is not None:
         wrongs.append("a rotation is still open")
-    wrongs += went_back(scene)
-    return wrongs
+    return wrongs + went_back(scene)
+
+
+def strays(scene: Scene, outcomes: list[str]) -> list[str]:
+    """Every live key of the policy's users is the one that it published last for that user."""
+    record = scene.stored().record
+    ours = {held.key_id for held in (record.current, *record.others) if held}
+    live = {key_id for user_id in scene.policy.users for key_id in scene.live(user_id)}
+    return [] if live <= ours else [f"live keys {sorted(live)}, ours {ours} ({outcomes})"]
 
 
 def went_back(scene: Scene) -> list[str]:
@@ -203,8 +223,8 @@ def went_back(scene: Scene) -> list[str]:
     path = scene.store.paths[At("secret", "ecgrid/edi")]
     for version in sorted(path.versions):
         data = path.versions[version]
-        if data and (not shown or shown[-1] != data["key_id"]):
-            if data["key_id"] in shown:
+        if data and (not shown or shown[-1] != data["api_key"]):
+            if data["api_key"] in shown:
                 return [f"version {version} goes back to key {data['key_id']}"]
-            shown.append(data["key_id"])
+            shown.append(data["api_key"])
     return []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from rotator.errors import Failure, FenceLost, RotatorError
 from rotator.journal import Failed, Past
-from rotator.rotation import claiming, drift, due
+from rotator.rotation import claiming, due
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.page import rotate
@@ -82,8 +84,6 @@ def tend(run: Run) -> Result:
     """
     started = run.world.clock.boot()
     try:
-        if run.order.what == "repair":
-            look_for_drift(run)
         rotate(run)
         result = _success(run)
     except Busy as busy:
@@ -94,24 +94,21 @@ def tend(run: Run) -> Result:
         result = _result(run, run.outcome or "unchanged")
     except RotatorError as error:
         result = _failure(run, error)
+    except Exception as fault:  # noqa: BLE001 - a fault of this program must not end the other policies' rotations
+        result = _failure(run, _told(fault))
     result.duration_s = run.world.clock.boot() - started
     result.started_at = run.now() - timedelta(seconds=result.duration_s)
     return result
 
 
-def look_for_drift(run: Run) -> None:
-    """The drift check of one policy: what it finds is repaired by the page, and when it was is recorded."""
-    check = drift.compare(run)
-    run.warnings.extend(check.warnings)
-    if run.record.underway is not None or run.record.claim is not None:
-        return
-    run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
-    if drift.needs_repair(check):
-        run.warn(f"found {check.state}: {check.why}")
-        run.done.add("drift")
-        run.world.report("policy.drift", policy=run.policy.name, state=check.state)
-    elif run.record.current is not None:
-        run.give_back(run.record.change(checked_at=run.now()))
+def _told(fault: Exception) -> Failure:
+    """Our words for an exception that nobody expected: its class and place; its text may quote anything."""
+    place = traceback.extract_tb(fault.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return Failure(
+        f"{type(fault).__name__} at {where}: a fault of rotator, please report it",
+        kind="rotator.Fault",
+    )
 
 
 def _result(run: Run, outcome: str) -> Result:

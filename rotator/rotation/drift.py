@@ -1,4 +1,4 @@
-"""Comparing ECGrid with Vault: what `check` shows, and what the drift check repairs. Nothing here changes anything."""
+"""Comparing ECGrid with Vault: what `check` shows, and what the drift check asks to be repaired."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Check:
 
 def compare(run: Run) -> Check:
     """Compares what Vault publishes with what ECGrid accepts; raises Failure if one of them cannot be read."""
-    run.observe()
+    if run.stored is None:
+        run.observe()
     there = run.seen(run.main)
     user_id = run.record.current.user_id if run.record.current else run.policy.users[0]
     if there is None or there.value is None:
@@ -94,6 +95,28 @@ def unpublished(run: Run, user_id: int) -> Check:
     )
 
 
-def needs_repair(check: Check) -> bool:
-    """Whether Vault does not hold what ECGrid accepts."""
-    return check.state in ("drift", "no-key", "not-published", "unreadable")
+# the drift check, as a step of the page
+
+
+def is_asked_for(run: Run) -> bool:
+    """Whether to look for drift now: once, when it was ordered, or while a lost request may still land."""
+    if "look" in run.done or run.record.underway is not None:
+        return False
+    watch = run.record.watch_until
+    watched = run.order.what == "schedule" and watch is not None and run.now() < watch
+    return run.order.what == "repair" or watched
+
+
+def look(run: Run) -> None:
+    """Compares, and asks for a repair if Vault does not hold what ECGrid accepts; else notes when it was checked."""
+    run.done.add("look")
+    run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
+    check = compare(run)
+    for warning in check.warnings:
+        run.warn(warning)
+    if check.state in ("drift", "no-key", "not-published", "unreadable"):
+        run.warn(f"found {check.state}: {check.why}")
+        run.done.add("drift")
+        run.world.report("policy.drift", state=check.state)
+    elif run.record.current is not None and not run.record.claimed_by_other(run.id, run.now()):
+        run.give_back(run.record.change(checked_at=run.now()))

@@ -50,6 +50,10 @@ def issue(run: Run) -> None:
 
 def take(run: Run, key: ApiKey) -> None:
     """Goes on with this key; if it is the rotator's own, it is used from here on."""
+    if (
+        run.policy.issue is Issue.GENERATE
+    ):  # this family has no ids, and shows no times: the time of issue counts
+        key = ApiKey(KeyRef(None, key.ref.user_id, run.rotation.visibility, run.now()), key.value)
     run.key, run.must_look, run.verified = key, False, False
     caller = run.record.caller
     if run.world.own_key() is not None and caller is not None and caller.user_id == key.ref.user_id:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rotator.errors import FenceLost
-from rotator.rotation import claiming, due, finding, issuing, proving, publishing, retiring
+from rotator.rotation import claiming, drift, due, finding, issuing, proving, publishing, retiring
 from rotator.rotation.run import Run
 
 
@@ -37,6 +37,8 @@ STEPS = (
     Step("claim", due.is_claimed_elsewhere, due.wait_or_leave),
     # A rotation is open whose run is gone: take its claim over and go on where it stopped.
     Step("claim", due.is_abandoned, claiming.take_over),
+    # The drift check: asked for, or because a request whose answer was lost may still land.
+    Step("check", drift.is_asked_for, drift.look),
     # The last failure's back-off is not over: failed again, until then.
     Step("claim", due.must_wait, due.wait),
     # Nothing is open, and a rotation is due, asked for, or needed: the claim is the proof that Vault can be written.
@@ -70,7 +72,8 @@ def rotate(run: Run) -> None:
     Raises Failure with `run.phase` set to the phase that failed, or Busy if another rotator holds the claim. What was
     done until then is recorded, and the next run goes on from there.
     """
-    run.observe()
+    if run.stored is None:
+        run.observe()
     while step := next((step for step in STEPS if step.when(run)), None):
         run.phase = step.phase
         try:

@@ -133,7 +133,7 @@ def contradiction(key: ApiKey, seen: Seen) -> str | None:
         return "is not shown by ECGrid yet"
     if seen.ref.user_id != key.ref.user_id:
         return f"is shown as user {seen.ref.user_id}'s"
-    if key.ref.visibility is not None and seen.ref.visibility not in (None, key.ref.visibility):
+    if key.ref.key_id is not None and seen.ref.visibility not in (None, key.ref.visibility):
         return "is shown with another visibility"
     if key.value.against(seen.shown) is Agreement.CONTRADICTS:
         return "is shown with another value"

@@ -111,13 +111,19 @@ class Vault:
         document = self.kv.read(self.staged_at(policy))
         if document is None:
             return None
-        data = document.data
-        key = None
+        data, key = document.data, None
         if isinstance(data.get("value"), str):
+            user_id = _number(data.get("user_id"))
+            if user_id is None:
+                raise Permanent(
+                    f"the staged document at {self.staged_at(policy)} cannot be understood: destroy it with all its "
+                    "versions, and run `rotator check --repair`",
+                    kind="vault.BadStaged",
+                )
             ref = KeyRef(
-                data.get("key_id"),
-                data["user_id"],
-                Visibility(data["visibility"]),
+                _number(data.get("key_id")),
+                user_id,
+                _visibility(data.get("visibility")),
                 _time(data.get("created")),
             )
             key = ApiKey(ref, Secret.clean(data["value"], f"the staged value of {policy}"))
