@@ -487,3 +487,10 @@ def test_a_planted_key_is_found(pieces: tuple[str, ...]) -> None:
 def test_a_planted_registry_is_found() -> None:
     """A registry's host is noticed within an address."""
     assert registry_hosts(f"see https://{REGISTRY_HOSTS[0]}/project/rotator")
+
+
+def test_the_rotation_is_one_page() -> None:
+    """A reader sees the whole of it at once: about 80 lines, prose included."""
+    page = (PACKAGE / "rotation" / "page.py").read_text().splitlines()
+    assert len(page) <= 100
+    assert max(len(line) for line in page) <= 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,3 +102,26 @@ def test_random_schedules_converge(tmp_path: Path, kind: str, pair: str, setting
         wrongs = done.wrongs + done.faults() + quiet_end(scene)
         told = [str(actor.result) for actor in done.actors]
         assert not wrongs, (kind, pair, setting, seed, wrongs, told, done.trace)
+
+
+DEPTH = int(os.environ.get("ROTATOR_TEST_DEPTH", "7"))  # `make test-crash` goes deeper
+
+
+@pytest.mark.parametrize("setting", ["adds", "replaces", "first sight"])
+@pytest.mark.parametrize("pair", ["tick-tick", "tick-rotate"])
+@pytest.mark.parametrize("first", [0, 6, 12, 18])
+def test_all_schedules_to_a_depth_converge(
+    tmp_path: Path, setting: str, pair: str, first: int
+) -> None:
+    """Every choice of who is next, at each of DEPTH calls from the `first` on; before and after, in turn."""
+    for choices in itertools.product((0, 1), repeat=DEPTH):
+        asked = itertools.count()
+
+        def choose(_count: int, chosen: tuple[int, ...] = choices, asked: Any = asked) -> int:
+            number = next(asked) - first
+            return chosen[number] if 0 <= number < DEPTH else number % 2
+
+        scene = scene_of(tmp_path, 1, SETTINGS[setting])
+        done = Interleaving(scene, PAIRS[pair], 1, CALM, choose).run()
+        wrongs = done.wrongs + done.faults() + quiet_end(scene)
+        assert not wrongs, (pair, setting, first, choices, wrongs, done.trace)

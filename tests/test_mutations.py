@@ -1,4 +1,4 @@
-"""Each rule of the page, taken away in turn: a test of this kind then sees the damage, so the rule is not decoration."""
+"""Each rule of the page, taken away in turn: a test of this kind then sees the damage."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rotator.errors import Failure, FenceLost, RotatorError
+from rotator.errors import Failure, FenceLost, RotatorError, Transient
 from rotator.journal import Failed, Past
-from rotator.rotation import claiming, due
+from rotator.rotation import due, own
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.page import rotate
@@ -52,6 +52,8 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     failed_retiring: bool = False  # rotated, but a key is not retired: exit 1
     busy: str | None = None
+    transient: bool = False  # failed by what may pass by itself
+    stopped: bool = False  # not done, or not to its end: the process was told to stop
 
     @property
     def bad(self) -> bool:
@@ -92,6 +94,7 @@ def tend(run: Run) -> Result:
     except Stopped:
         _close_unissued(run, "stopped")
         result = _result(run, run.outcome or "unchanged")
+        result.stopped = True
     except RotatorError as error:
         result = _failure(run, error)
     except Exception as fault:  # noqa: BLE001 - a fault of this program must not end the other policies' rotations
@@ -151,6 +154,7 @@ def _failure(run: Run, error: RotatorError) -> Result:
         result = _result(run, "failed")
         result.phase = error.failed.phase if isinstance(error, Waits) else run.phase
         result.error = {"kind": error.kind, "message": str(error)}
+        result.transient = isinstance(error, Transient)
     run.world.report(
         "rotation.failed",
         policy=run.policy.name,
@@ -203,7 +207,8 @@ def _close_unissued(run: Run, error: str) -> None:
             user_id=underway.user_id,
             error=error,
         )
-        record = record.change(underway=None).remembering(past)
+        issued = record.issued[:-1] if "counted" in run.done else record.issued
+        record = record.change(underway=None, issued=issued).remembering(past)
     if not run.mine and record.claim is not None:
         return  # another run's claim: the record is theirs to write
     run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)
@@ -226,7 +231,7 @@ def would(run: Run) -> Result:
         return _result(run, "unchanged" if run.order.what == "demand" else "not-due")
     user_id, _ = run.target()
     run.world.vault.require([run.policy])
-    claiming.check_own_key(run)
+    own.check(run)
     result = _result(run, "would-rotate")
     result.user_id, result.previous_key_id, result.key_id = user_id, result.key_id, None
     return result

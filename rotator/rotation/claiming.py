@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
-from rotator.journal import Caller, Known, Underway, known_from
+from rotator.journal import Known, Underway, known_from
 from rotator.keys import Issue, Secret, Seen, Visibility
-from rotator.rotation import due
+from rotator.rotation import due, own
 from rotator.rotation.run import Run
+from rotator.vault import Published
 
 REQUESTS = 3  # of a rotation in steady state: issue, read back, probe
 CONNECTIONS = 3  # one to issue, two that then run side by side with staging
@@ -21,6 +22,7 @@ def claim(run: Run) -> None:
         return
     user_id, visibility = run.target()
     prepare(run)
+    say_what_is_odd(run)
     by_itself = kind == "repair" or bool(run.record.failed)
     if kind != "adopt" and by_itself and run.order.what != "demand":
         refuse_above_limit(run)
@@ -45,9 +47,29 @@ def claim(run: Run) -> None:
     record = run.record.change(underway=underway)
     if sent:
         record = record.counting_issue(run.now(), beyond_schedule=by_itself)
+        run.done |= {"counted"} if by_itself else set()
     run.save(record.knowing(user_id, visibility, baseline))
     run.done.add("claimed")
     run.world.report("rotation.started", kind=kind, user_id=user_id, reason=run.order.reason)
+
+
+def say_what_is_odd(run: Run) -> None:
+    """What a person should know before this rotation, and may want to mend."""
+    policy, record, now = run.policy, run.record, run.now()
+    current = record.current
+    if due.lost_its_record(run):
+        run.warn(
+            "there is a secret of this policy but no record: it is built anew; keys to be retired may be forgotten"
+        )
+    if current is not None and not due.fits(policy, record):
+        run.warn(
+            f"key {current.key_id} of user {current.user_id} is no longer this policy's: left alone"
+        )
+    early = record.rotated_at is not None and now - record.rotated_at < policy.grace
+    if len(policy.users) > 1 and run.order.what == "demand" and early:
+        run.warn(
+            "rotated again within the grace: consumers that have not read the last key yet are cut off"
+        )
 
 
 def take_over(run: Run) -> None:
@@ -71,21 +93,25 @@ def prepare(run: Run) -> None:
     vault.require([run.policy])
     vault.kv.outlast(run.world.deadline)
     for to in run.policy.destinations:
-        there = run.seen(to)
-        if there is not None and there.policy not in (None, run.policy.name):
-            raise Permanent(
-                f"{there.at} is marked as policy {there.policy}'s; choose another path, or, if it was renamed, "
-                f"run `rotator adopt {run.policy.name} --from {there.policy}`",
-                kind="policy.OthersSecret",
-            )
+        refuse_others(run, run.seen(to))
     run.account.reserve(REQUESTS)
     run.deadline = (
         run.world.clock.boot() + run.world.deadline
     )  # waiting for the rate does not count
-    check_own_key(run)
+    own.check(run)
     if run.policy.probe and not run.record.probe_tells:
         refuse_blind_probe(run)
     run.account.warm(CONNECTIONS)
+
+
+def refuse_others(run: Run, there: Published | None) -> None:
+    """Raises Permanent if the secret is marked as another policy's: another team may own it."""
+    if there is not None and there.policy not in (None, run.policy.name):
+        raise Permanent(
+            f"{there.at} is marked as policy {there.policy}'s; choose another path, or, if it was renamed, "
+            f"run `rotator adopt {run.policy.name} --from {there.policy}`",
+            kind="policy.OthersSecret",
+        )
 
 
 def refuse_blind_probe(run: Run) -> None:
@@ -100,34 +126,6 @@ def refuse_blind_probe(run: Run) -> None:
         "Is there a proxy that adds a credential? Else set `probe: false`",
         kind="ecgrid.AcceptsAnything",
     )
-
-
-def check_own_key(run: Run) -> None:
-    """Raises Permanent if this rotation would cut the rotator off: its own key, read from where nothing updates it."""
-    own = run.world.own_key()
-    if own is None:
-        return  # a login: not touched by a new key
-    fingerprint, caller = run.record.fingerprint(own), run.record.caller
-    if caller is None or caller.fingerprint != fingerprint:
-        me = run.patiently(lambda: run.account.who_am_i(run.within()))
-        caller = Caller(fingerprint=fingerprint, user_id=me.user_id)
-        run.note(run.record.change(caller=caller))
-    if caller.user_id not in run.policy.users:
-        return
-    here = {(to.mount, to.path, to.field) for to in run.policy.destinations}
-    if run.world.own_key_from not in here:
-        raise Permanent(
-            f"user {caller.user_id} is the rotator's own user, but its key does not come from what this policy "
-            "publishes: set ROTATOR_ECGRID__API_KEY_VAULT to "
-            f"{run.main.mount}/{run.main.path}#{run.main.field}. Nothing was issued",
-            kind="policy.OwnKey",
-        )
-    if not run.world.has_login and len(run.policy.users) < 2:
-        raise Permanent(
-            "the rotator's own key needs a way back in, should its answer get lost: set ROTATOR_ECGRID__LOGIN and "
-            "ROTATOR_ECGRID__PASSWORD, or let the policy alternate between two users. Nothing was issued",
-            kind="policy.OwnKey",
-        )
 
 
 def refuse_above_limit(run: Run) -> None:

@@ -141,7 +141,16 @@ def wanted(run: Run) -> Kind | None:
         return "repair"
     if "rotated" in run.done:
         return None
-    return kind_wanted(run.policy, run.record, run.order, run.now())
+    kind = kind_wanted(run.policy, run.record, run.order, run.now())
+    return "adopt" if kind == "rotate" and lost_its_record(run) else kind
+
+
+def lost_its_record(run: Run) -> bool:
+    """Whether there is no record, and a secret that this policy has marked: the record was lost."""
+    if run.stored is None or run.stored.version > 0:
+        return False
+    there = run.seen(run.main)
+    return there is not None and there.policy == run.policy.name
 
 
 def must_wait(run: Run) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from rotator.errors import Failure, FenceLost, Mismatch, Permanent, RotatorError, Transient
+from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
 from rotator.journal import Past, Place, Record, Underway
-from rotator.keys import ApiKey
+from rotator.keys import ApiKey, Secret
 from rotator.policy import Destination
+from rotator.rotation import claiming
 from rotator.rotation.run import Run
 
 
@@ -41,6 +42,7 @@ def show(run: Run, key: ApiKey, to: Destination) -> None:
     def write() -> int:
         while True:
             before = run.seen(to)
+            claiming.refuse_others(run, before)
             try:
                 return vault.publish(to, key, at, before)
             except Mismatch:
@@ -106,6 +108,11 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     if previous is not None and previous.fingerprint != record.fingerprint(key.value):
         closed = closed.owing(previous.ref, "replaced", now + grace(run))
     places = ledger(run, key)
+    dropped = [
+        place for place in record.places if not any(place.same_place(other) for other in places)
+    ]
+    for place in dropped:
+        run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
     past = Past(
         at=underway.began,
         duration_s=round((now - underway.began).total_seconds(), 3),
@@ -120,6 +127,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     )
     return closed.change(
         underway=None,
+        others=tuple(held for held in closed.others if held.user_id in run.policy.users),
         places=places,
         failed=None,
         owner_reads=record.owner_reads or "owner reads" in run.done,
@@ -186,41 +194,45 @@ def lacking(run: Run) -> list[Destination]:
 
 
 def fill(run: Run) -> None:
-    """Writes the current key to the destinations that lack it, from one that shows it."""
+    """Writes the current key to the destinations that lack it, from one that shows it; none that does is drift."""
     run.done.add("fill")
-    record, missing = run.record, lacking(run)
-    shown = [to for to in run.policy.destinations if to not in missing]
-    source = next(
-        (there for to in shown if (there := run.seen(to)) and record.shows(there.value)), None
-    )
-    current = record.current
-    if source is None or source.value is None or current is None:
-        run.done.add("lost everywhere")
+    current, missing = run.record.current, lacking(run)
+    source = shown_somewhere(run)
+    if source is None or current is None:
+        run.done.add("drift")
         return
-    key = ApiKey(current.ref, source.value)
+    key = ApiKey(current.ref, source)
     run.world.vault.require([run.policy])
-    run.save(record)
-    for to in missing:
-        there = run.seen(to)
-        if there is not None and there.policy not in (None, run.policy.name):
-            run.give_back(run.record)
-            raise Permanent(
-                f"{there.at} is marked as policy {there.policy}'s", kind="policy.OthersSecret"
-            )
-        try:
+    run.save(run.record)
+    try:
+        for to in missing:
             if not run.covers(key.value, to):
                 show(run, key, to)
-        except Failure:
-            run.give_back(run.record)
-            raise
-    places = ledger(run, key)
+    except Failure:
+        run.note(run.record.change(places=ledger(run, key)))
+        raise  # the claim is given back where the failure is recorded
     now = run.now()
     later = [
-        d.model_copy(update={"due_at": max(d.due_at, now + grace(run))}) for d in record.retiring
+        d.model_copy(update={"due_at": max(d.due_at, now + grace(run))})
+        for d in run.record.retiring
     ]
-    run.give_back(run.record.change(places=places, retiring=tuple(later), failed=None))
+    run.give_back(run.record.change(places=ledger(run, key), retiring=tuple(later), failed=None))
     mark(run, key, now)
     run.outcome = run.outcome or "repaired"
+
+
+def shown_somewhere(run: Run) -> Secret | None:
+    """The current key's value, from any place that it was published at, in the policy or taken out of it."""
+    written = [
+        Destination(place.mount, place.path, place.field)
+        for place in run.record.places
+        if place.version
+    ]
+    for to in dict.fromkeys([*run.policy.destinations, *written]):
+        there = run.seen(to)
+        if there is not None and there.value is not None and run.record.shows(there.value):
+            return there.value
+    return None
 
 
 def ledger(run: Run, key: ApiKey) -> tuple[Place, ...]:

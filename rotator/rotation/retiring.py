@@ -79,7 +79,7 @@ def everything_now(run: Run) -> None:
     """`--grace 0s`: every debt is due, and with `users` the other user's published key too."""
     record = run.record
     now = run.now()
-    for other in record.others:
+    for other in record.others:  # with `users`: the other user's published key
         record = record.owing(other.ref, "replaced", now)
     due_now = tuple(
         debt.model_copy(update={"due_at": min(debt.due_at, now)}) for debt in record.retiring
@@ -98,6 +98,9 @@ def waiting(run: Run, debt: Debt, why: str) -> Record:
 
 def unfit(run: Run, current: Held) -> str | None:
     """Why nothing may be retired now: the second look. None if every destination shows a key that ECGrid accepts."""
+    run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
+    if run.staged is not None and run.staged.key is not None:
+        return "a key is staged that belongs to no rotation"
     for to in run.policy.destinations:
         there = run.look_again(to)
         if there is None or not run.record.shows(there.value):

@@ -16,11 +16,11 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 from rotator.ecgrid import Account, Urgency
-from rotator.errors import AnswerLost, FenceLost, Permanent, Transient
+from rotator.errors import AnswerLost, FenceLost, Gone, Transient
 from rotator.journal import Claim, Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
-from rotator.vault import Published, Staged, StaleRead, Stored, Vault
+from rotator.vault import At, Published, Staged, StaleRead, Stored, Vault
 
 T = TypeVar("T")
 
@@ -61,6 +61,8 @@ class World:
     timeout: float  # of one request to ECGrid
     together: Callable[[Sequence[Callable[[], Any]]], list[Any]]
     stopping: Callable[[], bool]
+    # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
+    hold: Callable[[], None] = lambda: None
 
 
 def side_by_side(pool: ThreadPoolExecutor) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
@@ -120,6 +122,7 @@ class Run:
     done: set[str] = field(default_factory=set)  # steps that this run takes only once
     issued_at: float = 0.0
     restarts: int = 0
+    restored: bool = False  # Vault was found to be restored from a backup
 
     def __post_init__(self) -> None:
         self.started = self.world.clock.boot()
@@ -182,10 +185,28 @@ class Run:
         """Reads what is recorded, and forgets what was seen before."""
         vault, name = self.world.vault, self.policy.name
         self._seen.clear()
-        self.stored = self.patiently(lambda: vault.record(name)) or Stored(Record.new(name), 0)
+        self.stored = self._record() or Stored(Record.new(name), 0)
         self.staged = None
         if self.record.underway is not None:
             self.staged = self.patiently(lambda: vault.staged(name))
+
+    def _record(self) -> Stored | None:
+        """The record; one that was deleted is not one that never was, and only `adopt` builds it anew."""
+        name = self.policy.name
+        try:
+            return self.patiently(lambda: self.world.vault.record(name))
+        except Gone as error:
+            gone = error
+        if self.order.what == "adopt":
+            self.warn(
+                "the record was deleted and is built anew: keys that were to be retired are forgotten"
+            )
+            return Stored(Record.new(name), gone.version)
+        raise Gone(
+            f"the record of {name} was deleted in Vault (version {gone.version}). Undelete that version, or, if it is "
+            f"lost, `rotator adopt {name}` builds it anew from the secret and ECGrid. Nothing was issued",
+            version=gone.version,
+        )
 
     def start_again(self) -> None:
         """After a lost fence: everything is read anew; a key that this run issued is not forgotten."""
@@ -216,8 +237,22 @@ class Run:
     def seen(self, to: Destination) -> Published | None:
         """What a destination shows, read once until something changes it."""
         if to not in self._seen:
-            self._seen[to] = self.patiently(lambda: self.world.vault.published(to))
+            self._seen[to] = self._published(to)
         return self._seen[to]
+
+    def _published(self, to: Destination) -> Published | None:
+        at, gone = At(to.mount, to.path), None
+        try:
+            return self.patiently(lambda: self.world.vault.published(to))
+        except Gone as error:
+            gone = error
+        if self.order.what == "adopt":
+            return Published.nothing(at, gone.version)
+        raise Gone(
+            f"the secret {at} was deleted in Vault (version {gone.version}). Undelete that version, or publish the "
+            f"present key there again by `rotator adopt {self.policy.name}`. Nothing was issued",
+            version=gone.version,
+        )
 
     def look_again(self, to: Destination) -> Published | None:
         """What a destination shows now."""
@@ -245,20 +280,24 @@ class Run:
                 trouble = error
             wait = max(trouble.retry_after or 0.0, pause * random.uniform(0.5, 1.0))
             if clock.boot() + wait > until:
-                self._restored(trouble)
+                if self._restored(trouble):
+                    continue
                 raise trouble
             self.world.report("rotation.retry", error=trouble.kind, wait_s=round(wait, 2))
             clock.sleep(wait)
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _restored(self, trouble: Transient) -> None:
+    def _restored(self, trouble: Transient) -> bool:
         """A read that stays stale to the end: Vault was restored from a backup if a check-and-set on it is accepted."""
-        if isinstance(trouble, StaleRead) and self.world.vault.accept_restored(trouble):
-            raise Permanent(
-                "Vault shows an older state than this process has written and accepts writes on it: it was restored "
-                "from a backup. Nothing was issued; the next run checks for drift first",
-                kind="vault.Restored",
-            )
+        if not isinstance(trouble, StaleRead) or not self.world.vault.accept_restored(trouble):
+            return False
+        self.restored = True
+        self.deadline = max(self.deadline, self.world.clock.boot() + self.world.deadline)
+        self.warn(
+            "Vault was restored from a backup: it shows older versions than were written, and drift is checked"
+        )
+        self.world.report("vault.restored", at=str(trouble.at))
+        return True
 
     def note(self, record: Record) -> None:
         """Changes the record in memory only; it is written with the next change that is."""
@@ -266,6 +305,7 @@ class Run:
 
     def save(self, record: Record) -> None:
         """Writes the record under this run's claim, which is thereby renewed; raises FenceLost."""
+        self.patiently(self.world.hold)
         began = self.world.clock.boot()
         until = self.now() + timedelta(seconds=self.world.claim_ttl)
         self._write(record.change(claim=Claim(holder=self.id, by=self.world.who, until=until)))

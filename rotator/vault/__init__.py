@@ -54,12 +54,10 @@ class Published:
     policy: str | None  # the policy that marked it, from the custom metadata
     _fields: dict[str, Any] = field(repr=False, default_factory=dict)
 
-    @property
-    def key(self) -> ApiKey | None:
-        """The published key, as far as the secret tells; its user may be unknown to an unmarked secret."""
-        if self.value is None or self.user_id is None:
-            return None
-        return ApiKey(KeyRef(self.key_id, self.user_id, self.visibility, self.created), self.value)
+    @classmethod
+    def nothing(cls, at: At, version: int) -> Published:
+        """A secret whose latest version was deleted: nothing, over which the next version may be written."""
+        return cls(at, version, None, None, None, None, None, None)
 
 
 class Vault:
