@@ -19,6 +19,7 @@ from rotator.keys import Issue
 from rotator.rotation import Result
 from rotator.vault import At
 
+ISSUING = ("ecgrid KeySet", "ecgrid CreateKey", "ecgrid GenerateKey")
 PATIENCE = 20_000  # turns after which a schedule counts as one that never ends
 
 
@@ -35,6 +36,9 @@ class Chances:
     end: float = 0.0
     freeze: float = 0.0
     lag: float = 0.0
+    late: float = (
+        0.0  # of issuing requests: the answer is lost, and the request lands a while later
+    )
 
 
 CALM = Chances()
@@ -83,6 +87,8 @@ class Interleaving:
         def gate(call: str) -> str:
             fate = self._pause(actor, call, 0.0)
             self._watch(actor, call)
+            if call in ISSUING and self.random.uniform(0, 100) < self.chances.late:
+                return "late"
             return fate
 
         process = self.scene.rotator(
@@ -214,7 +220,11 @@ def strays(scene: Scene, outcomes: list[str]) -> list[str]:
     record = scene.stored().record
     ours = {held.key_id for held in (record.current, *record.others) if held}
     live = {key_id for user_id in scene.policy.users for key_id in scene.live(user_id)}
-    return [] if live <= ours else [f"live keys {sorted(live)}, ours {ours} ({outcomes})"]
+    return (
+        []
+        if live <= ours | scene.landed
+        else [f"live keys {sorted(live)}, ours {ours} ({outcomes})"]
+    )
 
 
 def went_back(scene: Scene) -> list[str]:

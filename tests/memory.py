@@ -30,9 +30,9 @@ from rotator.sandbox.ecgrid.words import Ask, Credential, Refusal, ShownKey, Sho
 from rotator.vault import At, Document, StaleRead
 
 START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
-Gate = Callable[
-    [str], str
-]  # before a call: "go", "lose" (carried out, answer lost) or "fail" (not carried out)
+# Before a call: "go", "lose" (carried out, answer lost), "fail" (not carried out), or, for issuing calls, "late" (carried
+# out some time after the answer was lost).
+Gate = Callable[[str], str]
 
 
 def go(_call: str) -> str:
@@ -208,6 +208,7 @@ class Direct:
         gate: Gate = go,
     ) -> None:
         self.simulator, self.own, self.gate = simulator, own, gate
+        self.later: Callable[[Ask], None] = lambda _ask: None
         self._issue, self._verify = issue, verify
 
     def reserve(self, requests: int) -> None:
@@ -283,6 +284,9 @@ class Direct:
         if fate == "fail":
             raise lost("no answer", kind="ecgrid.Timeout")
         key = caller or self.own.value
+        if fate == "late":
+            self.later(Ask(call, args, Credential("api-key", key.reveal())))
+            raise lost("no answer", kind="ecgrid.Timeout")
         answer: Any = None
         refusal = None
         try:
@@ -328,7 +332,13 @@ def in_turn(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def account_of(
-    simulator: Simulator, own: Own, gate: Gate = go
+    simulator: Simulator, own: Own, gate: Gate = go, later: Callable[[Ask], None] | None = None
 ) -> Callable[[Issue, Verify, Urgency], Direct]:
-    """What `World.account` is, over the simulator itself."""
-    return lambda issue, verify, _urgency: Direct(simulator, own, issue, verify, gate=gate)
+    """What `World.account` is, over the simulator itself; `later` keeps the requests that land later."""
+
+    def account(issue: Issue, verify: Verify, _urgency: Urgency) -> Direct:
+        made = Direct(simulator, own, issue, verify, gate=gate)
+        made.later = later or made.later
+        return made
+
+    return account

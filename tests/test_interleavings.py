@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ KINDS = {
     "lost answers": Chances(fail=2, lose=4),
     "crashes": Chances(end=2),
     "frozen": Chances(freeze=4),
+    "late requests": Chances(late=40),
     "everything": Chances(fail=1.5, lose=2, end=1, freeze=2, lag=3),
 }
 
@@ -117,7 +118,9 @@ def test_all_schedules_to_a_depth_converge(
     for choices in itertools.product((0, 1), repeat=DEPTH):
         asked = itertools.count()
 
-        def choose(_count: int, chosen: tuple[int, ...] = choices, asked: Any = asked) -> int:
+        def choose(
+            _count: int, chosen: tuple[int, ...] = choices, asked: Iterator[int] = asked
+        ) -> int:
             number = next(asked) - first
             return chosen[number] if 0 <= number < DEPTH else number % 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from rotator.keys import Secret
 from rotator.policy import Policy, PolicyDefaults, load
 from rotator.rotation import Order, Result, Run, World, tend
 from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
+from rotator.sandbox.ecgrid.words import Ask, Refusal, ShownKey
 from rotator.vault import At, Published, Stored, Vault
 
 ADMIN, USER, OTHER = 5000, 5001, 5002
@@ -80,6 +82,8 @@ class Scene:
         self.first = self.simulator.add_key(USER)
         self.policy = policy_from(tmp_path, policy)
         self.asked: list[str] = []  # every request to ECGrid, by call
+        self.late: list[tuple[float, Ask]] = []
+        self.landed: set[int] = set()  # keys that were made by requests that landed late
 
     def rotator(
         self,
@@ -97,6 +101,7 @@ class Scene:
         def noting(call: str) -> str:
             if call.startswith("ecgrid "):
                 self.asked.append(call.removeprefix("ecgrid "))
+            self.land()
             return gate(call)
 
         kv = MemoryKV(self.store, self.time, noting)
@@ -108,7 +113,7 @@ class Scene:
 
         world = World(
             vault=Vault(kv, "secret", "rotator"),
-            account=account_of(self.simulator, key, noting),
+            account=account_of(self.simulator, key, noting, self.later),
             own_key=lambda: key.value,
             own_key_from=own_from,
             has_login=has_login,
@@ -167,6 +172,20 @@ class Scene:
     def pass_time(self, **length: float) -> None:
         """Lets time pass for everybody."""
         self.time.pass_by(timedelta(**length).total_seconds())
+        self.land()
+
+    def later(self, ask: Ask) -> None:
+        """Keeps a request that lands ten seconds from now."""
+        self.late.append((self.time.seconds + 10.0, ask))
+
+    def land(self) -> None:
+        """Carries out the late requests whose time has come."""
+        due = [ask for at, ask in self.late if at <= self.time.seconds]
+        self.late = [(at, ask) for at, ask in self.late if at > self.time.seconds]
+        for ask in due:
+            with suppress(Refusal):
+                answer = self.simulator.perform(ask)
+                self.landed |= {answer.key_id} if isinstance(answer, ShownKey) else set()
 
     def account(self) -> Direct:
         """A connection to ECGrid that no gate disturbs."""

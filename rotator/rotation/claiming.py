@@ -20,7 +20,7 @@ def claim(run: Run) -> None:
     kind = due.wanted(run)
     if kind is None:
         return
-    user_id, visibility = run.target()
+    user_id, visibility = run.target(kind)
     prepare(run)
     say_what_is_odd(run)
     by_itself = kind == "repair" or bool(run.record.failed)

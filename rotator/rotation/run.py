@@ -352,11 +352,13 @@ class Run:
 
     # which user's key
 
-    def target(self) -> tuple[int, Visibility]:
-        """The user and visibility whose key is rotated next: with `users`, the one that is not published."""
+    def target(self, kind: str = "rotate") -> tuple[int, Visibility]:
+        """The user and visibility whose key comes next: with `users`, the one that is not published; a repair stays."""
         users, current = self.policy.users, self.record.current
         if current is None or current.user_id not in users:
             return users[0], self.policy.visibility
+        if kind == "repair":
+            return current.user_id, current.visibility
         return users[(users.index(current.user_id) + 1) % len(users)], self.policy.visibility
 
 
