@@ -189,13 +189,19 @@ class _Clock:
 
 def quiet_end(scene: Scene) -> list[str]:
     """Lets clean ticks follow and names everything that is not as it must be."""
-    outcomes = []
+    results = []
     for _ in range(4):
         scene.pass_time(minutes=20)
-        outcomes.append(scene.rotator().tick().outcome)
-    outcomes.append(scene.rotator().repair().outcome)
+        results.append(scene.rotator().tick())
+    results.append(scene.rotator().repair())
     scene.pass_time(hours=13)
-    outcomes += [scene.rotator().tick().outcome for _ in range(2)]
+    results += [scene.rotator().tick() for _ in range(2)]
+    if any(result.error and result.error["kind"] == "rotation.IssueLimit" for result in results):
+        scene.pass_time(hours=25)  # three requests were lost: an alarm, and no more keys until the next day
+        results += [scene.rotator().tick(), scene.rotator().repair()]
+        scene.pass_time(hours=13)
+        results.append(scene.rotator().tick())
+    outcomes = [result.outcome for result in results]
     wrongs = []
     if scene.works() not in scene.policy.users:
         wrongs.append(f"the published key does not authenticate ({outcomes})")

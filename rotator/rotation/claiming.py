@@ -24,7 +24,7 @@ def claim(run: Run) -> None:
     prepare(run)
     say_what_is_odd(run)
     by_itself = kind == "repair" or bool(run.record.failed)
-    if kind != "adopt" and by_itself and run.order.what != "demand":
+    if kind == "rotate" and by_itself and run.order.what != "demand":
         refuse_above_limit(run)
     baseline = run.record.baseline(user_id, visibility)
     if baseline is None:

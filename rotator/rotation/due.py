@@ -142,7 +142,22 @@ def wanted(run: Run) -> Kind | None:
     if "rotated" in run.done:
         return None
     kind = kind_wanted(run.policy, run.record, run.order, run.now())
-    return "adopt" if kind == "rotate" and lost_its_record(run) else kind
+    if kind == "rotate" and lost_its_record(run):
+        return "adopt"
+    if (
+        kind is None
+        and run.order.what == "adopt"
+        and "adopted" not in run.done
+        and shows_nothing(run)
+    ):
+        return "adopt"
+    return kind
+
+
+def shows_nothing(run: Run) -> bool:
+    """Whether the first destination has no value: it was deleted, or taken out by hand."""
+    there = run.seen(run.main)
+    return there is None or there.value is None
 
 
 def lost_its_record(run: Run) -> bool:

@@ -36,16 +36,21 @@ def issue(run: Run) -> None:
         run.warn(f"the answer to the issuing request was lost ({answer.kind})")
         run.world.report("rotation.answer_lost", error=answer.kind)
         return
-    there = run.seen(run.main)
-    if run.record.shows(answer.value) or (there and there.value and there.value == answer.value):
+    if is_old(run, answer):
         raise Permanent(
-            "ECGrid answered with the key that is published already: nothing was rotated. On this account KeySet does "
+            "ECGrid answered with a key that was there already: nothing was rotated. On this account KeySet does "
             "not make a new key; use `issue: create-key`, or `issue: generate` (which ends the old key at once)",
             kind="ecgrid.NotReplaced",
         )
     run.clean, run.issued = False, True
     take(run, answer)
     run.world.report("rotation.issued", key_id=answer.ref.key_id)
+
+
+def is_old(run: Run, answer: ApiKey) -> bool:
+    """Whether the answer is a key that was there before: the published one, or one of the baseline."""
+    before = {known.fingerprint for known in run.rotation.baseline}
+    return run.covers(answer.value, run.main) or run.record.fingerprint(answer.value) in before
 
 
 def take(run: Run, key: ApiKey) -> None:

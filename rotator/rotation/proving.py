@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
-from rotator.journal import Record
+from rotator.journal import known_from
 from rotator.keys import Agreement, ApiKey, Issue, Seen
 from rotator.rotation.run import Run
 
@@ -183,10 +183,15 @@ def surely_wrong(run: Run, key: ApiKey) -> bool:
 
 
 def abandon(run: Run, key: ApiKey) -> None:
-    """Gives the staged key up as a stray; the next run starts over."""
-    record: Record = run.record.owing(key.ref, "stray", run.now()).change(underway=None)
+    """Gives the staged key up as a stray. The rotation starts over from looking: another request may have landed."""
+    known = known_from(run.record, [Seen(key.ref, key.value)])
+    underway = run.rotation.model_copy(
+        update={"baseline": (*run.rotation.baseline, *known), "refusals": 0}
+    )
+    record = run.record.owing(key.ref, "stray", run.now()).change(underway=underway)
+    run.fenced(run.world.timeout)
     run.world.vault.unstage(run.policy.name)
     run.save(record)
-    run.staged, run.key, run.clean = None, None, True
+    run.staged, run.key = None, None
     run.warn(f"key {key.ref.key_id} was given up: a stray, to be retired")
     run.world.report("rotation.abandoned", key_id=key.ref.key_id)

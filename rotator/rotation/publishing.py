@@ -92,6 +92,7 @@ def settle(run: Run) -> None:
     run.staged = None
     run.forget()
     run.done.discard("drift")
+    run.done.add("adopted")
     if "claimed" in run.done and underway.sent > 0:
         run.done.add("rotated")
     run.outcome = outcome(run, underway)
