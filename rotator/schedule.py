@@ -120,6 +120,7 @@ class Window:
     end: time
 
     def open_at(self, wall: datetime) -> bool:
+        """Whether a rotation may begin at that time of the wall clock."""
         now = wall.time()
         if self.start < self.end:
             return wall.weekday() in self.days and self.start <= now < self.end
@@ -160,7 +161,7 @@ class Schedule:
             return None
         if self.jitter:
             due += self._offset(name)
-        return self._allowed(due) if self.window or self.freezes else due
+        return self.allowed(due)
 
     def occurrences(self, after: datetime, until: datetime, name: str) -> Iterator[datetime]:
         """The due times up to `until`, each counted from the one before as if that had been met."""
@@ -168,6 +169,16 @@ class Schedule:
         while due is not None and due <= until:
             yield due
             due = self.next_due(due, name)
+
+    def allowed(self, at: datetime, *, in_window: bool = True) -> datetime:
+        """The first instant from `at` on that is out of every freeze and, unless that is lifted, in the window."""
+        while True:
+            if thaw := self._thaw(at):
+                at = thaw
+            elif in_window and self.window is not None and not self.open_at(at):
+                at = self._next_opening(self.window, at)
+            else:
+                return at
 
     def open_at(self, now: datetime) -> bool:
         """Whether the window allows a rotation to begin; true without one. Freezes are asked for separately."""
@@ -186,15 +197,6 @@ class Schedule:
     def _offset(self, name: str) -> timedelta:
         fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
         return timedelta(seconds=fraction * int(self.jitter.total_seconds()) >> 64)
-
-    def _allowed(self, due: datetime) -> datetime:
-        while True:
-            if thaw := self._thaw(due):
-                due = thaw
-            elif self.window is not None and not self.open_at(due):
-                due = self._next_opening(self.window, due)
-            else:
-                return due
 
     def _thaw(self, now: datetime) -> datetime | None:
         """The end of the freezes that cover this instant."""

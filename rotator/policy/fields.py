@@ -1,4 +1,7 @@
-"""One scalar at a time: text to value, or what is wrong with it in words that never quote it."""
+"""One scalar at a time: text to value, or what is wrong with it in words that never quote it.
+
+Every reader raises Unusable for a text that it cannot take.
+"""
 
 from __future__ import annotations
 
@@ -82,40 +85,47 @@ _VISIBILITY = choice(Visibility)
 
 
 def visibility(text: str) -> Visibility:
+    """Private, Shared or Public; Session is refused."""
     if text == "Session":
         raise Unusable("Session is refused: such a key dies with its session; use Private")
     return _VISIBILITY(text)
 
 
 def flag(text: str) -> bool:
+    """`true` or `false`, and none of YAML 1.1's other spellings."""
     if text not in ("true", "false"):
         raise Unusable("must be true or false, written so")
     return text == "true"
 
 
 def name(text: str) -> str:
+    """A policy's name, fit for a path in Vault and for a label."""
     if not re.fullmatch(NAME, text):
         raise Unusable("must be 1 to 63 of a-z, 0-9 and -, and not begin with -")
     return text
 
 
 def user_id(text: str) -> int:
+    """An ECGrid user id, from 1 to the largest 32-bit integer."""
     if not re.fullmatch(USER_ID, text) or int(text) > _MAX_USER_ID:
         raise Unusable("must be an ECGrid user id: digits only, no leading zero, such as 5001")
     return int(text)
 
 
 def one_line(text: str) -> str:
+    """Text of at most 200 characters, without line ends and other control characters."""
     if not _ONE_LINE.fullmatch(text) or text != text.strip():
         raise Unusable("must be one line of at most 200 characters, without white space around it")
     return text
 
 
 def length(text: str) -> timedelta:
+    """A length of time such as `90s` or `8w`; may be nothing."""
     return _scheduled(duration, text)
 
 
 def positive(text: str) -> timedelta:
+    """A length of time of at least a second."""
     found = length(text)
     if not found:
         raise Unusable("must be at least 1s")
@@ -123,6 +133,7 @@ def positive(text: str) -> timedelta:
 
 
 def cron(text: str) -> Cron:
+    """A cron expression of five fields."""
     return _scheduled(Cron.parse, text)
 
 
@@ -135,6 +146,7 @@ def _scheduled(read: Callable[[str], T], text: str) -> T:
 
 
 def zone(text: str) -> zoneinfo.ZoneInfo:
+    """A time zone by its IANA name."""
     if re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", text):
         try:
             return zoneinfo.ZoneInfo(text)
@@ -145,6 +157,7 @@ def zone(text: str) -> zoneinfo.ZoneInfo:
 
 
 def clock(text: str) -> time:
+    """A time of day, `HH:MM`."""
     match = re.fullmatch(CLOCK, text)
     if match is None:
         raise Unusable(
@@ -161,6 +174,7 @@ def weekday(text: str) -> int:
 
 
 def day(text: str) -> date:
+    """A day of the calendar, `YYYY-MM-DD`, from 1970 on."""
     found = date.min
     if re.fullmatch(DATE, text):
         with suppress(ValueError):  # no such day: refused below
@@ -171,6 +185,7 @@ def day(text: str) -> date:
 
 
 def mount(text: str) -> str:
+    """The path of a KV v2 mount; whether it is one is for Vault to say."""
     if not _is_path(text):
         raise Unusable(
             "must be the name of a KV v2 mount, without slashes around it, such as secret"
@@ -201,6 +216,7 @@ def _is_path(text: str) -> bool:
 
 
 def field(text: str) -> str:
+    """A field of the published secret that the rotator does not write itself."""
     if text in RESERVED_FIELDS:
         raise Unusable("is written by the rotator itself; choose another name")
     if not re.fullmatch(FIELD, text):
@@ -209,6 +225,7 @@ def field(text: str) -> str:
 
 
 def webhook(text: str) -> str:
+    """An http(s) address without credentials in it."""
     good = text.isascii() and text.isprintable() and " " not in text
     try:
         parts = urlsplit(text)
@@ -234,6 +251,7 @@ def near(text: str, known: Iterable[str]) -> str:
 
 
 def either(words: Sequence[str]) -> str:
+    """The words as a sentence has them: `a, b or c`."""
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 

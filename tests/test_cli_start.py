@@ -1,0 +1,221 @@
+"""The command line as a newcomer meets it: help, versions, completion, colours, usage errors, the sandbox, the demo."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Finished, Rotator, Started
+
+import rotator
+from rotator.cli import main
+
+HEAVY = ("apscheduler", "httpx", "hvac", "lxml", "pydantic", "requests", "rich", "yaml", "zeep")
+NOWHERE = "error: policies: does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES\n"
+USAGE = "Usage: rotator [OPTIONS] COMMAND [ARGS]...\nTry 'rotator --help' for help.\n\nError: "
+# What is typed in an empty directory, with nothing set; the exit code, stdout, stderr.
+TRANSCRIPTS = [
+    ("--version", 0, f"rotator {rotator.__version__}\n", ""),
+    ("nonsense", 2, "", f"{USAGE}No such command 'nonsense'.\n"),
+    ("--nonsense status", 2, "", f"{USAGE}No such option '--nonsense'.\n"),
+    ("validate", 2, "", NOWHERE),
+    ("status", 2, "", NOWHERE),
+    ("run --once", 2, "", NOWHERE),
+    ("rotate", 2, "", "error: say which policies: NAME..., or --all, or --tag TAG\n"),
+    ("adopt", 2, "", "error: say which policies to adopt: NAME...; --from OLD takes exactly one\n"),
+    ("run --shard 3/2", 2, "", "error: --shard '3/2': I/N, with I from 0 to N-1\n"),
+]
+
+
+class Shell:
+    """The command in an empty directory, with an environment that says nothing about Vault or ECGrid."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {
+            "PATH": os.defpath,
+            "HOME": os.environ["HOME"],
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(Path(rotator.__file__).parent.parent),
+        }
+        self.started: list[Started] = []
+
+    def start(self, *command: str, **environment: str) -> Started:
+        """Starts a program; it is ended with the test."""
+        where = self.directory / f"command-{len(self.started)}"
+        where.mkdir()
+        self.started.append(Started([*command], where, {**self.environment, **environment}))
+        return self.started[-1]
+
+    def __call__(self, *arguments: str, **environment: str) -> Finished:
+        """Runs `rotator` to its end."""
+        return self.start(*Rotator.program, *arguments, **environment).finish()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """What is still running when the test ends is killed."""
+    made = Shell(tmp_path)
+    yield made
+    for started in made.started:
+        started.kill()
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "stdout", "stderr"), TRANSCRIPTS, ids=[typed for typed, *_ in TRANSCRIPTS]
+)
+def test_what_is_typed_is_answered_so(
+    shell: Shell, typed: str, code: int, stdout: str, stderr: str
+) -> None:
+    """A newcomer's first lines: what is missing, and what to do about it."""
+    assert shell(*typed.split()) == Finished(code, stdout, stderr)
+
+
+def test_rotator_alone_and_with_help_lists_every_command(shell: Shell) -> None:
+    """In the order of a user's day; help goes to stdout, the reminder to stderr with exit 2."""
+    asked, bare = shell("--help"), shell()
+    assert (asked.code, asked.stderr) == (0, "")
+    assert (bare.code, bare.stdout, bare.stderr) == (2, "", asked.stdout)
+    listed = asked.stdout.partition("\nCommands:\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^  ([a-z]+)  +[A-Z]", listed, re.MULTILINE) == list(main.commands)
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_the_help_of_every_command_explains_every_option(shell: Shell, name: str) -> None:
+    """`-h` is as good as `--help`; no line is wider than a terminal."""
+    done = shell(name, "--help")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: rotator {name} [OPTIONS]")
+    assert shell(name, "-h") == done
+    options = done.stdout.partition("\nOptions:\n")[2].splitlines()
+    assert [line for line in options if not re.match(r"  (-\S.*?  +|   {10,})\S", line)] == []
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: Shell, kind: str) -> None:
+    """`eval "$(_ROTATOR_COMPLETE=bash_source rotator)"` is all that is needed."""
+    done = shell(_ROTATOR_COMPLETE=f"{kind}_source")
+    assert (done.code, done.stderr) == (0, "")
+    assert f"_ROTATOR_COMPLETE={kind}_complete" in done.stdout
+
+
+def test_completion_completes_a_command(shell: Shell) -> None:
+    """What the script asks for while somebody types `rotator hi<TAB>`."""
+    asked = {"_ROTATOR_COMPLETE": "bash_complete", "COMP_WORDS": "rotator hi", "COMP_CWORD": "1"}
+    assert shell(**asked).stdout == "plain,history\n"
+
+
+def test_help_and_version_cost_no_more_than_click(shell: Shell) -> None:
+    """None of the packages that take long to import is there afterwards."""
+    code = (
+        "import sys; from rotator.cli import main\n"
+        "for typed in ['--help'], ['--version'], *([name, '--help'] for name in main.commands):\n"
+        "    try: main(typed)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = shell.start(sys.executable, "-c", code).finish()
+    loaded = done.stdout.partition("loaded:")[2].split()
+    assert "click" in loaded, done.stderr
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def _at_a_terminal(command: Rotator, *arguments: str, **environment: str) -> str:
+    """What a command shows where stdout and stderr are a terminal."""
+    screen, side = pty.openpty()
+    with subprocess.Popen(
+        [*command.program, *arguments],
+        cwd=command.directory,
+        env={**command.environment, "TERM": "xterm-256color", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=side,
+        stderr=side,
+    ):
+        os.close(side)
+        shown = b""
+        while True:
+            try:
+                more = os.read(screen, 65536)
+            except OSError:  # the last writer has closed it
+                break
+            if not more:
+                break
+            shown += more
+    os.close(screen)
+    return shown.decode()
+
+
+COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
+def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_command: Rotator) -> None:
+    """In a pipe there is no escape code at all, whatever TERM says; lines are not wrapped there."""
+    rotator_command.policy(
+        "a-policy-with-a-long-name",
+        "{user_id: 5001, visibility: Private, schedule: manual, vault: {path: ecgrid/long}}",
+    )
+    assert COLOUR.search(_at_a_terminal(rotator_command, "status"))
+    plain = _at_a_terminal(rotator_command, "status", NO_COLOR="1")
+    assert "not-adopted" in plain
+    assert not COLOUR.search(plain)
+    piped = rotator_command("status", TERM="xterm-256color", COLUMNS="40")
+    assert (piped.code, "\x1b" in piped.stdout + piped.stderr) == (0, False)
+    assert [line.split()[:2] for line in piped.stdout.splitlines()[1:]] == [
+        ["a-policy-with-a-long-name", "not-adopted"]
+    ]
+
+
+def _told_by(started: Started, end: str) -> str:
+    """stdout, as soon as `end` is in it."""
+    for _ in range(1200):
+        if end in started.so_far()[0] or started.process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert end in started.so_far()[0], started.so_far()
+    return started.so_far()[0]
+
+
+def test_the_sandbox_can_be_used_from_another_shell_and_ends_without_a_trace(shell: Shell) -> None:
+    """Its exports are all that other commands need; Ctrl-C ends it with 0, its servers, and its files."""
+    sandbox = shell.start(*Rotator.program, "sandbox", TMPDIR=str(shell.directory))
+    exports = _told_by(sandbox, "Ctrl-C")
+    files = [Path(found) for found in re.findall(r"_FILE=(\S+)", exports)]
+    assert len(files) == 2
+    command = " ".join(Rotator.program)
+    script = f"{exports}\n{command} doctor && {command} run --once && {command} rotate --all"
+    used = shell.start("/bin/sh", "-c", script).finish()
+    assert used.code == 0, used
+    assert "2 adopted, 1 rotated" in used.stdout
+    assert used.stdout.endswith("3 rotated\n")
+    values = [file.read_text() for file in files]
+    assert [file.stat().st_mode & 0o077 for file in files] == [0, 0]
+    ended = sandbox.finish(send=signal.SIGINT)
+    assert (ended.code, ended.stderr) == (0, "")
+    shown = exports + used.stdout + used.stderr
+    assert [number for number, value in enumerate(values) if value in shown] == []
+    assert not any(file.exists() for file in files)
+    for host, port in re.findall(r"=http://([0-9.]+):([0-9]+)$", exports, re.MULTILINE):
+        with socket.socket() as probe:
+            assert probe.connect_ex((host, int(port))) != 0
+    assert list(shell.directory.glob("rotator-sandbox-*")) == []
+
+
+def test_the_demo_ends_well_and_proves_it(shell: Shell) -> None:
+    """Every old key is refused and every new one accepted; what to type next is said; nothing is left behind."""
+    done = shell("demo", TMPDIR=str(shell.directory))
+    assert (done.code, done.stderr) == (0, "")
+    rows = re.findall(r"^\S+ +(refused|accepted) +(refused|accepted) ", done.stdout, re.MULTILINE)
+    assert rows == [("refused", "accepted")] * 3
+    assert "What to type next" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert list(shell.directory.glob("rotator-sandbox-*")) == []
