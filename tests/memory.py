@@ -30,8 +30,8 @@ from rotator.sandbox.ecgrid.words import Ask, Credential, Refusal, ShownKey, Sho
 from rotator.vault import At, Document, StaleRead
 
 START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
-# Before a call: "go", "lose" (carried out, answer lost), "fail" (not carried out), or, for issuing calls, "late" (carried
-# out some time after the answer was lost).
+# Before a call: "go", "lose" (carried out, answer lost), "fail" (not carried out), or, for issuing calls, "late"
+# (carried out some time after the answer was lost).
 Gate = Callable[[str], str]
 
 
