@@ -197,7 +197,9 @@ def quiet_end(scene: Scene) -> list[str]:
     scene.pass_time(hours=13)
     results += [scene.rotator().tick() for _ in range(2)]
     if any(result.error and result.error["kind"] == "rotation.IssueLimit" for result in results):
-        scene.pass_time(hours=25)  # three requests were lost: an alarm, and no more keys until the next day
+        scene.pass_time(
+            hours=25
+        )  # three requests were lost: an alarm, and no more keys until the next day
         results += [scene.rotator().tick(), scene.rotator().repair()]
         scene.pass_time(hours=13)
         results.append(scene.rotator().tick())
