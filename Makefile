@@ -16,13 +16,21 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint lock clean help
+.PHONY: demo test test-crash test-leaks lint lock clean help
 
 demo: $(READY)  ## rotate sample policies for real, between a simulated ECGrid and a local OpenBao
 	$(VENV)/bin/rotator demo
 
 test: lint  ## lint, then every test
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-crash: $(READY)  ## every kill point, 20,000 random schedules, raft clusters that lose their head (half an hour)
+	ROTATOR_TEST_FULL=1 ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
+		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
+		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py
+
+test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the command says and writes
+	ROTATOR_TEST_FULL=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py
 
 lint: $(READY)  ## ruff (rules and format) and mypy --strict
 	$(VENV)/bin/ruff check .

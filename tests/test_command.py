@@ -357,3 +357,27 @@ def test_a_claim_of_another_rotator_is_busy(
     assert done.code == 3
     assert "elsewhere:1" in done.stdout
     assert rotator_command("run", "--once").code == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "login", "code", "says"),
+    [
+        ("api_key", {}, 2, "way back in"),
+        ("token", {}, 2, "this policy does not publish"),
+        ("api_key", {"ROTATOR_ECGRID__LOGIN": "admin"}, 0, "no errors"),
+    ],
+)
+def test_validate_refuses_an_own_key_without_a_way_back(
+    rotator_command: Rotator, field: str, login: dict[str, str], code: int, says: str
+) -> None:
+    """What can be seen offline: the own key is read from what a policy publishes."""
+    rotator_command.policy("own", POLICY)
+    password = f"{secrets.token_hex(8)}aA1!"
+    rotator_command.secrets.add(password)
+    if login:
+        login = {**login, "ROTATOR_ECGRID__PASSWORD": password}
+    mount = rotator_command.environment["ROTATOR_VAULT__MOUNT"]
+    del rotator_command.environment["ROTATOR_ECGRID__API_KEY"]
+    place = f"{mount}/ecgrid/edi#{field}"
+    done = rotator_command("validate", ROTATOR_ECGRID__API_KEY_VAULT=place, **login)
+    assert (done.code, says in done.stdout + done.stderr) == (code, True)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -17,6 +18,7 @@ from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
 from rotator.fleet import Fleet
 from rotator.policy import Policy, PolicyDefaults, load, warnings
+from rotator.rotation import own_key_problems
 from rotator.settings import Settings
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
@@ -65,11 +67,19 @@ def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
         mount=settings.vault.mount,
         state_path=settings.vault.state_path,
     )
-    return load(path or settings.policies, defaults)
+    policies = load(path or settings.policies, defaults)
+    own = settings.ecgrid
+    source = astuple(own.api_key_vault) if own.api_key_vault else None
+    problems = own_key_problems(policies, source, has_login=own.login is not None)
+    if problems:
+        raise BadInput(problems)
+    return policies
 
 
 @contextmanager
-def fleet_from(given: dict[str, str], *, ecgrid: bool = True) -> Iterator[Fleet]:
+def fleet_from(
+    given: dict[str, str], *, ecgrid: bool = True, serving: bool = False
+) -> Iterator[Fleet]:
     """Everything that is needed to act, checked as far as it can be without asking anybody."""
     settings = settings_from(given)
     policies = policies_from(settings)
@@ -81,7 +91,7 @@ def fleet_from(given: dict[str, str], *, ecgrid: bool = True) -> Iterator[Fleet]
     reporting.start_sentry(
         settings.sentry.dsn, settings.sentry.environment, settings.sentry.release
     )
-    with Fleet(settings, policies) as fleet:
+    with Fleet(settings, policies, serving=serving) as fleet:
         try:
             yield fleet
         finally:

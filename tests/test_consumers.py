@@ -1,0 +1,122 @@
+"""Consumers that read Vault only every so often and call ECGrid all the time: who is refused, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from worlds import POLICY, Scene
+
+STEP = 10  # minutes between two calls of a consumer
+ALTERNATING = POLICY.replace("user_id: 5001", "users: [5001, 5002]")
+
+
+class Consumer:
+    """Reads its key from Vault every so many minutes, and uses it at every step."""
+
+    def __init__(self, scene: Scene, reads_every: int) -> None:
+        self.scene, self.reads_every = scene, reads_every
+        self.value: str | None = None
+        self.age = 0
+        self.refused = 0
+        self.calls = 0
+
+    def step(self) -> None:
+        """One call to ECGrid, after a look into Vault if it is time."""
+        if self.value is None or self.age >= self.reads_every:
+            there = self.scene.published().value
+            assert there is not None
+            self.value, self.age = there.reveal(), 0
+        self.calls += 1
+        self.refused += self.scene.simulator.who(self.value) is None
+        self.age += STEP
+
+
+def live(scene: Scene, consumers: list[Consumer], days: float) -> int:
+    """Days of consumers' calls and of ticks every half hour; returns how often it rotated."""
+    rotated = 0
+    for minute in range(0, int(days * 24 * 60), STEP):
+        if minute % 30 == 0:
+            rotated += scene.rotator().tick().outcome == "rotated"
+        for consumer in consumers:
+            consumer.step()
+        scene.pass_time(minutes=STEP)
+    return rotated
+
+
+@pytest.mark.parametrize("reads_every", [5, 60, 6 * 60, 11 * 60])
+def test_nobody_is_refused_on_an_adding_account(tmp_path: Path, reads_every: int) -> None:
+    """Through five rotations, as long as a consumer reads more often than the grace is long."""
+    scene = Scene(tmp_path, POLICY.replace("30d", "2d"))
+    scene.rotator().tick()
+    consumer = Consumer(scene, reads_every)
+    assert live(scene, [consumer], 11) == 5
+    assert (consumer.refused, consumer.calls) == (0, 11 * 24 * 60 // STEP)
+    scene.pass_time(hours=13)
+    scene.rotator().tick()
+    assert len(scene.live()) == 1
+
+
+@pytest.mark.parametrize("reads_every", [5, 12 * 60, 47 * 60])
+def test_nobody_is_refused_with_two_users_on_a_replacing_account(
+    tmp_path: Path, reads_every: int
+) -> None:
+    """A key stays valid for a whole period after the next one is published, so even a lazy reader is in time."""
+    scene = Scene(tmp_path, ALTERNATING.replace("30d", "2d"), keyset="replace")
+    scene.rotator().tick()
+    consumer = Consumer(scene, reads_every)
+    assert live(scene, [consumer], 11) == 5
+    assert consumer.refused == 0
+
+
+def test_a_vault_outage_between_issue_and_publish_does_not_shorten_the_grace(
+    tmp_path: Path,
+) -> None:
+    """It is counted from the publishing."""
+    scene = Scene(tmp_path, POLICY.replace("30d", "2d"))
+    scene.rotator().tick()
+    consumer = Consumer(scene, 11 * 60)
+    live(scene, [consumer], 1.9)
+    scene.pass_time(hours=3)
+
+    def away(call: str) -> str:
+        return "fail" if call.startswith("vault") and scene.issued() else "go"
+
+    assert scene.rotator(away).tick().outcome == "failed"
+    for _ in range(6 * 6):
+        consumer.step()
+        scene.pass_time(minutes=STEP)
+    live(scene, [consumer], 2)
+    assert (consumer.refused, scene.issued()) == (0, 1)
+
+
+def test_one_user_on_a_replacing_account_is_refused_only_within_the_exposure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From ECGrid's commit of the new key until Vault shows it, and at no other moment."""
+    scene = Scene(tmp_path, keyset="replace")
+    scene.rotator().tick()
+    refused: list[tuple[str, float]] = []
+
+    def use(call: str) -> str:
+        value = scene.published().value
+        assert value is not None
+        if scene.simulator.who(value.reveal()) is None:
+            refused.append((call, scene.time.seconds))
+        scene.time.seconds += 0.02  # what a call takes
+        return "go"
+
+    for _ in range(5):
+        scene.rotator(use).rotate()
+        scene.pass_time(days=1)
+    between = {
+        "vault write rotator/staged/edi",
+        "ecgrid GetKey",
+        "ecgrid GetMe",
+        "vault write ecgrid/edi",
+    }
+    assert {call for call, _ in refused} == between
+    assert len(refused) == 5 * len(between)
+    with capsys.disabled():
+        longest = max(at for _, at in refused[:4]) - min(at for _, at in refused[:4]) + 0.02
+        print(f"\nexposure at 20 ms a call, in turn: {longest * 1000:.0f} ms")  # noqa: T201 - the figure is the point
