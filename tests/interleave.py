@@ -125,12 +125,17 @@ class Interleaving:
         return actor.fate
 
     def _watch(self, actor: Actor, call: str) -> None:
-        """The facts that must hold at the very moment of a call."""
+        """At the moment of a call that issues, shows or removes something, the claim is this process'.
+
+        Unless it was frozen after it had looked, at this very call: then only the check-and-sets are left.
+        """
+        frozen, actor.frozen = actor.frozen, False
+        if frozen or not call.startswith((*ISSUING, "ecgrid DeleteKey", "vault write ecgrid/")):
+            return
         record = self.scene.record()
-        if call.startswith("ecgrid KeySet"):
-            claim = record.claim if record else None
-            if (claim is None or claim.by != actor.name) and not actor.frozen:
-                self.wrongs.append(f"{actor.name} issues without the claim")
+        claim = record.claim if record else None
+        if claim is None or claim.by != actor.name or claim.until < self.scene.time.now():
+            self.wrongs.append(f"{actor.name}: {call} without the claim")
 
     def _lag(self) -> int:
         return 1 if self.random.uniform(0, 100) < self.chances.lag else 0

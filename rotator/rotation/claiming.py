@@ -80,8 +80,14 @@ def take_over(run: Run) -> None:
     underway = run.rotation
     run.clean = underway.sent == 0
     run.must_look = underway.sent > 0
-    staged = run.staged
-    if staged is not None and staged.key is not None and staged.run == underway.run:
+    staged, orphan = run.staged, run.orphan
+    if (
+        orphan is not None
+        and run.orphan_of == underway.run
+        and not run.record.owes(orphan.ref.key_id)
+    ):
+        run.key, run.issued, run.must_look, run.orphan = orphan, True, False, None
+    elif staged is not None and staged.key is not None and staged.run == underway.run:
         run.key, run.must_look = staged.key, False
     run.warn("finishes a rotation that was interrupted")
     run.world.report("rotation.recovered", run=underway.run, staged=run.key is not None)

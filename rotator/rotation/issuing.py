@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from rotator.errors import AnswerLost, Forbidden, NotFound, Permanent, Refused
+from rotator.errors import AnswerLost, Forbidden, NotFound, Permanent, Refused, Transient
 from rotator.journal import WATCH, known_from
 from rotator.keys import ApiKey, Issue, KeyRef, Seen
 from rotator.rotation.claiming import read_if_any, refuse_above_limit
+from rotator.rotation.proving import note_stray
 from rotator.rotation.run import Run, unknown_if_lost
 
 
@@ -152,11 +153,19 @@ def again(run: Run, unreadable: list[Seen]) -> None:
     That nothing is staged is proved by a check-and-set on the staged path; a read might have come from a standby. The
     first request may still land, so the published key is watched for a while.
     """
+    if run.staged is not None and run.staged.key is not None:
+        note_stray(run, run.staged.key)
     record, underway = run.record, run.rotation
     now = run.now()
     for seen in unreadable:
         record = record.owing(seen.ref, "stray", now)
         run.warn(f"key {seen.ref.key_id} was issued but cannot be read: a stray, to be retired")
+    if run.world.clock.boot() > run.deadline:
+        raise Transient(
+            "the answer to the issuing request was lost at every try, and no key was found by looking; the next run "
+            "looks again, then asks again",
+            kind="ecgrid.AnswerLost",
+        )
     if run.order.what != "demand":
         refuse_above_limit(run)
     name, over = run.policy.name, run.staged.version if run.staged else 0

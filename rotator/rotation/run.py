@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from rotator.ecgrid import Account, Urgency
 from rotator.errors import AnswerLost, FenceLost, Gone, Transient
-from rotator.journal import Claim, Record, Underway
+from rotator.journal import Claim, Failed, Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
 from rotator.vault import At, Published, Staged, StaleRead, Stored, Vault
@@ -116,6 +116,10 @@ class Run:
     must_look: bool = False  # an issuing request may have been carried out unseen
     clean: bool = True  # no issuing request of this rotation can have been carried out
     orphan: ApiKey | None = None  # issued by this run under a fence that it lost
+    orphan_of: str | None = None  # the rotation that it was issued for
+    unsure: bool = (
+        False  # the fence was lost: the claim counts again once a check-and-set has renewed it
+    )
     outcome: str | None = None
     versions: dict[tuple[str, str], int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -123,6 +127,7 @@ class Run:
     issued_at: float = 0.0
     restarts: int = 0
     restored: bool = False  # Vault was found to be restored from a backup
+    failing: Failed | None = None  # the failure that the record told of when this run came
 
     def __post_init__(self) -> None:
         self.started = self.world.clock.boot()
@@ -170,7 +175,8 @@ class Run:
     @property
     def mine(self) -> bool:
         """Whether this run holds the claim."""
-        return self.record.claim is not None and self.record.claim.holder == self.id
+        claim = self.record.claim
+        return not self.unsure and claim is not None and claim.holder == self.id
 
     @property
     def main(self) -> Destination:
@@ -186,6 +192,7 @@ class Run:
         vault, name = self.world.vault, self.policy.name
         self._seen.clear()
         self.stored = self._record() or Stored(Record.new(name), 0)
+        self.failing = self.failing or self.record.failed
         self.staged = None
         if self.record.underway is not None:
             self.staged = self.patiently(lambda: vault.staged(name))
@@ -212,6 +219,7 @@ class Run:
         """After a lost fence: everything is read anew; a key that this run issued is not forgotten."""
         if self.key is not None and self.issued and not self.published:
             self.orphan = self.key
+            self.orphan_of = self.record.underway.run if self.record.underway else None
         self.forget()
         self.restarts += 1
         if (
@@ -223,10 +231,10 @@ class Run:
                 "other runs, or other writers, keep changing the record; the next run goes on",
                 kind="rotation.Contended",
             )
-        self.world.clock.sleep(
-            min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-        )
+        pause = min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE)
+        self.world.clock.sleep(pause * random.uniform(0.5, 1.0))
         self.observe()
+        self.unsure = True
 
     def forget(self) -> None:
         """Puts the rotation that was open out of mind: it is settled, or another run's."""
@@ -309,7 +317,7 @@ class Run:
         began = self.world.clock.boot()
         until = self.now() + timedelta(seconds=self.world.claim_ttl)
         self._write(record.change(claim=Claim(holder=self.id, by=self.world.who, until=until)))
-        self.fence = began + self.world.claim_ttl
+        self.fence, self.unsure = began + self.world.claim_ttl, False
 
     def give_back(self, record: Record) -> None:
         """Writes the record and gives the claim back with it; raises FenceLost."""
