@@ -1,20 +1,27 @@
 """What runs after a rotation: commands and webhooks. They are given names and numbers, never a value.
 
-A hook runs at least once, on whichever machine rotated. One that fails is reported and changes nothing.
+A hook runs at least once, on whichever machine rotated. One that fails is tried again, then reported, and changes
+nothing.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rotator.policy import Exec, Policy, Webhook
 
-TIMEOUT = 60.0  # seconds, for each hook
+TIMEOUT = 30.0  # seconds, for each try
+PAUSES = (1.0, 5.0)  # seconds before each further try
 KEPT = (
     "PATH",
     "LANG",
@@ -25,8 +32,19 @@ KEPT = (
 )  # of the rotator's own environment
 
 
-def after_rotation(policy: Policy, key_id: int | None, published: dict[str, Any]) -> list[str]:
-    """Runs the policy's hooks in order and returns a warning for each that failed."""
+def after_rotation(
+    policy: Policy,
+    key_id: int | None,
+    published: dict[str, Any],
+    hurry: Callable[[], bool] = lambda: False,
+    *,
+    timeout: float = TIMEOUT,
+    pauses: tuple[float, ...] = PAUSES,
+) -> list[str]:
+    """Runs the policy's hooks in order and returns a warning for each that failed every time.
+
+    Each has three tries of `timeout` seconds; only one once `hurry()` says that the process is to stop.
+    """
     told = {
         "ROTATOR_POLICY": policy.name,
         "ROTATOR_KEY_ID": "" if key_id is None else str(key_id),
@@ -36,27 +54,45 @@ def after_rotation(policy: Policy, key_id: int | None, published: dict[str, Any]
     }
     warnings = []
     for number, hook in enumerate(policy.after, 1):
-        problem = _execute(hook, told) if isinstance(hook, Exec) else _post(hook, told)
-        if problem:
-            warnings.append(f"hook {number} ({type(hook).__name__.lower()}) failed: {problem}")
+        tries, problem = 1, _run(hook, told, timeout)
+        for pause in pauses:
+            if problem is None or hurry():
+                break
+            time.sleep(pause)
+            tries, problem = tries + 1, _run(hook, told, timeout)
+        if problem is not None:
+            kind = type(hook).__name__.lower()
+            times = "once" if tries == 1 else f"{tries} times"
+            warnings.append(f"hook {number} ({kind}) was tried {times} and failed: {problem}")
     return warnings
 
 
-def _execute(hook: Exec, told: dict[str, str]) -> str | None:
+def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | None:
+    return _execute(hook, told, timeout) if isinstance(hook, Exec) else _post(hook, told, timeout)
+
+
+def _execute(hook: Exec, told: dict[str, str], timeout: float) -> str | None:
+    """Runs a command; None if it ended well. At the timeout it ends with all that it has started."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             hook.argv,
             env={**kept, **told},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=TIMEOUT,
-            check=False,
+            start_new_session=True,
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        return type(error).__name__
-    return f"exit code {done.returncode}" if done.returncode else None
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return f"it could not be started ({type(error).__name__})"
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"no end within {timeout:.0f} s"
+    return f"exit code {code}" if code else None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -66,17 +102,19 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _post(hook: Webhook, told: dict[str, str]) -> str | None:
+def _post(hook: Webhook, told: dict[str, str], timeout: float) -> str | None:
+    """Posts the names and numbers as JSON; None if they were taken."""
     body = json.dumps(
         {name.removeprefix("ROTATOR_").lower(): value for name, value in told.items()}
     )
-    request = urllib.request.Request(  # noqa: S310 - http(s) only: the policy was checked
-        hook.url, body.encode(), {"Content-Type": "application/json"}, method="POST"
-    )
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT):
+        request = urllib.request.Request(  # noqa: S310 - http(s) only: the policy was checked
+            hook.url, body.encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout):
             return None
     except urllib.error.HTTPError as error:
+        error.close()
         return f"status {error.code}"
-    except (OSError, ValueError) as error:
-        return type(error).__name__
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"it could not be reached ({type(error).__name__})"

@@ -69,15 +69,18 @@ class Agreement(Enum):
 class Secret:
     """A secret value in memory, with no way to print it by accident.
 
-    Two secrets compare equal in constant time. There is no hash, no iteration, no length, no pickle.
+    Two secrets compare equal in constant time. There is no hash, no iteration, no length, no pickle. Whoever watches
+    secrets (`watch_secrets`) is told of each as it is made.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("__weakref__", "_value")
     _value: Callable[[], str]
 
     def __init__(self, value: str) -> None:
         # A closure, so that no dump of attributes or slots ever meets the text itself.
         object.__setattr__(self, "_value", lambda: value)
+        for watcher in _watchers:
+            watcher(self, value)
 
     @classmethod
     def clean(cls, text: str, source: str) -> Secret:
@@ -103,6 +106,10 @@ class Secret:
     def fingerprint(self, key: bytes) -> str:
         """HMAC-SHA256 of the value under `key`, in hex: fit for comparing, useless for guessing."""
         return hmac.new(key, self._value().encode(), hashlib.sha256).hexdigest()
+
+    def signature(self, message: bytes) -> str:
+        """HMAC-SHA256 of `message` under this value, in hex: proves who sent it."""
+        return hmac.new(self._value().encode(), message, hashlib.sha256).hexdigest()
 
     @property
     def masked(self) -> bool:
@@ -143,6 +150,14 @@ class Secret:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a Secret cannot be pickled or copied")
+
+
+_watchers: list[Callable[[Secret, str], None]] = []
+
+
+def watch_secrets(watcher: Callable[[Secret, str], None]) -> None:
+    """From here on `watcher` is told every new secret and its value; it must keep neither, and never raise."""
+    _watchers.append(watcher)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,20 @@ def status(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
+@click.option(
+    "--for", "span", metavar="DURATION", default="30d", help="How far ahead (default 30d)."
+)
+@click.option("--ics", is_flag=True, help="Print an iCalendar.")
+@as_json
+@click.pass_obj
+def plan(given: dict[str, str], /, **options: Any) -> None:
+    """The rotations ahead, with windows, freezes and jitter applied."""
+    from rotator.cli.plan import plan as look_ahead
+
+    look_ahead(given, **options)
+
+
+@main.command()
 @NAMES
 @click.option("--repair", is_flag=True, help="Finish interrupted rotations and heal drift.")
 @as_json

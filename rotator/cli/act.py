@@ -9,10 +9,21 @@ from typing import Any, NoReturn
 
 from rotator import reporting
 from rotator.cli import output
-from rotator.cli.common import BUSY, FAILED, OUT_OF_SYNC, Stop, bad_usage, choose, exits, fleet_from
+from rotator.cli.common import (
+    BUSY,
+    FAILED,
+    OUT_OF_SYNC,
+    Stop,
+    bad_usage,
+    choose,
+    exits,
+    fleet_from,
+    policies_from,
+)
 from rotator.errors import Failure
 from rotator.fleet import Fleet
 from rotator.policy import Policy
+from rotator.reporting.alarms import CheckIns, slug
 from rotator.rotation import Check, Order, Result
 from rotator.schedule import duration
 
@@ -51,14 +62,16 @@ def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) ->
     """`rotator run`, and `rotator run --once`."""
     with exits():
         part = _shard(shard)
-        with fleet_from(given) as fleet:
+        with fleet_from(given, serving=not once) as fleet:
             if not once:
                 from rotator.daemon import serve
 
-                serve(fleet, part)
+                serve(fleet, part, lambda: policies_from(fleet.settings))
                 return
             stop = Stop(fleet)
-            results = fleet.tick(part)
+            check_ins = CheckIns(slug("rotator-once", part), fleet.settings.sentry.cron)
+            with fleet.reports.ticking(check_ins):
+                results = fleet.tick(part)
             summary = output.summary_of(results)
             reporting.event("run.summary", **summary)
             _end(fleet, stop, results, json_, named=False)
@@ -173,5 +186,5 @@ def _end(
         code = FAILED
     elif named and any(result.outcome == "busy" for result in results):
         code = BUSY
-    complete = all(result.outcome != "unchanged" for result in results)
+    complete = not any(result.stopped for result in results)
     sys.exit(stop.code(code, complete=complete) if stop else code)

@@ -93,7 +93,7 @@ def _clock(fleet: Fleet) -> Finding:
 
 
 def _rights(fleet: Fleet, policy: Policy) -> Finding:
-    missing = fleet.vault.kv.missing(fleet.vault.needs(policy))
+    missing = fleet.vault.kv.missing(fleet.vault.rights(policy))
     if missing:
         lacks = "; ".join(
             f"{path}: {', '.join(sorted(what))}" for path, what in sorted(missing.items())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from rotator.cli import output
 from rotator.cli.common import FAILED, choose, exits, fleet_from, policies_from, settings_from
-from rotator.errors import BadInput, Failure
-from rotator.journal import Record
+from rotator.errors import BadInput, Failure, Problem
+from rotator.fleet.standing import row
 from rotator.policy import Policy, json_schema, warnings
-from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
+
+CRONJOB = timedelta(minutes=1)  # between two ticks, at the shortest
 
 
 def status(given: dict[str, str], *, names: tuple[str, ...], strict: bool, json_: bool) -> None:
@@ -63,61 +64,6 @@ def _print_status(rows: list[dict[str, Any]], now: datetime) -> None:
             )
 
 
-def row(policy: Policy, record: Record | Failure | None, now: datetime) -> dict[str, Any]:
-    """One policy of `status --json`."""
-    if isinstance(record, Failure):
-        failure = {
-            "at": None,
-            "phase": "observe",
-            "kind": record.kind,
-            "message": str(record),
-            "retry_at": None,
-        }
-        return _row(policy, None, now) | {"state": "failed", "last_failure": failure}
-    return _row(policy, record, now)
-
-
-def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]:
-    record = record or Record.new(policy.name)
-    current, failed = record.current, record.failed
-    due, age = due_since(policy, record), key_age(current, now)
-    failure = None
-    if failed is not None:
-        failure = {
-            "at": output.instant(failed.at),
-            "phase": failed.phase,
-            "kind": failed.kind,
-            "message": failed.message,
-            "retry_at": output.instant(failed.retry_at) if failed.retry_at else None,
-        }
-    return {
-        "policy": policy.name,
-        "user_id": current.user_id if current else policy.users[0],
-        "key_id": current.key_id if current else None,
-        "key_age_s": round(age.total_seconds()) if age is not None else None,
-        "max_age_s": round(policy.max_age.total_seconds()) if policy.max_age else None,
-        "last_rotated_at": output.instant(record.rotated_at) if record.rotated_at else None,
-        "next_due_at": output.instant(due) if due and policy.enabled else None,
-        "state": _state(policy, record, now),
-        "last_failure": failure,
-    }
-
-
-def _state(policy: Policy, record: Record, now: datetime) -> str:
-    """The one word for a policy, the most alarming first."""
-    if is_overdue(policy, record, now):
-        return "overdue"
-    if record.failed is not None:
-        return "failed"
-    if record.underway is not None:
-        return "rotating"
-    if not policy.enabled:
-        return "paused"
-    if not fits(policy, record):
-        return "not-adopted"
-    return "due" if is_due(policy, record, now) else "ok"
-
-
 def history(given: dict[str, str], *, name: str, json_: bool) -> None:
     """`rotator history`."""
     with exits(), fleet_from(given, ecgrid=False) as fleet:
@@ -165,7 +111,7 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
             settings = settings_from(given)
             told += [str(warning) for warning in settings.warnings]
             policies = policies_from(settings, Path(path) if path else None)
-            told += [str(warning) for warning in warnings(policies)]
+            told += [str(warning) for warning in (*warnings(policies), *too_quick(policies))]
         except BadInput as error:
             if not json_:
                 raise
@@ -184,6 +130,22 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
         for warning in told:
             out.print(f"warning: {warning}")
         out.print(f"{len(policies)} policies, no errors")
+
+
+def too_quick(policies: list[Policy]) -> list[Problem]:
+    """What only the daemon can meet: a CronJob ticks once a minute at the most, and keys are retired at ticks."""
+    found = []
+    for policy in policies:
+        gap, where = policy.schedule.longest_gap(), policy.where
+        if gap is not None and gap < CRONJOB:
+            what = "shorter than a minute: only the daemon meets it, a CronJob ticks less often"
+            found.append(Problem(f"{where}: schedule", what))
+        elif timedelta(0) < policy.grace < CRONJOB:
+            what = (
+                "shorter than a minute: with a CronJob the replaced key lives until its next tick"
+            )
+            found.append(Problem(f"{where}: grace", what))
+    return found
 
 
 def schema() -> None:

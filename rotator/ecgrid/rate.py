@@ -46,8 +46,13 @@ class Rate:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        waited: Callable[[float], None] | None = None,
     ) -> None:
-        """`per_second` None or 0: unlimited. `clock` counts seconds and never runs backwards."""
+        """`per_second` None or 0: unlimited. `clock` counts seconds and never runs backwards.
+
+        `waited` is told of each request, or several at once, how many seconds it waited to be granted.
+        """
+        self._waited = waited
         self._nominal = per_second or None
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
@@ -73,7 +78,8 @@ class Rate:
 
         Zero requests (already granted ones) wait only for the end of a pause that ECGrid asked for.
         """
-        until = None if within is None else self._clock() + within
+        began = self._clock()
+        until = None if within is None else began + within
         with self._lock:
             self._number += 1
             ticket = (-urgency, self._number)
@@ -82,6 +88,8 @@ class Rate:
             while True:
                 wait = self._try(ticket, requests)
                 if wait <= 0:
+                    if requests and self._waited is not None:
+                        self._waited(self._clock() - began)
                     return True
                 if until is not None and self._clock() + wait > until:
                     return False

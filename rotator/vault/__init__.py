@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from rotator.errors import AnswerLost, Failure, FenceLost, Mismatch, Permanent, Transient
@@ -21,6 +22,7 @@ __all__ = ["KV", "At", "Document", "Published", "Server", "Staged", "StaleRead",
 
 OUR_FIELDS = ("key_id", "user_id", "visibility", "created", "rotated_at")
 MANAGED_BY = "rotator"
+INDEX_SHARDS = 64  # few requests for an idle tick, small documents for a large fleet
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,13 @@ class Vault:
     def policies_with_records(self) -> list[str]:
         """The names of all policies that have a record below the state path."""
         return self.kv.names(At(self._mount, f"{self._state}/record"))
+
+    # the due index (see `rotator.vault.index`)
+
+    def index_at(self, policy: str) -> At:
+        """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
+        shard = int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
+        return At(self._mount, f"{self._state}/index/{shard:02d}")
 
     # the staged value
 
@@ -205,13 +214,33 @@ class Vault:
         """The capabilities that rotating this policy takes, by API path."""
         write = frozenset({"create", "read", "update"})
         record, staged = self.record_at(policy.name), self.staged_at(policy.name)
+        index = self.index_at(policy.name)
         needs = {
             f"{record.mount}/data/{record.path}": write,
+            f"{index.mount}/data/{index.path}": write,
             f"{staged.mount}/data/{staged.path}": write,
             f"{staged.mount}/metadata/{staged.path}": frozenset({"delete"}),
         }
         needs.update({f"{to.mount}/data/{to.path}": write for to in policy.destinations})
         return needs
+
+    def rights(self, policy: Policy) -> dict[str, frozenset[str]]:
+        """Every capability that the commands take for this policy, by API path.
+
+        Beyond `needs`: without it rotations go on, but some other thing fails (the mark on the secret, `adopt --from`,
+        records without a policy, whether versions expire, renewing the login).
+        """
+        record = self.record_at(policy.name)
+        rights = self.needs(policy) | {
+            f"{record.mount}/metadata/{self._state}/record/": frozenset({"list"}),
+            f"{record.mount}/metadata/{record.path}": frozenset({"read", "delete"}),
+            "auth/token/renew-self": frozenset({"update"}),
+        }
+        for at in (record, *self.places(policy)):
+            rights[f"{at.mount}/config"] = frozenset({"read"})
+        for to in policy.destinations:
+            rights[f"{to.mount}/metadata/{to.path}"] = frozenset({"read", "patch"})
+        return rights
 
     def require(self, policies: list[Policy]) -> None:
         """Raises Permanent (`vault.MissingCapability`) unless the login may do all that these policies take."""

@@ -100,6 +100,7 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         """Sends one request; `within` (seconds) and `changes` (is it a write?) may be given beside requests' own."""
         within = min(kwargs.pop("within", None) or CALL_TIMEOUT, CALL_TIMEOUT)
         changes = kwargs.pop("changes", method.lower() not in ("get", "list"))
+        kwargs.pop("wrap_ttl", None)  # of hvac's token calls: nobody here asks for a wrapped answer
         operation = f"{method.lower()} {_operation(url)}"
         started, outcome = time.monotonic(), "ok"
         try:

@@ -1,7 +1,9 @@
 """What the program says: log events with stable names, and Sentry events that we compose ourselves.
 
 stdout belongs to results; everything here goes to stderr. Libraries may not log at all: a new key is in a library's
-hands before this program can know it, so no scrubbing by value could catch it there.
+hands before this program can know it, so no scrubbing by value could catch it there. Whatever else is to leave the
+process as text (results, metrics, a status page, notifications) goes through `scrub`, or through a sink that
+`guard` watches.
 """
 
 from __future__ import annotations
@@ -14,6 +16,20 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rotator.keys import Secret
+from rotator.reporting.sinks import guard, on_catch, scrub, scrub_all, unguarded
+
+__all__ = [
+    "LEVELS",
+    "LOG",
+    "event",
+    "flush",
+    "guard",
+    "scrub",
+    "scrub_all",
+    "setup",
+    "silence_libraries",
+    "start_sentry",
+]
 
 LOG = logging.getLogger("rotator")
 SILENT = logging.CRITICAL + 1
@@ -25,7 +41,7 @@ SILENCED = (
     "httpx",
     "hvac",
     "requests",
-    "sentry_sdk.errors",
+    "sentry_sdk",
     "urllib3",
     "zeep",
 )
@@ -38,10 +54,25 @@ LEVELS = {
     "policy.warning": logging.WARNING,
     "settings.warning": logging.WARNING,
     "vault.clock_skew": logging.WARNING,
+    "leak.prevented": logging.ERROR,
     "run.summary": logging.INFO,
     "daemon.started": logging.INFO,
+    "daemon.listening": logging.INFO,
+    "daemon.notification_lost": logging.WARNING,
+    "daemon.ready": logging.INFO,
+    "daemon.reloaded": logging.INFO,
+    "daemon.reload_failed": logging.ERROR,
+    "daemon.site_failed": logging.ERROR,
     "daemon.stopping": logging.INFO,
+    "daemon.stopped": logging.INFO,
+    "daemon.stuck": logging.ERROR,
+    "daemon.textfile_failed": logging.ERROR,
     "daemon.tick_failed": logging.ERROR,
+    "daemon.turn_late": logging.WARNING,
+    "daemon.web_failed": logging.ERROR,
+    "fleet.breaker_closed": logging.WARNING,
+    "fleet.breaker_open": logging.ERROR,
+    "fleet.waiting": logging.WARNING,
 }
 
 
@@ -94,18 +125,21 @@ def _shown(value: object) -> str:
 
 def setup(level: str = "INFO", form: str = "auto", stream: TextIO | None = None) -> None:
     """Sends our events to `stream` (stderr) from that level on: `json`, `console`, or `auto` (by the terminal)."""
-    out = stream or sys.stderr
+    guard()
+    out = unguarded(stream or sys.stderr)
     handler = logging.StreamHandler(out)
     handler.setFormatter(_Lines(form == "json" or (form == "auto" and not out.isatty())))
     LOG.handlers[:] = [handler]
     LOG.setLevel(level)
     LOG.propagate = False
-    logging.raiseExceptions = False  # else a broken log call prints its arguments
     silence_libraries()
 
 
 def silence_libraries() -> None:
-    """Caps the libraries' loggers, and the children that they have made already."""
+    """Caps the libraries' loggers, and the children that they have made already.
+
+    That spares them the work; that nobody but us can speak, whoever sets a level later, is `guard`'s doing.
+    """
     for name in SILENCED:
         logging.getLogger(name).setLevel(SILENT)
     for name in list(logging.root.manager.loggerDict):
@@ -113,56 +147,40 @@ def silence_libraries() -> None:
             logging.getLogger(name).setLevel(SILENT)
 
 
+def _alarm(place: str) -> None:
+    event("leak.prevented", place=place)
+    _to_sentry(f"a secret was about to be shown in: {place}", ["rotator", "leak.prevented", place])
+
+
+on_catch(_alarm)
+
 # Sentry
 
 _sentry_lock = threading.Lock()
+_sentry_runs = threading.Event()
 
 
 def start_sentry(dsn: str | None, environment: str | None, release: str | None) -> None:
     """Starts Sentry with nothing collected by itself: no locals, source, breadcrumbs, argv, headers or tracing."""
     if not dsn:
         return
-    import sentry_sdk
+    from rotator.reporting import sentry
 
     with _sentry_lock:
-        sentry_sdk.init(
-            dsn=dsn,
-            environment=environment,
-            release=release,
-            default_integrations=False,
-            auto_enabling_integrations=False,
-            include_local_variables=False,
-            include_source_context=False,
-            max_breadcrumbs=0,
-            send_default_pii=False,
-            max_request_body_size="never",
-            trace_propagation_targets=[],
-            spotlight=False,
-            debug=False,
-            server_name="",
-        )
+        sentry.start(dsn, environment, release)
+        _sentry_runs.set()
 
 
-def failure_to_sentry(policy: str, phase: str, kind: str, message: str) -> None:
-    """One event per failed rotation, grouped by policy, phase and kind."""
-    if "sentry_sdk" not in sys.modules:
-        return
-    import sentry_sdk
+def _to_sentry(message: str, fingerprint: list[str], **tags: str) -> None:
+    if _sentry_runs.is_set():
+        from rotator.reporting import sentry
 
-    sentry_sdk.capture_event(
-        {
-            "message": f"rotation of {policy} failed in {phase}: {message}",
-            "level": "error",
-            "logger": "rotator",
-            "fingerprint": ["rotator", policy, phase, kind],
-            "tags": {"policy": policy, "phase": phase, "kind": kind},
-        }
-    )
+        sentry.send(message, fingerprint, tags)
 
 
 def flush(seconds: float = 5.0) -> None:
     """Waits until what was reported has been sent, at most so long."""
-    if "sentry_sdk" in sys.modules:
-        import sentry_sdk
+    if _sentry_runs.is_set():
+        from rotator.reporting import sentry
 
-        sentry_sdk.flush(seconds)
+        sentry.flush(seconds)

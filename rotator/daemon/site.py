@@ -1,0 +1,174 @@
+"""What the daemon shows of itself: the values behind health, metrics and status page, kept fresh by a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Self
+
+from rotator import reporting
+from rotator.ecgrid import Urgency
+from rotator.errors import BadInput, Failure, Problem, RotatorError
+from rotator.fleet import Fleet, in_shard
+from rotator.fleet.plan import ahead
+from rotator.keys import Issue, Verify
+from rotator.policy import Policy
+from rotator.reporting.standing import Standing
+from rotator.web import Health, Site, View, Window
+
+FRESH = 10.0  # seconds between two looks
+SHOWN_AHEAD = timedelta(days=30)
+PLANNED = 60  # rotations of one policy that the picture shows
+HUNG = 300.0  # seconds after which a turn that does not end has hung
+LATE = 60.0  # seconds without a turn that could look round
+ASKED = 300.0  # seconds for which an answer of ECGrid counts, and for which a question after readiness does
+
+
+class Pulse:
+    """When the daemon's turns came, as told by the daemon, and what was wrong with the last one."""
+
+    def __init__(self, boot: Callable[[], float]) -> None:
+        self._boot = boot
+        self._ended = self._well = boot()
+        self._trouble = "the first look round has not ended yet"
+        self.reload_trouble = ""
+
+    def ended(self, trouble: str = "") -> None:
+        """A turn has ended: well, or with that trouble."""
+        self._ended = self._boot()
+        self._trouble = trouble
+        if not trouble:
+            self._well = self._ended
+
+    @property
+    def fails_for(self) -> float:
+        """Seconds since a turn could look round."""
+        return self._boot() - self._well
+
+    @property
+    def alive(self) -> Health:
+        """Whether turns end at all."""
+        silent = self._boot() - self._ended
+        why = f"the last turn ended {silent:.0f} s ago: it hangs, restart the daemon and report it"
+        return Health("scheduler", silent < HUNG, "" if silent < HUNG else why)
+
+    @property
+    def well(self) -> Health:
+        """Whether turns can look round all policies, which takes Vault."""
+        return Health("vault", not self._trouble, self._trouble)
+
+    @property
+    def turning(self) -> Health:
+        """Whether they come as often as they should."""
+        silent = self._boot() - self._ended
+        why = "" if silent < LATE else f"the last turn ended {silent:.0f} s ago"
+        return Health("scheduler", silent < LATE, why)
+
+
+class Face:
+    """Serves the site of a daemon. A context manager; without an address it only keeps the alarms going."""
+
+    def __init__(self, fleet: Fleet, shard: tuple[int, int] | None, pulse: Pulse) -> None:
+        """Listens at once; raises BadInput if the address cannot be had."""
+        self._fleet, self._shard, self._pulse = fleet, shard, pulse
+        self._view = View(Standing(datetime.now(UTC)))
+        self._asked_at = float("-inf")
+        self._ecgrid_at, self._ecgrid = float("-inf"), Health("ecgrid", True)
+        self._over = threading.Event()
+        http, problem = fleet.settings.http, None
+        self.window: Window | None = None
+        if http.listen is not None:
+            site = Site(self.alive, self.ready, self._metrics, lambda: self._view)
+            token = None if http.is_open else http.token
+            try:
+                self.window = Window(site, http.listen.host, http.listen.port, token)
+            except OSError as error:
+                problem = error.strerror or type(error).__name__
+        if problem:
+            what = (
+                f"cannot be listened at ({problem}); give another address, or an empty one for none"
+            )
+            raise BadInput([Problem("ROTATOR_HTTP__LISTEN", what)])
+        if fleet.reports.metrics:
+            fleet.reports.metrics.vault_token_ttl(self._token_ttl)
+            fleet.reports.metrics.vault_clock_skew(fleet.server.clock.skew)
+        self._thread = threading.Thread(target=self._keep_fresh, name="site", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if self.window:
+            reporting.event("daemon.listening", port=self.window.port)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        if self.window:
+            self.window.close()
+        self._thread.join(FRESH)
+
+    # health
+
+    def alive(self) -> list[Health]:
+        """Whether the process is worth keeping."""
+        return [self._pulse.alive]
+
+    def ready(self) -> list[Health]:
+        """Whether it can rotate: policies, scheduler, Vault, ECGrid."""
+        self._asked_at = self._fleet.boot()
+        loaded = Health("policies", not self._pulse.reload_trouble, self._pulse.reload_trouble)
+        return [loaded, self._pulse.turning, self._pulse.well, self._ecgrid]
+
+    def _metrics(self) -> bytes:
+        metrics = self._fleet.reports.metrics
+        return metrics.page() if metrics else b""
+
+    # what is shown
+
+    def _keep_fresh(self) -> None:
+        while not self._over.is_set():
+            try:
+                self._look()
+            except RotatorError:
+                pass  # the turns tell what is wrong with Vault
+            except Exception as fault:  # noqa: BLE001 - the thread must go on; the text may quote anything
+                reporting.event("daemon.site_failed", error=type(fault).__name__)
+            self._over.wait(FRESH)
+
+    def _look(self) -> None:
+        mine = [
+            p for p in self._fleet.policies if self._shard is None or in_shard(p.name, self._shard)
+        ]
+        standing = self._fleet.standing(mine)
+        self._fleet.reports.leave_textfile()
+        owners = {policy.name: policy.owner for policy in mine if policy.owner}
+        self._view = View(standing, owners, self._ahead(mine, standing.at))
+        now = self._fleet.boot()
+        if now - self._asked_at < ASKED <= now - self._ecgrid_at:
+            self._ask_ecgrid(now)
+
+    def _ahead(self, policies: list[Policy], now: datetime) -> list[tuple[datetime, str]]:
+        planned = []
+        for policy, record in self._fleet.reports.board.known(policies):
+            if isinstance(record, Failure):
+                continue
+            rotations = ahead(policy, record, now, now + SHOWN_AHEAD)
+            planned += [(one.at, one.policy) for one in islice(rotations, PLANNED)]
+        return planned
+
+    def _ask_ecgrid(self, now: float) -> None:
+        """Asks for ECGrid's version, which needs no credential: while somebody wants to know, now and then."""
+        account = self._fleet.ecgrid.account(Issue.KEYSET, Verify.GET_KEY, Urgency.CHECK)
+        try:
+            account.version(FRESH)
+        except RotatorError as error:
+            self._ecgrid = Health("ecgrid", False, str(error))
+        else:
+            self._ecgrid_at, self._ecgrid = now, Health("ecgrid", True)
+
+    def _token_ttl(self) -> float:
+        try:
+            return self._fleet.server.login_left()
+        except RotatorError:
+            return 0.0

@@ -1,0 +1,37 @@
+"""Whether the policy files have changed: also by the symlink swap of a mounted ConfigMap."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from rotator.policy.document import files
+
+
+class Watched:
+    """The policy files as they were seen last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._picture()
+
+    def changed(self) -> bool:
+        """Whether anything is different from the last time that this was asked."""
+        before, self._seen = self._seen, self._picture()
+        return before != self._seen
+
+    def _picture(self) -> bytes:
+        """A digest of what a change cannot leave as it is: names, and the files behind them (links are followed)."""
+        digest = hashlib.sha256()
+        for file in files(self._path, []):
+            try:
+                at = os.stat(file)  # noqa: PTH116 - Path.stat is slower, and there may be thousands
+            except OSError:
+                continue
+            digest.update(
+                f"{file}\0{at.st_dev} {at.st_ino} {at.st_size} {at.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
+        return digest.digest()

@@ -1,0 +1,403 @@
+"""Many policies: who is due, how many at once, and what they share. One policy's failure never stops the others.
+
+`tick` is one look round with everything that comes of it; `turn` is a tick of the daemon, which does not wait for the
+work that it begins; `tend` carries out an order on demand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Self, TypeVar
+
+from rotator import reporting
+from rotator.errors import Failure, NotFound, Permanent, RotatorError, Transient
+from rotator.fleet.breaker import Breaker
+from rotator.fleet.crew import Crew, Task
+from rotator.fleet.reports import Reports
+from rotator.fleet.rounds import Found, Rounds
+from rotator.fleet.world import Surroundings
+from rotator.hooks import after_rotation
+from rotator.journal import Record
+from rotator.policy import Policy
+from rotator.reporting import runbook
+from rotator.reporting.standing import Standing
+from rotator.rotation import Check, Order, Result, Run, compare, tend, would
+from rotator.settings import Settings
+from rotator.vault import Stored
+
+T = TypeVar("T")
+
+CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
+TICK_DEADLINE = 3600.0  # seconds after which a tick begins nothing more
+TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN
+REPEAT = 900.0  # seconds in which one and the same failure of a policy is told once
+STUCK = 4  # times the claim's length after which a run cannot be at work any more
+ALL = "(all)"  # in place of a policy: what concerns every one
+ENDED = ("rotated", "repaired", "adopted")
+Progress = Callable[[str, str], None]  # policy, what it does now
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the daemon tells after a turn: how many policies there are, are worked on, and fail; and what is next."""
+
+    policies: int
+    running: int
+    failing: int
+    next: tuple[datetime, str] | None
+
+
+class Fleet:
+    """The policies of one process and everything they share. A context manager: closing logs out and disconnects."""
+
+    def __init__(
+        self, settings: Settings, policies: Iterable[Policy], *, serving: bool = False
+    ) -> None:
+        """`serving`: others will ask this process for its metrics."""
+        self.settings, self.policies = settings, list(policies)
+        self.progress: Progress | None = None  # is told each event of each policy
+        # Called whenever the work on a policy has ended.
+        self.done: Callable[[], None] = lambda: None
+        self.reports = Reports(settings, serving=serving)
+        self._around = Surroundings(settings, self.reports.metrics)
+        self.stopping = self._around.stopping
+        self.server, self.vault = self._around.server, self._around.vault
+        self.ecgrid, self.index = self._around.ecgrid, self._around.index
+        self.boot = self._around.clock.boot
+        self._rounds = Rounds(settings, self.vault, self.index, self.boot, self.reports)
+        self._breaker = Breaker(self.boot, self._breaker_says)
+        self._crew = Crew(settings.concurrency, self._carry_out, self._may_begin, self._ended)
+        self._issued: deque[float] = deque()  # when tasks that issue were begun, in this tick
+        self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
+        self._failing: set[str] = set()
+        self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Logs out of ECGrid and closes all connections."""
+        self._crew.close()
+        self._rounds.close()
+        self._around.close()
+        self.reports.close()
+
+    def load(self, policies: Iterable[Policy]) -> None:
+        """These are the policies from here on; what has begun under the old ones is finished under them."""
+        self.policies = list(policies)
+        self._crew.drop()
+
+    # what is done to many
+
+    def tend(self, policies: list[Policy], order: Order) -> list[Result]:
+        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others."""
+        tasks = [Task(policy, order, alone=self._rounds.is_own(policy)) for policy in policies]
+        results = self._work_off(tasks, lambda: False)
+        return [results[policy.name] for policy in policies]
+
+    def tick(self, shard: tuple[int, int] | None = None) -> list[Result]:
+        """One tick: recovers what was interrupted, rotates what is due, retires, and checks for drift in its turn.
+
+        Raises RotatorError if Vault cannot be asked at all, after the deadline if that is Transient.
+        """
+        mine = self._mine(shard)
+        self._issued.clear()
+
+        def look() -> Found:
+            self.vault_time()
+            return self._rounds.look(mine, len(mine))
+
+        found = self._patiently(look)
+        until = self.boot() + TICK_DEADLINE
+        results = {result.policy: result for result in found.results}
+        for result in found.results:
+            self._tell(result, again=True)
+        results |= self._work_off(found.tasks, lambda: self.boot() > until)
+        self.report_skew()
+        if self.settings.metrics.textfile:
+            self.standing(mine)
+        else:  # what was read is what may have changed
+            self.reports.stand(mine, self.vault.now())
+        return [results[policy.name] for policy in mine]
+
+    def turn(self, shard: tuple[int, int] | None = None) -> Turn:
+        """One turn of the daemon: a tick whose work goes on beside the following turns, so that nobody waits for it.
+
+        Raises RotatorError if Vault cannot be asked.
+        """
+        mine, at_work, now = self._mine(shard), self._crew.names(), self.boot()
+        while self._issued and now - self._issued[0] >= TURN:
+            self._issued.popleft()
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        left_alone = at_work | self._resting.keys()
+        self.vault_time()
+        idle = [policy for policy in mine if policy.name not in left_alone]
+        found = self._rounds.look(idle, len(mine))
+        for result in found.results:
+            self._tell(result, again=True)
+        self._crew.put(found.tasks)
+        self.server.refresh()
+        self.report_skew()
+        return Turn(len(mine), self._crew.running, len(self._failing), found.next)
+
+    def finish(self) -> None:
+        """Waits for what has begun; with `stopping` set, nothing that has issued nothing goes on."""
+        self._crew.finish()
+
+    def stuck(self) -> list[str]:
+        """The policies whose run claimed so long ago that it must hang."""
+        return self._around.claimed_longer_than(STUCK * self.settings.claim_ttl.total_seconds())
+
+    def _mine(self, shard: tuple[int, int] | None) -> list[Policy]:
+        return [policy for policy in self.policies if shard is None or in_shard(policy.name, shard)]
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Calls again while Vault is away, until the deadline."""
+        until = self.boot() + self.settings.deadline.total_seconds()
+        while True:
+            try:
+                return call()
+            except Transient as error:
+                if self.stopping.is_set() or self.boot() > until:
+                    raise
+                reporting.event("fleet.waiting", error=error.kind, message=str(error))
+            time.sleep(1.0)
+
+    def _work_off(self, tasks: list[Task], over: Callable[[], bool]) -> dict[str, Result]:
+        """Does these tasks, and tells the due index what came of it."""
+        self._crew.put(tasks)
+        left = {task.policy.name: self._not_begun(task) for task in self._crew.finish(over)}
+        for result in left.values():
+            self._tell(result)
+        done = [task for task in tasks if task.policy.name not in left]
+        if done and not self.stopping.is_set():
+            self._rounds.settle([task.policy for task in done])
+        return left | {task.policy.name: task.future.result() for task in done}
+
+    # one
+
+    def run_of(self, policy: Policy, order: Order) -> Run:
+        """A run over one policy, with this process' world around it."""
+
+        def report(event: str, /, **fields: object) -> None:
+            if self.progress:
+                self.progress(policy.name, event)
+            self.reports.event(policy.name, event, fields)
+            if event != "rotation.failed" or fields.get("phase") == "retire":  # else see _tell
+                reporting.event(event, **{"policy": policy.name, **_which(run), **fields})
+
+        run = Run(policy, order, self._around.world(policy, report))
+        return run
+
+    def _carry_out(self, task: Task) -> Result:
+        policy = task.policy
+        with self._around.at_work(policy):
+            run = self.run_of(policy, task.order)
+            result = tend(run)
+            self.reports.failed_before(policy.name, run.failing)
+            if result.outcome in ENDED and result.published:
+                published = result.published[0]
+                result.warnings += after_rotation(
+                    policy, result.key_id, published, self.stopping.is_set
+                )
+        if task.check and result.outcome == "unchanged" and not result.stopped:
+            result.outcome = "not-due"
+        result.warnings += task.warnings
+        if not task.check:
+            self._breaker.saw(result)
+        if result.outcome not in (*ENDED, "retired"):
+            self._resting[policy.name] = self.boot() + TURN
+        self._tell(result, run)
+        return result
+
+    def _ended(self) -> None:
+        self.done()
+
+    def _may_begin(self, task: Task) -> bool:
+        """Whether a task may begin now. What issues nothing by itself is only held back when the process is to stop."""
+        if self.stopping.is_set():
+            return False
+        if not task.issues:
+            return True
+        if self._limit_reached() or not self._breaker.allows():
+            return False
+        self._issued.append(self.boot())
+        return True
+
+    def _limit_reached(self) -> bool:
+        limit = self.settings.max_per_run
+        return limit is not None and len(self._issued) >= limit
+
+    def _not_begun(self, task: Task) -> Result:
+        """Why a task that was to be done was not."""
+        name, trouble = task.policy.name, self._breaker.why
+        if self.stopping.is_set():
+            return Result(name, "unchanged", stopped=True)
+        if task.issues and self._limit_reached():
+            text = "due, but ROTATOR_MAX_PER_RUN is reached: it waits for the next tick"
+            return Result(name, "not-due", warnings=[text])
+        kind = "rotation.TickDeadline"
+        text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
+        if task.issues and trouble is not None:
+            kind, text = "ecgrid.FailsForAll", trouble
+        elif not task.overdue:
+            return Result(name, "not-due", warnings=[text])
+        return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})
+
+    # telling
+
+    def _tell(self, result: Result, run: Run | None = None, *, again: bool = False) -> None:
+        """One line per outcome. What a daemon meets at every turn is not told each time.
+
+        `again`: a failure's back-off is not over, that is all.
+        """
+        phase, error = result.phase or "", result.error
+        which = _which(run) if run else {}
+        self.reports.result(result, which, again=again)
+        if error is None:
+            self._failing.discard(result.policy)
+            if result.outcome in ("not-due", "unchanged"):
+                return
+            if result.outcome != "busy":
+                self._told.pop(result.policy, None)
+            elif not self._is_news(result.policy, "busy"):
+                return
+            reporting.event(
+                "rotation.outcome",
+                policy=result.policy,
+                **which,
+                outcome=result.outcome,
+                key_id=result.key_id,
+                previous_key_id=result.previous_key_id,
+                duration_s=round(result.duration_s, 3),
+                busy=result.busy,
+                warnings=result.warnings,
+            )
+            return
+        self._failing.add(result.policy)
+        kind, message = error["kind"], error["message"]
+        if self._is_news(result.policy, f"{phase} {kind}"):
+            reporting.event(
+                "rotation.failed",
+                policy=result.policy,
+                **{**which, "phase": phase},
+                error=kind,
+                message=message,
+                warnings=result.warnings,
+                runbook=runbook.link(kind),
+            )
+
+    def _is_news(self, policy: str, trouble: str) -> bool:
+        """Whether that is another trouble than the one before, or was told long ago."""
+        told, at = self._told.get(policy, ("", 0.0))
+        if told == trouble and self.boot() - at < REPEAT:
+            return False
+        self._told[policy] = (trouble, self.boot())
+        return True
+
+    def _breaker_says(self, event: str, message: str) -> None:
+        reporting.event(event, message=message)
+        if self._breaker.why is None:
+            self.reports.alarms.works(ALL)
+        else:
+            self.reports.alarms.failed(ALL, "issue", "ecgrid.FailsForAll", message)
+
+    def report_skew(self) -> None:
+        """Says so if Vault's clock and ours differ by over five minutes."""
+        skew = self.server.clock.skew()
+        if abs(skew) > CLOCK_SKEW and self._is_news("", "clock"):
+            reporting.event(
+                "vault.clock_skew",
+                message=f"Vault's clock and this machine's differ by {timedelta(seconds=round(abs(skew)))}; "
+                "Vault's counts for due times, this one's for TLS: set it right",
+            )
+
+    # what only looks
+
+    def dry_run(self, policies: list[Policy], order: Order) -> list[Result]:
+        """What `tend` would do now; writes nothing anywhere."""
+        results = []
+        for policy in policies:
+            try:
+                results.append(would(self.run_of(policy, order)))
+            except RotatorError as error:
+                told = {"kind": error.kind, "message": str(error)}
+                results.append(Result(policy.name, "failed", phase="observe", error=told))
+        return results
+
+    def check(self, policies: list[Policy]) -> dict[str, Check | Failure]:
+        """Compares ECGrid with Vault for each policy, changing nothing; a side that cannot be read is a Failure."""
+
+        def one(policy: Policy) -> Check | Failure:
+            try:
+                return compare(self.run_of(policy, Order("repair")))
+            except Failure as error:
+                return error
+
+        with ThreadPoolExecutor(self.settings.concurrency, "check") as pool:
+            return dict(zip([p.name for p in policies], pool.map(one, policies), strict=True))
+
+    def vault_time(self) -> datetime:
+        """Vault's time, from an answer of Vault: asked for if there was none yet."""
+        self.server.login_left()
+        return self.vault.now()
+
+    def records(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
+        """The record of each policy; None where there is none yet, an error where it could not be read."""
+        answers = self._rounds.read(policies)
+        return {
+            policy.name: answer.record if isinstance(answer, Stored) else answer
+            for policy, answer in zip(policies, answers, strict=True)
+        }
+
+    def standing(self, policies: list[Policy]) -> Standing:
+        """How these policies stand: from what was read before, as far as that is still true."""
+        self._rounds.read(self.reports.board.unknown(policies))
+        return self.reports.stand(policies, self.vault.now())
+
+    def without_policy(self) -> list[str]:
+        """Records below the state path that no policy names: another rotator may own them."""
+        named = {policy.name for policy in self.policies}
+        try:
+            return sorted(name for name in self.vault.policies_with_records() if name not in named)
+        except NotFound:
+            return []
+
+    def take_over_record(self, policy: Policy, old: str) -> None:
+        """Makes the record of a renamed policy this one's; raises Failure if that cannot be done safely.
+
+        The new record is written first, where none may be, and only then the old one is destroyed.
+        """
+        there = self.vault.record(old)
+        if there is None or there.record.underway is not None or there.record.claim is not None:
+            raise Permanent(
+                f"policy {old} has no record to take over, or a rotation of it is open: see `rotator check`",
+                kind="policy.NoRecord",
+            )
+        self.vault.save(there.record.change(policy=policy.name), 0)
+        self.vault.kv.destroy(self.vault.record_at(old))
+        current, now = there.record.current, self.vault.now()
+        if current is not None:
+            for to in policy.destinations:
+                self.vault.mark(to, policy.name, current.ref, now)
+
+
+def _which(run: Run) -> dict[str, object]:
+    """Which run it is, for every report of it: its id, the how-manieth in a row that may fail, where it is."""
+    attempt = run.failing.attempts + 1 if run.failing else 1
+    return {"run": run.id, "attempt": attempt, "phase": run.phase}
+
+
+def in_shard(name: str, shard: tuple[int, int]) -> bool:
+    """Whether a policy belongs to shard I of N, by a hash of its name that is the same everywhere."""
+    index, count = shard
+    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") % count == index

@@ -1,0 +1,120 @@
+"""Who is at work on what: so many policies at once, each by one thread at a time, the most urgent next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from rotator.policy import Policy
+from rotator.rotation import Order, Result
+
+CHECKERS = 2  # drift checks at once, beside the rotations, so that neither holds up the other
+
+
+@dataclass
+class Task:
+    """An order for one policy; `future` has its result once it is done.
+
+    `issues`: it begins with a new key by itself, so it may be held back. `alone`: nothing else runs beside it.
+    """
+
+    policy: Policy
+    order: Order
+    urgency: tuple[int, float] = (0, 0.0)
+    issues: bool = False
+    overdue: bool = False
+    check: bool = False
+    alone: bool = False
+    warnings: tuple[str, ...] = ()
+    future: Future[Result] = field(default_factory=Future)
+
+
+class Crew:
+    """The threads of a fleet. `may_begin` is asked under the lock, as the last thing before a task is begun."""
+
+    def __init__(
+        self,
+        size: int,
+        carry_out: Callable[[Task], Result],
+        may_begin: Callable[[Task], bool],
+        done: Callable[[], None],
+    ) -> None:
+        """`carry_out` does a task, in one of the threads; `done` is called whenever one has ended."""
+        self._size, self._carry_out, self._may_begin, self._done = size, carry_out, may_begin, done
+        self._pool = ThreadPoolExecutor(size + CHECKERS, "rotation")
+        self._changed = threading.Condition()
+        self._pending: list[Task] = []
+        self._running: dict[str, Task] = {}
+
+    @property
+    def running(self) -> int:
+        """How many policies are worked on now."""
+        return len(self._running)
+
+    def names(self) -> set[str]:
+        """The policies that are worked on, or will be."""
+        with self._changed:
+            return {*self._running, *(task.policy.name for task in self._pending)}
+
+    def put(self, tasks: Iterable[Task]) -> None:
+        """Adds tasks for policies that have none; those that may begin do so, the most urgent first."""
+        with self._changed:
+            busy = {*self._running, *(task.policy.name for task in self._pending)}
+            self._pending += [task for task in tasks if task.policy.name not in busy]
+            self._pending.sort(key=lambda task: (not task.alone, task.urgency))
+            self._fill()
+
+    def _fill(self) -> None:
+        for task in list(self._pending):
+            if len(self._running) == self._size + CHECKERS:
+                return
+            if any(running.alone for running in self._running.values()):
+                return
+            if task.alone and self._running:
+                return
+            if self._has_room(task) and self._may_begin(task):
+                self._pending.remove(task)
+                self._running[task.policy.name] = task
+                self._pool.submit(self._do, task)
+
+    def _has_room(self, task: Task) -> bool:
+        same = sum(running.check == task.check for running in self._running.values())
+        return same < (CHECKERS if task.check else self._size)
+
+    def _do(self, task: Task) -> None:
+        try:
+            task.future.set_result(self._carry_out(task))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the result shall see it
+            task.future.set_exception(error)
+        with self._changed:
+            del self._running[task.policy.name]
+            self._fill()
+            self._changed.notify_all()
+        self._done()
+
+    def drop(self) -> list[Task]:
+        """Takes back what has not begun."""
+        with self._changed:
+            dropped, self._pending = self._pending, []
+            return dropped
+
+    def finish(self, over: Callable[[], bool] = lambda: False) -> list[Task]:
+        """Waits until nothing runs that could be waited for; returns what has not begun, and was not to.
+
+        Once `over()` says so nothing more is begun.
+        """
+        left: list[Task] = []
+        with self._changed:
+            while self._running:
+                if over():
+                    left, self._pending = [*left, *self._pending], []
+                self._changed.wait(0.5)
+            left, self._pending = [*left, *self._pending], []
+        return left
+
+    def close(self) -> None:
+        """Begins nothing more; what runs goes on."""
+        self.drop()
+        self._pool.shutdown(wait=False)

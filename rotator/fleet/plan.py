@@ -1,0 +1,89 @@
+"""The rotations ahead: what the schedules ask for, with jitter, windows and freezes applied, as if each were met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice, takewhile
+from typing import Literal
+
+from rotator.fleet.survey import may_begin
+from rotator.journal import Record
+from rotator.policy import Policy
+from rotator.rotation.due import due_since, fits, is_overdue
+
+MOST = 1000  # rotations of one policy that a plan shows
+
+Why = Literal["first", "scheduled", "late", "overdue", "retry"]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A rotation that is to come, at `at` at the earliest, and why then.
+
+    `first`: the policy is new, and begins with a rotation. `late`: its time has passed, so it begins now, or as soon
+    as window and freeze let it; `overdue`: the same beyond `max_age`. `retry`: the last failure's back-off ends then.
+    """
+
+    policy: str
+    user_id: int
+    at: datetime
+    why: Why
+
+
+def ahead(policy: Policy, record: Record | None, now: datetime, until: datetime) -> list[Ahead]:
+    """The rotations of one policy from now up to `until`, MOST of them at most. One that is paused has none.
+
+    A policy that was never adopted counts as adopted now, unless its `first` is rotate.
+    """
+    if not policy.enabled:
+        return []
+    known = record or Record.new(policy.name)
+    instants = takewhile(lambda one: one[0] <= until, _instants(policy, known, now))
+    start = known.current.user_id if known.current and fits(policy, known) else None
+    return [
+        Ahead(policy.name, _user(policy, start, turn), at, why)
+        for turn, (at, why) in enumerate(islice(instants, MOST))
+    ]
+
+
+def _user(policy: Policy, published: int | None, turn: int) -> int:
+    """Whose key the rotation `turn` (from 0) issues: with several users they take turns."""
+    users = policy.users
+    first = (
+        0
+        if published is None and policy.first == "rotate"
+        else users.index(published or users[0]) + 1
+    )
+    return users[(first + turn) % len(users)]
+
+
+def _instants(policy: Policy, record: Record, now: datetime) -> Iterator[tuple[datetime, Why]]:
+    """Every instant at which the policy rotates, each counted from the one before."""
+    schedule, last = policy.schedule, now
+    if fits(policy, record):
+        first = _next(policy, record, now)
+        if first is None:
+            return
+        yield first
+        last = first[0]
+    elif policy.first == "rotate":
+        yield now, "first"
+    while (due := schedule.next_due(last, policy.name)) is not None:
+        yield due, "scheduled"
+        last = due
+
+
+def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why] | None:
+    """When the policy rotates next, given its record, and why then; None if it is manual."""
+    due = due_since(policy, record)
+    if due is None:
+        return None
+    if due > now:
+        return due, "scheduled"
+    waits = record.waits_until(policy.digest, now)
+    if waits is not None:  # without a time it waits for a person, who may come at any moment
+        return may_begin(policy, record, waits.retry_at or now), "retry"
+    why: Why = "overdue" if is_overdue(policy, record, now) else "late"
+    return may_begin(policy, record, now), why

@@ -1,0 +1,161 @@
+"""Where what happens to policies is told: metrics, alarms to Sentry and to the webhook, check-ins.
+
+The log is not here: events go to `reporting.event` where they happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rotator import reporting
+from rotator.errors import Failure, RotatorError
+from rotator.fleet.standing import Answer, Board, row
+from rotator.journal import Failed
+from rotator.policy import Policy
+from rotator.reporting.alarms import Alarms, CheckIns, to_sentry
+from rotator.reporting.notify import Notifier
+from rotator.reporting.sinks import on_catch
+from rotator.reporting.standing import Standing
+from rotator.rotation import Result
+from rotator.settings import Settings
+from rotator.vault import Stored
+
+if TYPE_CHECKING:  # a fifth of a second that only those who serve or keep metrics pay
+    from rotator.reporting.metrics import Metrics
+
+TURNS = "(turns)"  # in place of a policy: looking round all of them
+LAST_TRIES = 10.0  # seconds that a process which ends gives its notifications
+ENDED = ("rotated", "repaired", "adopted")
+Observer = Callable[[str, str, float], None]
+
+
+class Reports:
+    """The reports of one process."""
+
+    def __init__(self, settings: Settings, *, serving: bool) -> None:
+        """`serving`: others will ask for the metrics. Without it they are kept only for a textfile."""
+        self._serving, self._textfile = serving, settings.metrics.textfile
+        self.metrics: Metrics | None = None
+        if serving or self._textfile:
+            from rotator.reporting.metrics import Metrics
+
+            self.metrics = Metrics()
+            on_catch(self.metrics.leak_prevented)
+        self.board = Board()
+        self._not_retired: dict[
+            str, tuple[str, str]
+        ] = {}  # by policy: the kind of error, the message
+        tells = [to_sentry]
+        webhook = settings.notify.webhook
+        self._notifier = None
+        if webhook is not None:
+            self._notifier = Notifier(webhook, settings.notify.secret, self._notified)
+            tells.append(self._notifier.tell)
+        self.alarms = Alarms(*tells)
+
+    def _notified(self, delivered: bool, why: str) -> None:
+        if self.metrics:
+            self.metrics.notified(delivered)
+        if not delivered:
+            reporting.event(
+                "daemon.notification_lost", message=f"the webhook did not take it: {why}"
+            )
+
+    # what happens
+
+    def event(self, policy: str, name: str, fields: Mapping[str, object]) -> None:
+        """An event of a rotation."""
+        if self.metrics:
+            self.metrics.event(name, policy, fields)
+        if name == "rotation.failed" and fields.get("phase") == "retire":
+            self._not_retired[policy] = (str(fields["error"]), str(fields["message"]))
+
+    def saw(self, policy: str, answer: Answer) -> None:
+        """A record was read."""
+        self.board.saw(policy, answer)
+        self.failed_before(policy, answer.record.failed if isinstance(answer, Stored) else None)
+
+    def failed_before(self, policy: str, failed: Failed | None) -> None:
+        """What a policy's record tells of its last failure, whoever met it."""
+        if failed is not None:
+            self.alarms.failed_before(policy, failed.phase, failed.kind)
+
+    def result(self, result: Result, run: Mapping[str, object], *, again: bool = False) -> None:
+        """What came of a policy; `run` tells which run it was. `again`: only its back-off was found not to be over."""
+        if again:
+            return
+        name, error = result.policy, result.error
+        kind = error["kind"] if error else None
+        if self.metrics:
+            self.metrics.outcome(name, result.outcome, result.duration_s, result.phase, kind)
+        if result.outcome in ENDED:
+            self.alarms.works(name)
+        elif result.outcome == "retired":
+            self.alarms.works(name, "retire")
+        about = {
+            **run,
+            "user_id": result.user_id,
+            "key_id": result.key_id,
+            "duration_s": round(result.duration_s, 3),
+        }
+        debt = self._not_retired.pop(name, None)
+        if error:
+            self.alarms.failed(name, result.phase or "", error["kind"], error["message"], about)
+        elif result.failed_retiring and debt:
+            self.alarms.failed(name, "retire", *debt, about)
+
+    @contextmanager
+    def ticking(self, check_ins: CheckIns) -> Iterator[None]:
+        """Around a look round all policies, which has failed if it raises."""
+        check_ins.begin()
+        well = False
+        try:
+            with self.metrics.tick() if self.metrics else nullcontext():
+                yield
+            well = True
+            if not self._serving:
+                self.alarms.works(TURNS)
+                self.leave_textfile()
+        except RotatorError as error:
+            if not self._serving:  # a daemon's next turn may be better, and it counts them
+                self.alarms.failed(TURNS, "observe", error.kind, str(error))
+            raise
+        finally:
+            check_ins.end(well=well)
+
+    # how it stands
+
+    def stand(self, policies: list[Policy], now: datetime) -> Standing:
+        """How these policies stand, as far as their records were read; tells what is overdue."""
+        known = self.board.known(policies)
+        rows = [row(policy, record, now) for policy, record in known]
+        debts = {
+            policy.name: len(record.retiring)
+            for policy, record in known
+            if record is not None and not isinstance(record, Failure)
+        }
+        standing = Standing(now, rows, debts)
+        self.alarms.stand(rows)
+        if self.metrics:
+            self.metrics.stand(standing)
+        return standing
+
+    def leave_textfile(self) -> None:
+        """Leaves the metrics for node_exporter, where that is wanted."""
+        problem = None
+        if self.metrics and self._textfile:
+            try:
+                self.metrics.write(self._textfile)
+            except OSError as error:
+                problem = type(error).__name__
+        if problem:
+            what = f"ROTATOR_METRICS__TEXTFILE cannot be written ({problem}): monitoring sees old numbers"
+            reporting.event("daemon.textfile_failed", message=what)
+
+    def close(self) -> None:
+        """Lets go of what is still to be told."""
+        if self._notifier and not self._notifier.flush(LAST_TRIES):
+            self._notified(False, "the process ends")

@@ -1,0 +1,205 @@
+"""Looking round the fleet: which policies have work, at a cost that grows with those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
+from datetime import datetime
+
+from rotator.errors import Failure, RotatorError
+from rotator.fleet.crew import Task
+from rotator.fleet.reports import Reports
+from rotator.fleet.standing import Answer
+from rotator.fleet.survey import (
+    CHECK_REQUESTS,
+    CHECK_SHARE,
+    Checking,
+    has_work,
+    last_check,
+    outlived,
+    quiet_until,
+    urgency,
+    would_issue,
+)
+from rotator.journal import Record
+from rotator.policy import Policy
+from rotator.rotation import Order, Result
+from rotator.rotation.due import Waits, is_overdue
+from rotator.settings import Settings
+from rotator.vault import Stored, Vault
+from rotator.vault.index import DueIndex, Entry
+
+
+@dataclass
+class Found:
+    """What a look round the fleet found: results of what needs nothing, and tasks for the rest.
+
+    `next` is the quiet policy that is due first, and when.
+    """
+
+    results: list[Result] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    checks: list[Task] = field(default_factory=list)
+    next: tuple[datetime, str] | None = None
+
+    def later(self, result: Result, at: datetime | None) -> None:
+        """Notes a result, and when its policy has work at the earliest."""
+        self.results.append(result)
+        if at is not None:
+            self.next = min(self.next or (at, result.policy), (at, result.policy))
+
+
+class Rounds:
+    """Finds the work. Uses the due index, and raises its entries from the records that it had to read."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        vault: Vault,
+        index: DueIndex,
+        boot: Callable[[], float],
+        reports: Reports,
+    ) -> None:
+        self._settings, self._vault, self._index, self._boot = settings, vault, index, boot
+        self._reports = reports
+        self._readers = ThreadPoolExecutor(settings.concurrency, "read")
+        self._checked_at: float | None = None
+        self._checks_left = 0.0
+
+    def close(self) -> None:
+        """Ends the reading threads."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def look(self, policies: list[Policy], fleet_size: int) -> Found:
+        """What there is to do; `fleet_size` policies share the rate that drift checks may take.
+
+        Raises RotatorError if Vault cannot be asked at all.
+        """
+        settings, found = self._settings, Found()
+        checking = Checking.spread(settings.check_every, fleet_size, settings.ecgrid.rate)
+        vouched, read = self._consult(policies, checking)
+        for policy, at in vouched:
+            found.later(Result(policy.name, "not-due"), at)
+        now = self._vault.now()
+        for policy, answer in read:
+            self._sort(policy, answer, checking, now, found)
+        afforded = self._affordable(found.checks)
+        for task in found.checks[afforded:]:
+            found.results.append(Result(task.policy.name, "not-due"))
+        found.tasks += found.checks[:afforded]
+        return found
+
+    def settle(self, policies: list[Policy]) -> None:
+        """Lets the due index know what these records promise now; if that fails, the next tick does it."""
+        with suppress(RotatorError):
+            self._consult(policies, Checking(None))
+
+    def read(self, policies: Iterable[Policy]) -> list[Answer]:
+        """The record of each policy, several at a time."""
+        return list(self._readers.map(self._stored, policies))
+
+    def _stored(self, policy: Policy) -> Answer:
+        answer: Answer
+        try:
+            answer = self._vault.record(policy.name)
+        except Failure as error:
+            answer = error
+        self._reports.saw(policy.name, answer)
+        return answer
+
+    def _consult(
+        self, policies: list[Policy], checking: Checking
+    ) -> tuple[list[tuple[Policy, datetime]], list[tuple[Policy, Answer]]]:
+        """The policies that the index vouches for, and until when; and the records of the others."""
+        seen = self._index.look((policy.name for policy in policies), self._readers.map)
+        now = self._vault.now()
+        vouched, unsure = [], []
+        for policy in policies:
+            entry = seen.entry(policy.name, policy.digest)
+            until = now
+            if entry is not None:
+                until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
+            if entry is not None and now < until:
+                vouched.append((policy, until))
+                self._reports.board.vouched(policy.name, entry.version)
+            else:
+                unsure.append(policy)
+        answers = self.read(unsure)
+        raised = {}
+        for policy, answer in zip(unsure, answers, strict=True):
+            if not isinstance(answer, Stored):
+                continue
+            quiet = quiet_until(policy, answer.record, now)
+            if quiet > now:
+                checked = last_check(answer.record)
+                raised[policy.name] = Entry(policy.digest, answer.version, quiet, checked)
+        self._index.raise_(seen, raised)
+        return vouched, list(zip(unsure, answers, strict=True))
+
+    def _sort(
+        self, policy: Policy, answer: Answer, checking: Checking, now: datetime, found: Found
+    ) -> None:
+        """Puts one policy where it belongs: to be worked on, to be checked, waiting for its back-off, or quiet."""
+        if isinstance(answer, Failure):  # the run will be patient with it, and say what it is
+            found.tasks.append(self._task(policy, None, now))
+            return
+        record = answer.record if answer else Record.new(policy.name)
+        working, check_at = has_work(policy, record, now), checking.next(policy, last_check(record))
+        owes = record.underway is not None or bool(record.due_debts(now))
+        waits = None if owes else record.waits_until(policy.digest, now)
+        if waits is not None and (working or now >= check_at):
+            again = Waits(waits)
+            error = {"kind": again.kind, "message": str(again)}
+            failed = Result(policy.name, "failed", phase=waits.phase, error=error)
+            found.later(failed, waits.retry_at)
+        elif working:
+            found.tasks.append(self._task(policy, record, now))
+        elif now >= check_at:
+            late = (check_at - now).total_seconds()
+            order = Order("repair", reason="drift check")
+            found.checks.append(Task(policy, order, (3, late), check=True))
+        else:
+            current = record.current
+            quiet = Result(
+                policy.name,
+                "not-due",
+                user_id=current.user_id if current else None,
+                key_id=current.key_id if current else None,
+            )
+            found.later(quiet, min(quiet_until(policy, record, now), check_at))
+
+    def _task(self, policy: Policy, record: Record | None, now: datetime) -> Task:
+        known = record or Record.new(policy.name)
+        late = outlived(known, now, policy.grace)
+        warning = f"a replaced key outlived its grace by {late}: ticks come too seldom for it"
+        return Task(
+            policy,
+            Order("schedule", reason="scheduled"),
+            urgency(policy, record, now),
+            issues=record is not None and would_issue(policy, record, now),
+            overdue=is_overdue(policy, known, now),
+            alone=self.is_own(policy),
+            warnings=(warning,) if late else (),
+        )
+
+    def is_own(self, policy: Policy) -> bool:
+        """Whether the policy publishes the rotator's own key."""
+        place = self._settings.ecgrid.api_key_vault
+        return place is not None and any(
+            (to.mount, to.path, to.field) == astuple(place) for to in policy.destinations
+        )
+
+    def _affordable(self, checks: list[Task]) -> int:
+        """How many drift checks a tenth of ECGrid's rate allows since the last time; sorts the longest due first."""
+        every, now = self._settings.check_every.total_seconds(), self._boot()
+        span = every if self._checked_at is None else min(every, now - self._checked_at)
+        self._checked_at = now
+        share = span * self._settings.ecgrid.rate * CHECK_SHARE / CHECK_REQUESTS
+        most = max(1.0, every * self._settings.ecgrid.rate * CHECK_SHARE / CHECK_REQUESTS)
+        self._checks_left = min(self._checks_left + share, most)
+        checks.sort(key=lambda task: task.urgency)
+        afforded = min(len(checks), int(self._checks_left))
+        self._checks_left -= afforded
+        return afforded

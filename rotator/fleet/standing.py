@@ -1,0 +1,122 @@
+"""How policies stand: a row for each, as `status --json` shows it, and what this process knows of all of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from rotator.errors import Failure, Transient
+from rotator.journal import Record
+from rotator.policy import Policy
+from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
+from rotator.vault import Stored
+
+Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
+
+
+def row(policy: Policy, record: Record | Failure | None, now: datetime) -> dict[str, Any]:
+    """One policy of `status --json`; a record that could not be read is a failure of the policy."""
+    if isinstance(record, Failure):
+        failure = {
+            "at": None,
+            "phase": "observe",
+            "kind": record.kind,
+            "message": str(record),
+            "retry_at": None,
+        }
+        return _row(policy, None, now) | {"state": "failed", "last_failure": failure}
+    return _row(policy, record, now)
+
+
+def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]:
+    record = record or Record.new(policy.name)
+    current, failed = record.current, record.failed
+    due, age = due_since(policy, record), key_age(current, now)
+    failure = None
+    if failed is not None:
+        failure = {
+            "at": _instant(failed.at),
+            "phase": failed.phase,
+            "kind": failed.kind,
+            "message": failed.message,
+            "retry_at": _instant(failed.retry_at) if failed.retry_at else None,
+        }
+    return {
+        "policy": policy.name,
+        "user_id": current.user_id if current else policy.users[0],
+        "key_id": current.key_id if current else None,
+        "key_age_s": round(age.total_seconds()) if age is not None else None,
+        "max_age_s": round(policy.max_age.total_seconds()) if policy.max_age else None,
+        "last_rotated_at": _instant(record.rotated_at) if record.rotated_at else None,
+        "next_due_at": _instant(due) if due and policy.enabled else None,
+        "state": _state(policy, record, now),
+        "last_failure": failure,
+    }
+
+
+def _state(policy: Policy, record: Record, now: datetime) -> str:
+    """The one word for a policy, the most alarming first."""
+    if is_overdue(policy, record, now):
+        return "overdue"
+    if record.failed is not None:
+        return "failed"
+    if record.underway is not None:
+        return "rotating"
+    if not policy.enabled:
+        return "paused"
+    if not fits(policy, record):
+        return "not-adopted"
+    return "due" if is_due(policy, record, now) else "ok"
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Board:
+    """The records of all policies as they were read last. Safe for use by many threads.
+
+    It costs no request while nothing changes: the looks round the fleet tell it what they read, and which version of
+    a record the due index vouches for.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[str, Answer] = {}
+        self._version: dict[str, int] = {}  # that the index told of
+
+    def saw(self, policy: str, answer: Answer) -> None:
+        """A record was read; what cannot be read just now leaves what was known before."""
+        with self._lock:
+            if not (isinstance(answer, Transient) and policy in self._seen):
+                self._seen[policy] = answer
+
+    def vouched(self, policy: str, version: int) -> None:
+        """The due index speaks of that version of the record."""
+        with self._lock:
+            self._version[policy] = version
+
+    def unknown(self, policies: Iterable[Policy]) -> list[Policy]:
+        """The policies whose records are not known in the version that there is."""
+        with self._lock:
+            return [policy for policy in policies if self._is_old(policy.name)]
+
+    def _is_old(self, policy: str) -> bool:
+        if policy not in self._seen:
+            return True
+        answer = self._seen[policy]
+        known = answer.version if isinstance(answer, Stored) else 0
+        return known < self._version.get(policy, 0)
+
+    def known(self, policies: Iterable[Policy]) -> list[tuple[Policy, Record | Failure | None]]:
+        """The policies whose record was read, with what was found."""
+        with self._lock:
+            seen = dict(self._seen)
+        found = []
+        for policy in policies:
+            if policy.name in seen:
+                answer = seen[policy.name]
+                found.append((policy, answer.record if isinstance(answer, Stored) else answer))
+        return found

@@ -1,0 +1,114 @@
+"""What is to be done for a policy, and when at the earliest: pure answers from its record and the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from rotator.journal import Record
+from rotator.policy import Policy
+from rotator.rotation import Order
+from rotator.rotation.due import due_since, fits, is_due, is_overdue, kind_wanted
+
+CHECK_REQUESTS = 2  # of one drift check: the probe, and the list of keys
+CHECK_SHARE = 0.1  # of ECGrid's rate that drift checks may take
+TRUSTED = timedelta(hours=24)  # every record is read at least so often, whatever the index says
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Checking:
+    """How often each policy is checked for drift; None: never."""
+
+    period: timedelta | None
+
+    @classmethod
+    def spread(cls, every: timedelta, policies: int, rate: float) -> Checking:
+        """Every so often, but so seldom that the checks of all policies take a tenth of ECGrid's rate at most."""
+        if not every:
+            return cls(None)
+        return cls(max(every, timedelta(seconds=policies * CHECK_REQUESTS / (rate * CHECK_SHARE))))
+
+    def next(self, policy: Policy, checked_at: datetime | None) -> datetime:
+        """When the policy is to be checked after its last check: at its own place in the period, by its name."""
+        if self.period is None or checked_at is None or not policy.enabled:
+            return _NEVER
+        place = _EPOCH + self.period * _fraction(policy.name)
+        return place + ((checked_at - place) // self.period + 1) * self.period
+
+
+def last_check(record: Record) -> datetime | None:
+    """When the key was seen to work; None while none is published."""
+    return None if record.current is None else record.checked_at or record.rotated_at
+
+
+def has_work(policy: Policy, record: Record, now: datetime) -> bool:
+    """Whether a tick has anything to do for the policy, drift checks aside."""
+    written = {(p.mount, p.path, p.field) for p in record.places if p.version}
+    missing = any((to.mount, to.path, to.field) not in written for to in policy.destinations)
+    watched = record.watch_until is not None and now < record.watch_until
+    return (
+        record.underway is not None
+        or kind_wanted(policy, record, Order("schedule"), now) is not None
+        or bool(record.due_debts(now))
+        or (record.current is not None and (missing or watched))
+    )
+
+
+def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
+    """The earliest instant at which the policy may have work, the record staying as it is; `now` if it has some.
+
+    No later than a day from now, so that whatever is wrong with the record's shortcut heals.
+    """
+    if has_work(policy, record, now):
+        return now
+    times = [now + TRUSTED * (1 + _fraction(policy.name)) / 2]
+    if record.current is not None:
+        times += [debt.due_at for debt in record.retiring]
+    due = due_since(policy, record)
+    if policy.enabled and due is not None and fits(policy, record):
+        times.append(may_begin(policy, record, max(due, now)))
+    return max(now, min(times))
+
+
+def may_begin(policy: Policy, record: Record, at: datetime) -> datetime:
+    """The first instant from `at` on at which a rotation that is due may begin: freezes, window, and what lifts it."""
+    schedule, current = policy.schedule, record.current
+    allowed = schedule.allowed(at)
+    if current is None or policy.max_age is None:
+        return allowed
+    overdue = (current.created or current.published_at) + policy.max_age
+    return min(allowed, schedule.allowed(max(at, overdue), in_window=False))
+
+
+def urgency(policy: Policy, record: Record | None, now: datetime) -> tuple[int, float]:
+    """What sorts policies with work: what is under way, then what is overdue, then by how long it has been due."""
+    if record is None:
+        return (2, 0.0)
+    if record.underway is not None:
+        return (0, 0.0)
+    due = due_since(policy, record)
+    late = (now - due).total_seconds() if due else 0.0
+    return (1 if is_overdue(policy, record, now) else 2, -late)
+
+
+def would_issue(policy: Policy, record: Record, now: datetime) -> bool:
+    """Whether the work that there is begins with a new key."""
+    if record.underway is not None:
+        return False
+    return is_due(policy, record, now) or (
+        kind_wanted(policy, record, Order("schedule"), now) == "rotate"
+    )
+
+
+def outlived(record: Record, now: datetime, grace: timedelta) -> timedelta | None:
+    """How long the oldest debt that nobody has tried to retire waits, if that is longer than the grace itself."""
+    waits = [now - debt.due_at for debt in record.due_debts(now) if not debt.tried]
+    longest = max(waits, default=timedelta(0))
+    return longest if longest > max(grace, timedelta(minutes=1)) else None
+
+
+def _fraction(name: str) -> float:
+    return int.from_bytes(sha256(name.encode()).digest()[:6], "big") / 2**48

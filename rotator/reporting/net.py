@@ -1,0 +1,295 @@
+"""The net: knows every live secret of the process by hashes of its pieces, and takes it out of a text.
+
+It is the last line, not the first: what it catches should never have come so far, so a catch is an alarm. A value is
+watched from the creation of its `Secret` until a minute after the last one of it is gone. What is kept are hashes under
+the interpreter's own random key, never a value.
+
+A text is searched without its case, punctuation, escapes (JSON, XML, URL, repr, nested too), white space and terminal
+colours, and once more as what its base64 and hex stretches decode to. Ten characters that a text shares with a secret
+are a find. Short secrets, and those that consist of words, are found as a whole only; shorter ones are not watched at
+all, or nobody could say "root" any more: docs/adr/0020-secrecy.md.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from rotator.keys import Secret, watch_secrets
+
+MASK = "**"
+PIECE = 10  # characters that a text and a secret may not share
+LINGER = 60.0  # seconds that a value is watched after its last Secret is gone
+_GRAM = 6  # any ten characters in a row hold six that begin at a multiple of five
+_STRIDE = PIECE - _GRAM + 1
+_SHORTEST, _LONG_ENOUGH = (
+    6,
+    12,
+)  # characters of a value found as a whole: of mixed kinds, and of words
+_ROUNDS = 4  # of masking, after which a text that still shows something is given up
+
+_ESCAPE = re.compile(
+    r"""\x1b\[[0-9;?]*[ -/]*[@-~]             # colours
+    | \\+ (?: u([0-9a-fA-F]{4}) | x([0-9a-fA-F]{2}) | ([abfnrtv0]) | (["'/]) )
+    | \\ (\\)+
+    | % (?:25)* ([0-9a-fA-F]{2})
+    | & (?:amp;)* (?: \#([0-9]{1,7}) | \#[xX]([0-9a-fA-F]{1,6}) | ([a-z]{2,4}) ) ;""",
+    re.VERBOSE,
+)
+_ESCAPED = re.compile(r"[\x1b\\%&]")
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+# What could be ten characters, and what could be a short secret.
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{14,}={0,2}"), re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
+_HEX = re.compile(rb"[0-9a-f]{20,}"), re.compile(rb"[0-9a-f]{12,}")
+_HEX_IN_TEXT = re.compile(r"(?:[0-9a-fA-F]{2}[^0-9A-Za-z]{0,4}){6,}")
+_AROUND = re.compile(r"[A-Za-z0-9+/=_-]*")
+_LOWER = bytes(c | 32 if 65 <= c <= 90 else c for c in range(256))
+_DROPPED = bytes(c for c in range(256) if not chr(c).isascii() or not chr(c).isalnum())
+_STANDARD = str.maketrans("-_", "+/")
+
+Spans = list[tuple[int, int]]
+
+
+class Net:
+    """The live secrets, as far as a text can be searched for them. Safe for use by many threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` counts seconds; what is gone is forgotten by it."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held: dict[int, _Ticket] = {}
+        self._gone: deque[tuple[float, _Ticket]] = deque()
+        self._pieces: dict[int, int] = {}  # hash -> how many tickets have it
+        self._wholes: dict[int, dict[int, int]] = {}  # length -> the same, for whole values
+
+    def __len__(self) -> int:
+        """How many secrets are watched."""
+        return len(self._held)
+
+    def add(self, secret: Secret, value: str) -> None:
+        """Watches a value for as long as its secret lives, and a minute longer."""
+        plain = _bytes(_unescaped(value))
+        pieces = _pieces_of(plain)
+        whole = None if pieces or not _is_telling(value) else plain
+        if not pieces and not whole:
+            return
+        ticket = _Ticket(secret, self._let_go)
+        ticket.pieces, ticket.whole = pieces, (len(whole), hash(whole)) if whole else None
+        with self._lock:
+            self._held[id(ticket)] = ticket
+            for piece in pieces:
+                self._pieces[piece] = self._pieces.get(piece, 0) + 1
+            if ticket.whole:
+                length, number = ticket.whole
+                if length not in self._wholes:  # replaced, since a search may be walking over it
+                    self._wholes = {**self._wholes, length: {}}
+                numbers = self._wholes[length]
+                numbers[number] = numbers.get(number, 0) + 1
+            self._forget()
+
+    def holds(self, text: str) -> bool:
+        """Whether a text shows a watched value, or ten characters of one, in whatever spelling."""
+        if self._gone:
+            with self._lock:
+                self._forget()
+        if len(text) < _SHORTEST or not (self._pieces or self._wholes):
+            return False
+        plain = _unescaped(text)
+        folded = _folded(plain)
+        if self._found(folded) or self._found_whole(plain):
+            return True
+        return self._found_inside(plain, folded)
+
+    def scrub(self, text: str) -> str:
+        """The text, with `**` for everything that shows a watched value."""
+        for _ in range(_ROUNDS):
+            if not self.holds(text):
+                return text
+            spans = self._spans(text)
+            if not spans:
+                break
+            text = _masked(text, spans)
+        return MASK
+
+    def _let_go(self, ticket: _Ticket) -> None:
+        # Called by the garbage collector, at any moment and in any thread: it may not take the lock.
+        self._gone.append((self._clock() + LINGER, ticket))
+
+    def _forget(self) -> None:
+        while self._gone and self._gone[0][0] <= self._clock():
+            _, ticket = self._gone.popleft()
+            del self._held[id(ticket)]
+            for piece in ticket.pieces:
+                _less(self._pieces, piece)
+            if ticket.whole:
+                length, number = ticket.whole
+                _less(self._wholes[length], number)
+                self._wholes = {size: found for size, found in self._wholes.items() if found}
+
+    # searching: `folded` is lower case letters and digits, `plain` is without escapes
+
+    def _found(self, folded: bytes) -> bool:
+        pieces = self._pieces
+        for at in range(0, len(folded) - _GRAM + 1, _STRIDE):
+            if hash(folded[at : at + _GRAM]) in pieces and self._piece_near(folded, at):
+                return True
+        return False
+
+    def _found_inside(self, plain: str, folded: bytes) -> bool:
+        short = bool(self._wholes)
+        return any(
+            self._found(_fold(data)) or self._found_whole(data)
+            for data in _decoded(plain, folded, short=short)
+        )
+
+    def _piece_near(self, folded: bytes, at: int) -> bool:
+        first, last = max(0, at - _STRIDE + 1), min(at, len(folded) - PIECE)
+        return any(hash(folded[i : i + PIECE]) in self._pieces for i in range(first, last + 1))
+
+    def _found_whole(self, plain: str | bytes) -> bool:
+        wholes = self._wholes
+        if not wholes:
+            return False
+        data = _bytes(plain) if isinstance(plain, str) else plain
+        return any(
+            hash(data[at : at + length]) in numbers
+            for length, numbers in wholes.items()
+            for at in range(len(data) - length + 1)
+        )
+
+    # masking: rare, and so as slow as it likes to be
+
+    def _spans(self, text: str) -> Spans:
+        """Where a text shows something; empty if that cannot be told."""
+        spans: Spans = []
+        places = list(_places(text))
+        kept = [(c, span) for c, span in places if c.isascii() and c.isalnum()]
+        spans += self._runs([(c.lower(), span) for c, span in kept], PIECE, self._pieces)
+        for length, numbers in self._wholes.items():
+            spans += self._runs(places, length, numbers)
+        for found in (*_BASE64[True].finditer(text), *_HEX_IN_TEXT.finditer(text)):
+            if self._found_inside(found[0], _folded(found[0])):
+                spans.append(found.span())
+        return spans
+
+    def _runs(
+        self, places: list[tuple[str, tuple[int, int]]], length: int, numbers: dict[int, int]
+    ) -> Spans:
+        data = _bytes("".join(c for c, _ in places))
+        return [
+            (places[at][1][0], places[at + length - 1][1][1])
+            for at in range(len(data) - length + 1)
+            if hash(data[at : at + length]) in numbers
+        ]
+
+
+class _Ticket(weakref.ref[Secret]):
+    """A secret that is watched, without keeping it alive, and what to forget when it is gone."""
+
+    __slots__ = ("pieces", "whole")
+    pieces: tuple[int, ...]
+    whole: tuple[int, int] | None
+
+
+def _less(counts: dict[int, int], number: int) -> None:
+    counts[number] -= 1
+    if not counts[number]:
+        del counts[number]
+
+
+def _pieces_of(plain: bytes) -> tuple[int, ...]:
+    """Hashes of every ten characters that could not be a word, and of every six, which are looked up first."""
+    cased, found = plain.translate(None, _DROPPED), set[int]()
+    folded = cased.translate(_LOWER)
+    for at in range(len(folded) - PIECE + 1):
+        if not _is_word(cased[at : at + PIECE]):
+            found.add(hash(folded[at : at + PIECE]))
+    if found:
+        found.update(hash(folded[at : at + _GRAM]) for at in range(len(folded) - _GRAM + 1))
+    return tuple(found)
+
+
+def _is_word(piece: bytes) -> bool:
+    return piece.isalpha() and (piece[1:].islower() or piece.isupper())
+
+
+def _is_telling(value: str) -> bool:
+    """Whether a value without pieces can be looked for as a whole without hitting everyday words."""
+    kinds = (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum())
+    mixed = sum(any(kind(c) for c in value) for kind in kinds) > 1
+    return len(value) >= (_SHORTEST if mixed else _LONG_ENOUGH)
+
+
+def _bytes(text: str) -> bytes:
+    # One byte a character, so that places in both are the same.
+    return text.encode("latin-1", "replace")
+
+
+def _fold(data: bytes) -> bytes:
+    return data.translate(_LOWER, _DROPPED)
+
+
+def _folded(plain: str) -> bytes:
+    return _fold(_bytes(plain))
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(_meant, text) if _ESCAPED.search(text) else text
+
+
+def _meant(escape: re.Match[str]) -> str:
+    """The character that an escape stands for; nothing for a colour."""
+    four, two, letter, mark, slash, percent, decimal, hexadecimal, name = escape.groups()
+    code = four or two or percent or hexadecimal
+    if code or decimal:
+        number = int(code, 16) if code else int(decimal)
+        return chr(number) if number < 0x110000 else "?"
+    if name:
+        return _ENTITIES.get(name, "?")
+    return mark or slash or (" " if letter else "")
+
+
+def _places(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Every character that is meant, and where the text writes it."""
+    at = 0
+    for escape in _ESCAPE.finditer(text):
+        yield from ((text[i], (i, i + 1)) for i in range(at, escape.start()))
+        yield from ((c, escape.span()) for c in _meant(escape))
+        at = escape.end()
+    yield from ((text[i], (i, i + 1)) for i in range(at, len(text)))
+
+
+def _decoded(plain: str, folded: bytes, *, short: bool) -> Iterator[bytes]:
+    """What the stretches of base64 and hex in a text stand for, wherever in them the encoding began."""
+    for run in _BASE64[short].findall(plain):
+        text = run.rstrip("=").translate(_STANDARD)
+        for start in range(4):
+            yield binascii.a2b_base64(text[start:] + "A" * (-len(text[start:]) % 4))
+    for digits in _HEX[short].findall(folded):
+        for start in range(2):
+            end = start + (len(digits) - start) // 2 * 2
+            yield binascii.a2b_hex(digits[start:end])
+
+
+def _masked(text: str, spans: Spans) -> str:
+    """The text with every span, and what hangs together with it, masked."""
+    made: list[str] = []
+    at = 0
+    for start, end in sorted(spans):
+        before = _AROUND.match(text[at:start][::-1])
+        first = start - (before.end() if before else 0)
+        after = _AROUND.match(text, end)
+        last = after.end() if after else end
+        if first > at or not made:
+            made += [text[at:first], MASK]
+        at = max(at, last)
+    return "".join([*made, text[at:]])
+
+
+NET = Net()
+watch_secrets(NET.add)

@@ -1,0 +1,96 @@
+"""Sentry, with nothing collected by itself, and the net before its transport.
+
+The hooks of the SDK are no choke point: attachments, sessions and headers pass them by, and two of them let the
+original through when they fail. The transport sees every envelope as it leaves; one that cannot be scrubbed is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import sentry_sdk
+from sentry_sdk.envelope import Envelope, Item
+from sentry_sdk.transport import HttpTransport
+
+from rotator.keys import Secret
+from rotator.reporting.sinks import scrub, scrub_all
+
+PLACE = "sentry"
+_own: list[Secret] = []  # watched as long as the process lives
+
+
+class ScrubbingTransport(HttpTransport):
+    """Sends envelopes anew, made of scrubbed JSON; what is no JSON and shows a secret is left out."""
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        """Sends a scrubbed copy; sends nothing if none can be made."""
+        clean = scrubbed(envelope)
+        if clean is not None:
+            super().capture_envelope(clean)
+
+
+def scrubbed(envelope: Envelope) -> Envelope | None:
+    """A copy of an envelope without any watched secret, or None if that cannot be made. Never raises."""
+    try:
+        # The trace header only serves tracing, and repeats the DSN's key.
+        headers = {name: value for name, value in envelope.headers.items() if name != "trace"}
+        items = [item for item in map(_item, envelope.items) if item is not None]
+        return Envelope(scrub_all(headers, PLACE), items) if items else None
+    except Exception:  # noqa: BLE001 - closed on failure: better no report than one that leaks
+        return None
+
+
+def _item(item: Item) -> Item | None:
+    payload, headers = item.get_bytes(), scrub_all(dict(item.headers), PLACE)
+    try:
+        data = json.loads(payload)
+    except ValueError:
+        text = payload.decode("latin-1")
+        return Item(payload, headers) if scrub(text, PLACE) == text else None
+    return Item(json.dumps(scrub_all(data, PLACE, depth=64)).encode(), headers)
+
+
+def start(dsn: str, environment: str | None, release: str | None) -> None:
+    """Starts the SDK: no locals, source, breadcrumbs, argv, headers, tracing or integrations."""
+    user = urlsplit(dsn).username
+    if user:
+        _own.append(Secret(user))
+    sentry_sdk.init(
+        dsn=dsn,
+        environment=environment,
+        release=release,
+        transport=ScrubbingTransport,
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        include_local_variables=False,
+        include_source_context=False,
+        max_breadcrumbs=0,
+        max_request_body_size="never",
+        trace_propagation_targets=[],
+        propagate_traces=False,
+        enable_logs=False,
+        auto_session_tracking=False,
+        send_client_reports=False,
+        spotlight=False,
+        debug=False,
+        server_name="",
+    )
+
+
+def send(message: str, fingerprint: list[str], tags: dict[str, str]) -> None:
+    """Sends one error event that is made of nothing but this."""
+    event: Any = {
+        "message": message,
+        "level": "error",
+        "logger": "rotator",
+        "fingerprint": fingerprint,
+        "tags": tags,
+    }
+    sentry_sdk.capture_event(event)
+
+
+def flush(seconds: float) -> None:
+    """Waits until what was reported has been sent, at most so long."""
+    sentry_sdk.flush(seconds)

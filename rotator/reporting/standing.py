@@ -1,0 +1,19 @@
+"""How policies stand, as a value that everybody who shows it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+Row = Mapping[str, Any]  # one policy, as `status --json` shows it
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the policies stood at `at`, by Vault's time: the rows of `status --json`, and how many keys each owes."""
+
+    at: datetime
+    rows: Sequence[Row] = ()
+    debts: Mapping[str, int] = field(default_factory=dict)  # keys still to be retired, by policy

@@ -1,0 +1,230 @@
+"""The due index: what says that a record need not be read now, so that a tick costs what is due, not the fleet.
+
+Each policy has an entry in one of a few documents below `STATE_PATH/index/`: nothing is to be done for it before some
+instant, as its record said at some version, under some digest of the policy. An entry that is missing, unreadable, of
+another digest, or whose instant has come says nothing, and the record is read. Losing it all costs one slow tick.
+
+It must never hide what is open, or owed, so two rules hold, both by check-and-set on the document:
+
+- Whoever is about to claim first lowers the entry (it says nothing from then on) and leaves a hold there that outlives
+  the claim: `hold`.
+- An entry is raised only over the very version of the document that was read before the record was, only where that
+  version showed no hold of anybody else that had not ended, and never from an older record than it stands for:
+  `raise_`. Whoever loses the race leaves it: what says nothing heals at the next tick.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rotator.errors import Failure, FenceLost, Gone, Permanent, Transient
+from rotator.vault import Vault
+from rotator.vault.kv import At, StaleRead
+
+GUARD = timedelta(seconds=10)  # between the estimates that two processes have of Vault's time
+FORGOTTEN = timedelta(days=7)  # an entry whose instant is so long ago belongs to nobody any more
+TRIES = 20  # of a hold, against other writers of the same document
+UNWRITABLE = -1
+
+ForEach = Callable[[Callable[[At], "_Page"], Iterable[At]], Iterable["_Page"]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the record of one policy, at `version`, promised: no work before `quiet_until`, drift checks aside.
+
+    Of checks it only tells the last: how often they are due is each rotator's own setting. `digest` is the policy's.
+    """
+
+    digest: str
+    version: int
+    quiet_until: datetime
+    checked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One document as it was read, and when; `version` is UNWRITABLE where that is in doubt."""
+
+    version: int
+    entries: dict[str, dict[str, Any]]
+    read_at: datetime
+
+
+class Look:
+    """What the index said at one time; `raise_` writes over exactly that."""
+
+    def __init__(self, at: Callable[[str], At], pages: dict[At, _Page]) -> None:
+        self._at, self.pages = at, pages
+
+    def entry(self, name: str, digest: str) -> Entry | None:
+        """The entry of that policy, unless it says nothing."""
+        found = self.pages[self._at(name)].entries.get(name)
+        if found is None or found.get("digest") != digest[:16]:
+            return None
+        quiet = _instant(found.get("quiet_until"))
+        if quiet is None:
+            return None
+        return Entry(digest, _number(found.get("record")), quiet, _instant(found.get("checked_at")))
+
+
+class DueIndex:
+    """The index of all policies below one state path, for one process. Safe for use by many threads."""
+
+    def __init__(self, vault: Vault, holder: str, hold_for: timedelta) -> None:
+        """`holder` names this process and no other one, ever; a hold lasts between once and twice `hold_for`."""
+        self._vault, self._holder, self._hold_for = vault, holder, hold_for
+        self._holding: dict[str, datetime] = {}
+        self._locks: defaultdict[At, threading.Lock] = defaultdict(threading.Lock)
+
+    def look(self, names: Iterable[str], for_each: ForEach = map) -> Look:
+        """Reads the entries of these policies, `for_each` document. Raises Transient if Vault cannot be read at all."""
+        places = sorted({self._vault.index_at(name) for name in names})
+        return Look(
+            self._vault.index_at, dict(zip(places, for_each(self._read, places), strict=True))
+        )
+
+    def _read(self, at: At) -> _Page:
+        """One document; what is deleted, lags behind, or cannot be understood says nothing."""
+        kv = self._vault.kv
+        version, data = 0, {}
+        try:
+            document = kv.read(at)
+            if document is not None:
+                version, data = document.version, document.data
+        except Gone as gone:
+            version = gone.version
+        except StaleRead:
+            kv.forget(
+                at
+            )  # if Vault was restored from a backup, that version counts from the next look on
+            version = UNWRITABLE
+        except Permanent:
+            version = UNWRITABLE  # a right is missing: the rotation will say which
+        found = data.get("policies")
+        entries = found if isinstance(found, dict) else {}
+        good = {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
+        return _Page(version, good, kv.now())
+
+    def raise_(self, look: Look, entries: Mapping[str, Entry]) -> None:
+        """Notes what these records promised, as read after `look` and with nobody of this process at work on them.
+
+        One write for each document that changes. What cannot be written now is left for the next tick.
+        """
+        grouped: defaultdict[At, dict[str, Entry]] = defaultdict(dict)
+        for name, entry in entries.items():
+            grouped[self._vault.index_at(name)][name] = entry
+        for at, group in grouped.items():
+            page = look.pages[at]
+            raised = self._raised(page, group)
+            if raised == page.entries or page.version == UNWRITABLE:
+                continue
+            with self._locks[at]:
+                for name in group:
+                    self._holding.pop(name, None)
+                try:
+                    self._vault.put(at, {"policies": raised}, page.version)
+                except (Failure, FenceLost):
+                    continue
+
+    def _raised(self, page: _Page, group: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+        kept = _living(page)
+        for name, entry in group.items():
+            there = kept.get(name, {})
+            if (
+                self._others_hold(there, page.read_at)
+                or _number(there.get("record")) > entry.version
+            ):
+                continue
+            kept[name] = {
+                "digest": entry.digest[:16],
+                "record": entry.version,
+                "quiet_until": _text(entry.quiet_until),
+            }
+            if entry.checked_at is not None:
+                kept[name]["checked_at"] = _text(entry.checked_at)
+        return kept
+
+    def _others_hold(self, entry: Mapping[str, Any], now: datetime) -> bool:
+        return any(
+            holder != self._holder and until + GUARD > now
+            for holder, until in _holds(entry).items()
+        )
+
+    def hold(self, name: str) -> None:
+        """Lowers a policy's entry, for at least `hold_for` from now; does nothing while an earlier hold lasts so long.
+
+        Raises Transient if that cannot be written now, Permanent if this login may not.
+        """
+        at = self._vault.index_at(name)
+        with self._locks[at]:
+            now = self._vault.now()
+            if self._holding.get(name, now) >= now + self._hold_for:
+                return
+            for _ in range(TRIES):
+                try:
+                    until = self._write_hold(at, name)
+                except FenceLost:
+                    continue
+                self._holding[name] = until
+                return
+        raise Transient(
+            f"{at} is written by too many others at a time; nothing was issued",
+            kind="vault.Contended",
+        )
+
+    def _write_hold(self, at: At, name: str) -> datetime:
+        page = self._read(at)
+        if page.version == UNWRITABLE:
+            self._vault.kv.read(at)  # says why
+            raise FenceLost(f"{at} could not be read a moment ago")
+        kept = _living(page)
+        entry = {key: value for key, value in kept.get(name, {}).items() if key == "record"}
+        until = self._vault.now() + 2 * self._hold_for
+        holds = {
+            holder: ends
+            for holder, ends in _holds(kept.get(name, {})).items()
+            if ends + GUARD > page.read_at
+        } | {self._holder: until}
+        kept[name] = {**entry, "holds": {holder: _text(ends) for holder, ends in holds.items()}}
+        self._vault.put(at, {"policies": kept}, page.version)
+        return until
+
+
+def _living(page: _Page) -> dict[str, dict[str, Any]]:
+    """The entries without those that nobody has touched for long: of policies that are no more."""
+    since = page.read_at - FORGOTTEN
+
+    def last(entry: Mapping[str, Any]) -> datetime:
+        quiet = _instant(entry.get("quiet_until"))
+        return max((since if quiet is None else quiet, *_holds(entry).values()))
+
+    return {name: dict(entry) for name, entry in page.entries.items() if last(entry) > since}
+
+
+def _holds(entry: Mapping[str, Any]) -> dict[str, datetime]:
+    """Who holds the policy, and until when."""
+    found = entry.get("holds")
+    told = found.items() if isinstance(found, dict) else ()
+    return {holder: until for holder, text in told if (until := _instant(text)) is not None}
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _instant(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return at if at is None or at.tzinfo else at.replace(tzinfo=UTC)

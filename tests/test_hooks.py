@@ -1,0 +1,175 @@
+"""Hooks: what they are given, what they are not, and what becomes of those that fail or hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import Rotator
+from worlds import POLICY, policy_from
+
+from rotator.hooks import after_rotation
+from rotator.policy import Exec, Hook, Policy, Webhook
+
+PUBLISHED = {"mount": "secret", "path": "ecgrid/edi", "version": 3}
+TOLD = {
+    "ROTATOR_POLICY": "edi",
+    "ROTATOR_KEY_ID": "1043",
+    "ROTATOR_VAULT_MOUNT": "secret",
+    "ROTATOR_VAULT_PATH": "ecgrid/edi",
+    "ROTATOR_VAULT_VERSION": "3",
+}
+
+
+@dataclass
+class Receiver:
+    """A web server that answers with these statuses, the last one for ever."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=lambda: [204])
+    taken: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A web server on loopback."""
+    made = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status = made.statuses.pop(0) if len(made.statuses) > 1 else made.statuses[0]
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", f"{made.url}/elsewhere")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def run(tmp_path: Path, *hooks: Hook, timeout: float = 20.0, hurry: bool = False) -> list[str]:
+    """The warnings of these hooks, tried without a pause."""
+    policy: Policy = replace(policy_from(tmp_path, POLICY), after=hooks)
+    return after_rotation(
+        policy, 1043, PUBLISHED, lambda: hurry, timeout=timeout, pauses=(0.0, 0.0)
+    )
+
+
+def script(body: str) -> Exec:
+    """A command that runs this Python."""
+    return Exec((sys.executable, "-c", body))
+
+
+def test_a_command_gets_names_and_numbers_and_nothing_of_the_rotators_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not its settings, its token, nor anything that it was started with."""
+    monkeypatch.setenv("VAULT_TOKEN", "x")
+    monkeypatch.setenv("ROTATOR_ECGRID__API_KEY", "x")
+    monkeypatch.setenv("ANYTHING", "x")
+    out = tmp_path / "out"
+    body = f"import json, os; open({str(out)!r}, 'w').write(json.dumps(dict(os.environ)))"
+    assert run(tmp_path, script(body)) == []
+    seen = json.loads(out.read_text())
+    assert {name: value for name, value in seen.items() if name.startswith("ROTATOR_")} == TOLD
+    assert "VAULT_TOKEN" not in seen
+    assert "ANYTHING" not in seen
+
+
+@pytest.mark.parametrize(("works_at", "warnings"), [(1, 0), (3, 0), (4, 1)])
+def test_a_command_that_fails_is_tried_three_times(
+    tmp_path: Path, works_at: int, warnings: int
+) -> None:
+    """Then it is a warning, and the next hook runs all the same."""
+    count, after = tmp_path / "count", tmp_path / "after"
+    body = (
+        f"import sys; p = {str(count)!r}; n = open(p, 'a+'); n.write('x'); n.flush(); n.seek(0); "
+        f"sys.exit(len(n.read()) < {works_at})"
+    )
+    told = run(tmp_path, script(body), script(f"open({str(after)!r}, 'w')"))
+    assert len(told) == warnings
+    assert len(count.read_text()) == min(3, works_at)
+    assert after.exists()
+    if told:
+        assert told == ["hook 1 (exec) was tried 3 times and failed: exit code 1"]
+
+
+def test_a_command_that_hangs_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    """At the timeout; a process that is to stop does not try again."""
+    pid = tmp_path / "pid"
+    body = (
+        "import subprocess, sys, time; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+        f"open({str(pid)!r}, 'w').write(str(child.pid)); time.sleep(600)"
+    )
+    (warning,) = run(tmp_path, script(body), timeout=3.0, hurry=True)
+    assert warning == "hook 1 (exec) was tried once and failed: no end within 3 s"
+    child = int(pid.read_text())
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_command_that_does_not_exist_is_a_warning_without_its_arguments(tmp_path: Path) -> None:
+    """They might be private."""
+    (warning,) = run(tmp_path, Exec(("/no/such/command", "argument")))
+    assert "could not be started (FileNotFoundError)" in warning
+    assert "argument" not in warning
+
+
+def test_a_webhook_gets_the_same_as_json_and_is_tried_again(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """Until it is taken."""
+    receiver.statuses = [503, 204]
+    assert run(tmp_path, Webhook(receiver.url)) == []
+    expected = {name.removeprefix("ROTATOR_").lower(): value for name, value in TOLD.items()}
+    assert receiver.taken == [expected, expected]
+
+
+def test_a_webhook_is_not_redirected_and_its_address_is_not_told(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """The address may carry a token."""
+    receiver.statuses = [302]
+    (warning,) = run(tmp_path, Webhook(f"{receiver.url}/hook?token=private"))
+    assert warning == "hook 1 (webhook) was tried 3 times and failed: status 302"
+    assert len(receiver.taken) == 3
+    (gone,) = run(tmp_path, Webhook("http://127.0.0.1:1/private"))
+    assert "could not be reached" in gone
+    assert "private" not in gone
+
+
+def test_a_failing_hook_is_a_warning_and_the_rotation_stands(
+    rotator_command: Rotator, tmp_path: Path
+) -> None:
+    """Exit 0, `rotated`, and the warning names the hook; a good one ran once."""
+    ran = tmp_path / "ran"
+    good = json.dumps([sys.executable, "-c", f"open({str(ran)!r}, 'a').write('x')"])
+    rotator_command.policy(
+        "edi", POLICY + f"after: [{{exec: {good}}}, {{exec: [/no/such/command]}}]\n"
+    )
+    assert rotator_command("run", "--once").code == 0
+    before = len(ran.read_text())
+    done = rotator_command("rotate", "edi", "--json")
+    (result,) = done.json["results"]
+    assert (done.code, result["outcome"]) == (0, "rotated")
+    assert [warning[:13] for warning in result["warnings"]] == ["hook 2 (exec)"]
+    assert len(ran.read_text()) == before + 1
+    assert os.access(ran, os.R_OK)
