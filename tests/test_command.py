@@ -378,6 +378,7 @@ def test_validate_refuses_an_own_key_without_a_way_back(
         login = {**login, "ROTATOR_ECGRID__PASSWORD": password}
     mount = rotator_command.environment["ROTATOR_VAULT__MOUNT"]
     del rotator_command.environment["ROTATOR_ECGRID__API_KEY"]
-    place = f"{mount}/ecgrid/edi#{field}"
-    done = rotator_command("validate", ROTATOR_ECGRID__API_KEY_VAULT=place, **login)
+    rotator_command.environment |= login
+    rotator_command.environment["ROTATOR_ECGRID__API_KEY_VAULT"] = f"{mount}/ecgrid/edi#{field}"
+    done = rotator_command("validate")
     assert (done.code, says in done.stdout + done.stderr) == (code, True)

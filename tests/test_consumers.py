@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
+import httpx
 import pytest
+from conftest import Rotator, VaultServer
 from worlds import POLICY, Scene
 
+from rotator.sandbox.ecgrid import Running
+
 STEP = 10  # minutes between two calls of a consumer
+in_full = pytest.mark.skipif(
+    os.environ.get("ROTATOR_TEST_FULL") != "1", reason="ROTATOR_TEST_FULL=1 runs it"
+)
 ALTERNATING = POLICY.replace("user_id: 5001", "users: [5001, 5002]")
 
 
@@ -120,3 +131,76 @@ def test_one_user_on_a_replacing_account_is_refused_only_within_the_exposure(
     with capsys.disabled():
         longest = max(at for _, at in refused[:4]) - min(at for _, at in refused[:4]) + 0.02
         print(f"\nexposure at 20 ms a call, in turn: {longest * 1000:.0f} ms")  # noqa: T201 - the figure is the point
+
+
+# real processes: the daemon, OpenBao, and consumers that talk to both over HTTP
+
+REAL = """
+    {who}
+    visibility: Private
+    schedule: {{every: 3s}}
+    grace: 2s
+    vault: {{path: ecgrid/edi}}
+"""
+PROMISED = 1.0  # seconds: the grace, less one, since Vault tells whole seconds
+
+
+class Reader(threading.Thread):
+    """Reads its key from Vault every so often, and calls ECGrid all the time, until it is told to stop."""
+
+    def __init__(self, vault: VaultServer, path: str, url: str, every: float) -> None:
+        super().__init__(daemon=True)
+        self._vault, self._path, self._url, self._every = vault, path, url, every
+        self.told = threading.Event()
+        self.calls, self.refused = 0, 0
+        self.seen: set[str] = set()
+
+    def run(self) -> None:
+        """Counts a refusal only if it had read its key no longer ago than it may rely upon it."""
+        with httpx.Client(base_url=self._url, trust_env=False) as ecgrid:
+            while not self.told.is_set():
+                read_at = time.monotonic()
+                value = self._vault.call("GET", self._path)["data"]["data"]["api_key"]
+                self.seen.add(value)
+                while time.monotonic() - read_at < self._every and not self.told.is_set():
+                    answer = ecgrid.get("/v2/users/me", headers={"X-API-Key": value})
+                    late = time.monotonic() - read_at > PROMISED
+                    self.calls += 1
+                    self.refused += answer.status_code != 200 and not late
+                    self.told.wait(0.02)
+
+
+@pytest.mark.parametrize(
+    ("keyset", "who"),
+    [
+        ("replace", "users: [5001, 5002]"),
+        pytest.param("add", "user_id: 5001", marks=in_full),
+    ],
+)
+def test_nobody_is_refused_while_the_daemon_rotates(
+    rotator_command: Rotator,
+    vault: VaultServer,
+    mount: str,
+    simulator: Running,
+    keyset: str,
+    who: str,
+) -> None:
+    """Five rotations by real processes; each consumer has met at least four of the keys."""
+    rotator_command.policy("edi", REAL.format(who=who))
+    assert rotator_command("run", "--once").code == 0
+    simulator.simulator.switch(keyset=keyset)
+    path = f"{mount}/data/ecgrid/edi"
+    readers = [Reader(vault, path, simulator.url, every) for every in (0.1, 0.8)]
+    daemon = rotator_command.start("run")
+    for reader in readers:
+        reader.start()
+    until = time.monotonic() + 90
+    while simulator.simulator.issued() < 5 or any(len(one.seen) < 4 for one in readers):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    for reader in readers:
+        reader.told.set()
+        reader.join()
+    assert daemon.finish(send=signal.SIGTERM).code == 0
+    assert [reader.refused for reader in readers] == [0, 0]
+    assert all(reader.calls > 50 for reader in readers)

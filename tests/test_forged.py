@@ -1,400 +1,842 @@
-"""Every interrupted or odd state, forged by hand in Vault: the next run goes on, discards, or refuses, as it should."""
+"""Every interrupted state, written into Vault by hand: the next run goes on, discards, or refuses.
+
+Records older and newer than reality, staged documents that belong to nobody, and what people do to secrets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from worlds import POLICY, USER, Scene, policy_from
+from conftest import Rotator, VaultServer
+from worlds import OTHER, POLICY, USER, Scene, policy_from
 
-from rotator.journal import Claim, Debt, Record, Underway, known_from
-from rotator.keys import ApiKey, Issue, KeyRef, Secret, Seen, Visibility
-from rotator.vault import At
+from rotator.journal import Claim, Debt, Failed, Place, Underway
+from rotator.keys import ApiKey, Issue, KeyRef, Secret, Visibility
+from rotator.rotation import Result
+from rotator.sandbox.ecgrid import KeyRecord, Running
 
-PRIVATE = Visibility.PRIVATE
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    """A policy that was adopted and rotated once: version 2 of the secret shows key 1003."""
-    made = Scene(tmp_path)
-    made.rotator().tick()
-    made.rotator().rotate()
-    made.asked.clear()
-    return made
+FIRST_ROTATE = POLICY + "first: rotate\n"
+TWO_PLACES = POLICY + "also: [{path: dr/edi}]\n"
+RUN, OTHER_RUN = "a" * 16, "b" * 16
+ACCOUNTS = pytest.mark.parametrize("keyset", ["add", "replace", "update"])
 
 
-def forge(scene: Scene, **fields: Any) -> Record:
-    """The record with other fields, written as some earlier process might have left it."""
-    stored = scene.stored()
-    record = stored.record.change(**fields)
-    scene.vault.save(record, stored.version)
-    return record
+class Forge:
+    """A scene whose policy was adopted a day ago, and the means to write what some run might have left."""
+
+    def __init__(self, tmp_path: Path, policy: str = POLICY, **switches: Any) -> None:
+        self.scene = Scene(tmp_path, policy, **switches)
+        assert self.scene.rotator().tick().outcome == "adopted"
+        self.scene.pass_time(days=1)
+
+    def write(self, **fields: object) -> None:
+        """Writes the record with other fields."""
+        stored = self.scene.stored()
+        self.scene.vault.save(stored.record.change(**fields, nonce="forged"), stored.version)
+
+    def open(self, *, expired: bool = True, **fields: object) -> None:
+        """A rotation that a run began, and has sent its issuing request for, unless the fields say otherwise."""
+        record, now = self.scene.stored().record, self.scene.vault.now()
+        about: dict[str, Any] = {
+            "run": RUN,
+            "kind": "rotate",
+            "reason": "scheduled",
+            "by": "elsewhere:1",
+            "user_id": USER,
+            "visibility": Visibility.PRIVATE,
+            "issue": Issue.KEYSET,
+            "baseline": record.baseline(USER, Visibility.PRIVATE) or (),
+            "began": now,
+            "sent": 1,
+        }
+        until = now + timedelta(minutes=-1 if expired else 3)
+        self.write(
+            underway=Underway(**{**about, **fields}),
+            claim=Claim(holder="somebody", by="elsewhere:1", until=until),
+        )
+
+    def issue(self, user_id: int = USER) -> ApiKey:
+        """A key that ECGrid has made for the run."""
+        return self.scene.account().issue(user_id, Visibility.PRIVATE, 30)
+
+    def stage(self, key: ApiKey | None, run: str = RUN) -> None:
+        """Stages it, as a run would."""
+        self.scene.vault.stage("edi", run, "somebody", key, 0)
+
+    def restage(self, key: ApiKey) -> None:
+        """Stages another one in its place."""
+        self.scene.vault.stage("edi", RUN, "somebody", key, 1)
+
+    def publish(self, key: ApiKey) -> None:
+        """Publishes it, as a run would."""
+        to, now = self.scene.policy.destinations[0], self.scene.vault.now()
+        self.scene.vault.publish(to, key, now, self.scene.published())
+
+    def tick(self) -> Result:
+        """The next run."""
+        return self.scene.rotator().tick()
+
+    def wrongs(self) -> list[str]:
+        """What is not as it must be, whatever was there before."""
+        scene, wrongs = self.scene, []
+        record = scene.stored().record
+        if scene.works() not in scene.policy.users:
+            wrongs.append("Vault does not hold what ECGrid accepts")
+        if not record.shows(scene.published().value):
+            wrongs.append("the record and Vault name different keys")
+        if record.underway or record.claim:
+            wrongs.append("a rotation is open or claimed")
+        if scene.vault.staged("edi") is not None:
+            wrongs.append("something is staged")
+        owed = {debt.key_id for debt in record.retiring}
+        held = {one.key_id for one in (record.current, *record.others) if one}
+        if scene.live() - owed - held - {scene.first.key_id}:
+            wrongs.append(f"strays are alive: {scene.live()}, {held}, {owed}")
+        return wrongs
 
 
-def open_rotation(scene: Scene, **fields: Any) -> Underway:
-    """A rotation that has just begun, with what ECGrid has now as its baseline."""
-    shown = scene.account().keys(USER, PRIVATE, 10.0)
-    given = {
-        "run": "gone",
-        "kind": "rotate",
-        "reason": "scheduled",
-        "by": "elsewhere:1",
-        "user_id": USER,
-        "visibility": PRIVATE,
-        "issue": Issue.KEYSET,
-        "baseline": known_from(scene.stored().record, shown),
-        "began": scene.time.now(),
-        "sent": 1,
-    }
-    return Underway(**{**given, **fields})
+def key_of(record: KeyRecord) -> ApiKey:
+    """A key that ECGrid has, as the rotator would hold it."""
+    ref = KeyRef(record.key_id, record.user_id, Visibility(record.visibility), record.created)
+    return ApiKey(ref, Secret(record.value))
 
 
-def claim(scene: Scene, minutes: float) -> Claim:
-    """Another process' claim that ends so many minutes from now."""
-    return Claim(
-        holder="gone", by="elsewhere:1", until=scene.time.now() + timedelta(minutes=minutes)
-    )
+# claimed
 
 
-def new_key(scene: Scene) -> ApiKey:
-    """A key that ECGrid has just made for the user."""
-    made = scene.simulator.add_key(USER)
-    return ApiKey(KeyRef(made.key_id, USER, PRIVATE, made.created), Secret(made.value))
-
-
-def stage(scene: Scene, run: str, key: ApiKey) -> None:
-    """A staged value as some process left it."""
-    scene.vault.stage("edi", run, "gone", key, 0)
-
-
-def settled(scene: Scene) -> None:
-    """Nothing is left open: Vault shows the record's key, which works, and nothing is staged or claimed."""
-    record = scene.stored().record
-    assert scene.works() == USER
-    assert record.shows(scene.published().value)
-    assert (record.underway, record.claim, scene.vault.staged("edi")) == (None, None, None)
-
-
-def test_a_claim_that_holds_is_left_alone(scene: Scene) -> None:
-    """Busy, and nothing is asked or written."""
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, 2))
-    scene.asked.clear()
-    writes = len(scene.store.log)
-    result = scene.rotator().tick()
-    assert (result.outcome, scene.asked, len(scene.store.log)) == ("busy", [], writes)
+def test_a_claim_that_holds_is_respected(tmp_path: Path) -> None:
+    """Nothing is asked of ECGrid, and the record stays as it is."""
+    forge = Forge(tmp_path)
+    forge.open(expired=False)
+    before = forge.scene.stored()
+    result = forge.tick()
+    assert result.outcome == "busy"
     assert result.busy is not None
     assert "elsewhere:1" in result.busy
+    assert (forge.scene.stored(), forge.scene.issued()) == (before, 0)
 
 
-def test_a_claim_that_ended_before_issue_starts_over(scene: Scene) -> None:
-    """ECGrid is still at the baseline: looked for twice, then one key is issued."""
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, -1))
-    issued = scene.issued()
-    assert scene.rotator().tick().outcome == "rotated"
-    assert scene.issued() == issued + 1
-    settled(scene)
+def test_a_claim_without_a_rotation_holds_nobody_up_once_it_is_over(tmp_path: Path) -> None:
+    """Its run died before it began anything."""
+    forge = Forge(tmp_path)
+    now = forge.scene.vault.now()
+    claim = Claim(holder="somebody", by="elsewhere:1", until=now + timedelta(days=31))
+    forge.write(claim=claim)
+    forge.scene.pass_time(days=30)
+    assert forge.tick().outcome == "busy"
+    forge.scene.pass_time(days=2)
+    assert forge.tick().outcome == "rotated"
+    assert forge.wrongs() == []
 
 
-def test_a_key_issued_by_a_run_that_is_gone_is_found(scene: Scene) -> None:
-    """The answer died with the process: the key is published, not made again."""
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, -1))
-    key, issued = new_key(scene), scene.issued()
-    result = scene.rotator().tick()
-    assert (result.outcome, result.key_id, scene.issued()) == ("rotated", key.ref.key_id, issued)
-    assert any(str(key.ref.key_id) in warning for warning in result.warnings)
-    settled(scene)
+@ACCOUNTS
+def test_claimed_and_ecgrid_is_still_at_the_baseline(tmp_path: Path, keyset: str) -> None:
+    """Looked for twice, a tenth of the deadline apart; then issued, and watched, since the first may still land."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open()
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("rotated", 1, [])
+    watch = forge.scene.stored().record.watch_until
+    assert watch is not None
+    assert timedelta(0) < watch - forge.scene.vault.now() <= timedelta(minutes=10)
 
 
-def test_of_several_new_keys_the_newest_is_taken_and_the_others_are_named(scene: Scene) -> None:
-    """A key that somebody else made in between cannot be told from ours."""
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, -1))
-    other = new_key(scene)
-    scene.pass_time(seconds=1)
-    newest = new_key(scene)
-    result = scene.rotator().tick()
-    assert result.key_id == newest.ref.key_id
-    assert str(other.ref.key_id) in str(result.warnings)
-    assert scene.simulator.who(other.value.reveal()) == USER
+def test_claimed_and_surely_nothing_was_sent(tmp_path: Path) -> None:
+    """An adoption that was interrupted: it is finished without looking for a lost answer, and without a key."""
+    forge = Forge(tmp_path)
+    forge.open(kind="adopt", sent=0)
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("adopted", 0, [])
 
 
-def test_a_key_older_than_the_claim_is_not_taken_for_ours(scene: Scene) -> None:
-    """Five minutes are allowed between the clocks, no more."""
-    new_key(scene)
-    scene.pass_time(minutes=6)
-    shown = scene.account().keys(USER, PRIVATE, 10.0)
-    before = known_from(scene.stored().record, [seen for seen in shown if seen.ref.key_id != 1004])
-    forge(scene, underway=open_rotation(scene, baseline=before), claim=claim(scene, -1))
-    result = scene.rotator().tick()
-    assert (result.outcome, result.key_id) == ("rotated", 1005)
+@ACCOUNTS
+@pytest.mark.parametrize("kind", ["adopt", "repair"])
+def test_an_adoption_or_repair_that_was_about_to_issue(
+    tmp_path: Path, keyset: str, kind: str
+) -> None:
+    """Its request was counted before it was sent: looked for like any other."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open(kind=kind)
+    made = forge.issue()
+    result = forge.tick()
+    assert (result.outcome, result.key_id) != ("failed", None)
+    assert (forge.scene.issued(), forge.wrongs()) == (1, [])
+    assert forge.scene.published().value == made.value
 
 
-def test_a_staged_key_is_verified_and_published(scene: Scene) -> None:
-    """As the interruption after staging leaves it."""
-    underway = open_rotation(scene)
-    forge(scene, underway=underway, claim=claim(scene, -1))
-    key, issued = new_key(scene), scene.issued()
-    stage(scene, underway.run, key)
-    result = scene.rotator().tick()
-    assert (result.outcome, result.key_id, scene.issued()) == ("rotated", key.ref.key_id, issued)
-    settled(scene)
+# issued
 
 
-def test_a_key_staged_under_another_claim_is_a_stray(scene: Scene) -> None:
-    """It is retired; the open rotation looks for its own key."""
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, -1))
-    stray = new_key(scene)
-    stage(scene, "another", stray)
-    scene.pass_time(seconds=1)
-    ours = new_key(scene)
-    assert scene.rotator().tick().key_id == ours.ref.key_id
-    scene.rotator().tick()
-    assert scene.simulator.who(stray.value.reveal()) is None
-    settled(scene)
+@ACCOUNTS
+def test_issued_and_neither_staged_nor_recorded(tmp_path: Path, keyset: str) -> None:
+    """Found by looking: that key is published, and no other is issued."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open()
+    made = forge.issue()
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("rotated", 1, [])
+    assert forge.scene.published().value == made.value
+    assert any("found by looking" in warning for warning in result.warnings)
 
 
-def test_a_key_staged_without_a_rotation_is_cleared_by_the_drift_check(scene: Scene) -> None:
-    """Nobody will publish it: noted as a stray, retired, and destroyed in Vault."""
-    stray = new_key(scene)
-    stage(scene, "another", stray)
-    scene.rotator().repair()
-    scene.rotator().tick()
-    assert scene.simulator.who(stray.value.reveal()) is None
-    settled(scene)
+def test_issued_twice_and_the_newest_counts(tmp_path: Path) -> None:
+    """The other one is named."""
+    forge = Forge(tmp_path)
+    forge.open()
+    older, newer = forge.issue(), forge.issue()
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued()) == ("rotated", 2)
+    assert forge.scene.published().value == newer.value
+    assert any(str(older.ref.key_id) in warning for warning in result.warnings)
 
 
-def test_a_key_staged_without_a_rotation_is_the_cure_of_a_drift(scene: Scene) -> None:
-    """The published key is dead, and what is staged works."""
-    cure = new_key(scene)
-    stage(scene, "another", cure)
-    current = scene.published().key_id
-    assert current is not None
-    scene.simulator.remove_key(current)
-    assert scene.rotator().repair().outcome == "repaired"
-    assert scene.published().key_id == cure.ref.key_id
-    settled(scene)
+@pytest.mark.parametrize("keyset", ["add", "replace"])
+def test_issued_and_its_value_cannot_be_read(tmp_path: Path, keyset: str) -> None:
+    """A stray, retired at once; one more key is issued."""
+    forge = Forge(tmp_path)
+    forge.scene.simulator.switch(keyset=keyset, read_back="masked", list_shows="masked")
+    forge.open()
+    made = forge.issue()
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("rotated", 2, [])
+    assert made.ref.key_id not in forge.scene.live()
 
 
-def test_a_staged_key_that_stays_refused_is_given_up_after_two_runs(scene: Scene) -> None:
-    """It is a stray, and another one is issued."""
-    underway = open_rotation(scene)
-    forge(scene, underway=underway, claim=claim(scene, -1))
-    dead = new_key(scene)
-    scene.simulator.remove_key(dead.ref.key_id or 0)
-    stage(scene, underway.run, dead)
-    outcomes = []
+def test_a_key_older_than_the_claim_is_not_ours(tmp_path: Path) -> None:
+    """Made by somebody else before the rotation began: left alone, whether or not the baseline knows it."""
+    forge = Forge(tmp_path)
+    foreign = forge.scene.simulator.add_key(USER)
+    forge.scene.pass_time(minutes=10)
+    forge.open()
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued()) == ("rotated", 1)
+    assert forge.scene.published().key_id != foreign.key_id
+    assert foreign.key_id in forge.scene.live()
+
+
+# staged
+
+
+@ACCOUNTS
+def test_staged_by_the_run_that_claimed(tmp_path: Path, keyset: str) -> None:
+    """Verified and published; ECGrid is not asked for another."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open()
+    made = forge.issue()
+    forge.stage(made)
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("rotated", 1, [])
+    assert forge.scene.published().value == made.value
+
+
+@ACCOUNTS
+def test_staged_and_gone_from_ecgrid_since(tmp_path: Path, keyset: str) -> None:
+    """A stray: the rotation starts over."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open()
+    made = forge.issue()
+    forge.stage(made)
+    assert made.ref.key_id is not None
+    forge.scene.simulator.remove_key(made.ref.key_id)
     for _ in range(3):
-        scene.pass_time(minutes=5)
-        outcomes.append(scene.rotator().tick().outcome)
-    assert outcomes[0] == "failed"
-    assert outcomes[-1] in ("rotated", "not-due", "retired")
-    settled(scene)
+        forge.tick()
+        forge.scene.pass_time(hours=2)
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 2)
+    assert forge.scene.published().value != made.value
 
 
-def test_published_before_settling_is_settled(scene: Scene) -> None:
-    """Vault shows the new key already: nothing is issued, published or staged again."""
-    underway = open_rotation(scene)
-    forge(scene, underway=underway, claim=claim(scene, -1))
-    key = new_key(scene)
-    stage(scene, underway.run, key)
-    to = scene.policy.destinations[0]
-    scene.vault.publish(to, key, scene.time.now(), scene.vault.published(to))
-    version, issued = scene.published().version, scene.issued()
-    assert scene.rotator().tick().outcome == "rotated"
-    assert (scene.published().version, scene.issued()) == (version, issued)
-    settled(scene)
+def test_staged_and_refused_by_ecgrid(tmp_path: Path) -> None:
+    """It may only need a moment: kept for a second run, then given up as a stray."""
+    forge = Forge(tmp_path)
+    forge.open()
+    made = forge.issue()
+    forge.stage(made)
+    forge.scene.simulator.switch(activation_delay=86400.0)
+    dead = forge.issue()
+    forge.scene.simulator.switch(activation_delay=0.0)
+    forge.restage(dead)
+    first = forge.tick()
+    assert (first.outcome, forge.scene.published().key_id) == ("failed", forge.scene.first.key_id)
+    assert dead.ref.key_id in forge.scene.live()
+    for _ in range(3):
+        forge.scene.pass_time(minutes=5)
+        forge.tick()
+    assert forge.wrongs() == []
+    assert dead.ref.key_id not in forge.scene.live()
 
 
-def test_published_and_unstaged_but_not_settled_is_settled(scene: Scene) -> None:
-    """The process died between destroying the staged value and closing the record."""
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, -1))
-    key = new_key(scene)
-    to = scene.policy.destinations[0]
-    scene.vault.publish(to, key, scene.time.now(), scene.vault.published(to))
-    version, issued = scene.published().version, scene.issued()
-    assert scene.rotator().tick().outcome == "rotated"
-    assert (scene.published().version, scene.issued()) == (version, issued)
-    settled(scene)
+@ACCOUNTS
+def test_staged_by_another_run(tmp_path: Path, keyset: str) -> None:
+    """It counts only under its own claim: it is destroyed, and the rotation that is open goes on."""
+    forge = Forge(tmp_path, keyset=keyset)
+    made = forge.issue()
+    forge.scene.pass_time(hours=1)
+    forge.stage(made, OTHER_RUN)
+    forge.open()
+    result = forge.tick()
+    assert (result.outcome, forge.wrongs()) == ("rotated", [])
+    assert forge.scene.issued() == 2
+    assert forge.scene.published().value != made.value
 
 
-def test_a_record_older_than_the_secret_is_healed(scene: Scene) -> None:
-    """Another run has rotated since: the record was set back by hand."""
-    before = scene.store.read(scene.vault.record_at("edi"), scene.stored().version)
-    assert before is not None
-    scene.rotator().rotate()
-    scene.store.write(scene.vault.record_at("edi"), before.data, scene.stored().version)
-    shown = scene.published().key_id
-    assert scene.rotator().repair().outcome in ("unchanged", "repaired")
+def test_staged_and_no_rotation_is_open(tmp_path: Path) -> None:
+    """The drift check destroys it; its key is a stray."""
+    forge = Forge(tmp_path)
+    made = forge.issue()
+    forge.stage(made)
+    forge.scene.rotator().repair()
+    assert forge.wrongs() == []
+    assert made.ref.key_id not in forge.scene.live()
+    assert forge.scene.published().key_id == forge.scene.first.key_id
+
+
+def test_staged_and_no_rotation_is_open_and_the_published_key_is_dead(tmp_path: Path) -> None:
+    """Then it is the cure: nothing is issued."""
+    forge = Forge(tmp_path, keyset="replace")
+    made = forge.issue()
+    forge.stage(made)
+    assert forge.scene.rotator().repair().outcome == "repaired"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 1)
+    assert forge.scene.published().value == made.value
+
+
+@pytest.mark.parametrize("policy", [POLICY, FIRST_ROTATE])
+def test_staged_and_there_is_no_record(tmp_path: Path, policy: str) -> None:
+    """A Vault restored in part: the policy starts as new, and at the latest the next check destroys it."""
+    scene = Scene(tmp_path, policy)
+    made = scene.account().issue(USER, Visibility.PRIVATE, 30)
+    scene.vault.stage("edi", RUN, "somebody", made, 0)
+    assert scene.rotator().tick().outcome in ("adopted", "rotated")
+    assert scene.issued() <= 2
+    scene.rotator().repair()
     assert scene.works() == USER
-    scene.pass_time(days=31)
-    assert scene.rotator().tick().outcome == "rotated"
-    assert scene.published().key_id != shown
-    settled(scene)
+    assert scene.vault.staged("edi") is None
+    assert scene.stored().record.underway is None
 
 
-def test_a_published_key_that_is_dead_is_repaired(scene: Scene) -> None:
-    """By another key of the user, or a new one."""
-    scene.simulator.remove_key(scene.published().key_id or 0)
-    assert scene.rotator().repair().outcome == "repaired"
-    settled(scene)
+def test_staged_and_due_with_no_rotation_open(tmp_path: Path) -> None:
+    """The next rotation meets a document that it did not write: one key is issued, and the other is a stray."""
+    forge = Forge(tmp_path)
+    made = forge.issue()
+    forge.stage(made)
+    forge.scene.pass_time(days=30)
+    assert forge.tick().outcome == "rotated"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 2)
+    assert forge.scene.published().value != made.value
 
 
-def test_a_secret_that_was_set_back_is_repaired_once_the_old_key_is_dead(scene: Scene) -> None:
-    """Until then the old key works, and the drift check says that Vault shows an older one."""
-    old = scene.store.read(scene.published_at(), 1)
-    assert old is not None
-    scene.store.write(scene.published_at(), old.data, 2)
-    assert "older" in str(scene.rotator().repair().warnings)
-    scene.simulator.remove_key(scene.first.key_id)
-    assert scene.rotator().repair().outcome == "repaired"
-    settled(scene)
+def test_the_proof_that_nothing_is_staged_is_not_a_key(tmp_path: Path) -> None:
+    """A run that was about to issue once more left an empty staged document."""
+    forge = Forge(tmp_path)
+    forge.open(sent=2)
+    forge.stage(None)
+    assert forge.tick().outcome == "rotated"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 1)
 
 
-@pytest.mark.parametrize("what", ["record", "secret"])
-def test_what_was_deleted_is_not_what_never_was(scene: Scene, what: str) -> None:
-    """It stops, names `adopt`, and issues nothing; `adopt` then mends it."""
-    at = scene.vault.record_at("edi") if what == "record" else scene.published_at()
-    scene.store.delete(at)
-    issued = scene.issued()
-    result = scene.rotator().rotate()
-    assert (result.outcome, scene.issued()) == ("failed", issued)
+def test_a_staged_document_that_nobody_understands_stops(tmp_path: Path) -> None:
+    """It may hold the only copy of a key: nothing is issued over it, and the way on is named."""
+    forge = Forge(tmp_path)
+    forge.open()
+    forge.scene.store.write(forge.scene.vault.staged_at("edi"), {"run": RUN, "value": "x"}, 0)
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued()) == ("failed", 0)
     assert result.error is not None
+    assert "check --repair" in result.error["message"]
+
+
+# published
+
+
+@ACCOUNTS
+def test_published_and_still_staged(tmp_path: Path, keyset: str) -> None:
+    """Only settling is left: no version is written."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open()
+    made = forge.issue()
+    forge.stage(made)
+    forge.publish(made)
+    version = forge.scene.published().version
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("rotated", 1, [])
+    assert forge.scene.published().version == version
+
+
+@ACCOUNTS
+def test_published_and_not_staged_any_more(tmp_path: Path, keyset: str) -> None:
+    """Its run died between destroying the staged value and closing the record."""
+    forge = Forge(tmp_path, keyset=keyset)
+    forge.open()
+    made = forge.issue()
+    forge.publish(made)
+    version = forge.scene.published().version
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("rotated", 1, [])
+    assert forge.scene.published().version == version
+
+
+def test_published_and_masked_everywhere(tmp_path: Path) -> None:
+    """The id says so, and the probe accepts the value."""
+    forge = Forge(tmp_path)
+    forge.open()
+    made = forge.issue()
+    forge.publish(made)
+    forge.scene.simulator.switch(read_back="masked", list_shows="masked")
+    assert forge.tick().outcome == "rotated"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 1)
+
+
+@ACCOUNTS
+def test_the_record_is_a_rotation_older_than_vault(tmp_path: Path, keyset: str) -> None:
+    """A version of it from before the rotation was put back: drift is looked for, and nothing is broken."""
+    forge = Forge(tmp_path, keyset=keyset)
+    before = forge.scene.stored().record
+    assert forge.scene.rotator().rotate().outcome == "rotated"
+    forge.scene.vault.save(before.change(nonce="old"), forge.scene.stored().version)
+    published = forge.scene.published().value
+    assert forge.scene.rotator().repair().outcome in ("unchanged", "repaired")
+    assert (forge.scene.works(), forge.scene.issued()) == (USER, 1)
+    assert forge.scene.published().value == published
+    assert forge.scene.rotator().rotate().outcome == "rotated"
+    assert (forge.scene.works(), forge.scene.issued()) == (USER, 2)
+
+
+def test_the_record_is_of_the_middle_of_a_rotation_that_is_over(tmp_path: Path) -> None:
+    """Put back while it was open: the published key is its own, so it is settled once more."""
+    forge = Forge(tmp_path)
+    forge.open()
+    middle = forge.scene.stored().record
+    assert forge.tick().outcome == "rotated"
+    forge.scene.vault.save(middle.change(nonce="old"), forge.scene.stored().version)
+    version = forge.scene.published().version
+    assert forge.tick().outcome == "rotated"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 1)
+    assert forge.scene.published().version == version
+
+
+@ACCOUNTS
+def test_the_secret_is_a_rotation_older_than_the_record(tmp_path: Path, keyset: str) -> None:
+    """Somebody put the old value back: in sync while it is accepted, healed without a new key where it is not."""
+    forge = Forge(tmp_path, keyset=keyset)
+    assert forge.scene.rotator().rotate().outcome == "rotated"
+    at = forge.scene.published_at()
+    old = forge.scene.store.read(at, 1)
+    assert old is not None
+    forge.scene.store.write(at, old.data, forge.scene.published().version)
+    forge.scene.rotator().repair()
+    assert (forge.scene.works(), forge.scene.issued()) == (USER, 1)
+    forge.scene.pass_time(hours=13)
+    for _ in range(3):
+        forge.tick()
+        forge.scene.rotator().repair()
+        assert forge.scene.works() == USER
+    assert forge.scene.issued() == 1
+
+
+def test_the_published_key_is_dead(tmp_path: Path) -> None:
+    """Somebody generated another one: the check puts that into Vault, and issues none."""
+    forge = Forge(tmp_path)
+    forge.scene.simulator.remove_key(forge.scene.first.key_id)
+    other = forge.scene.simulator.add_key(USER)
+    assert forge.scene.rotator().repair().outcome == "repaired"
+    assert (forge.scene.published().value, forge.scene.issued()) == (Secret(other.value), 0)
+
+
+def test_the_published_key_is_dead_and_there_is_no_other(tmp_path: Path) -> None:
+    """One is issued."""
+    forge = Forge(tmp_path)
+    forge.scene.simulator.remove_key(forge.scene.first.key_id)
+    assert forge.scene.rotator().repair().outcome == "repaired"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 1)
+
+
+def test_a_key_that_waits_to_be_retired_is_no_cure(tmp_path: Path) -> None:
+    """The replaced key lives on in its grace; the current one is dead: a new one is issued."""
+    forge = Forge(tmp_path)
+    assert forge.scene.rotator().rotate().outcome == "rotated"
+    current = forge.scene.published().key_id
+    assert current is not None
+    forge.scene.simulator.remove_key(current)
+    assert forge.scene.rotator().repair().outcome == "repaired"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 2)
+    forge.scene.pass_time(hours=13)
+    forge.tick()
+    assert forge.scene.works() == USER
+
+
+@ACCOUNTS
+@pytest.mark.parametrize("written", ["api_key", "note"])
+def test_another_writer_changes_the_secret_before_it_is_published(
+    tmp_path: Path, keyset: str, written: str
+) -> None:
+    """Another field is merged; over another value the run starts again from the record, with the key that it has."""
+    forge = Forge(tmp_path, keyset=keyset)
+    scene, left = forge.scene, ["once"]
+
+    def gate(call: str) -> str:
+        if call == "vault write ecgrid/edi" and left:
+            left.pop()
+            there = scene.store.read(scene.published_at(), None)
+            assert there is not None
+            data = there.data | {written: "by-hand"}
+            scene.store.write(scene.published_at(), data, there.version)
+        return "go"
+
+    assert scene.rotator(gate).rotate().outcome == "rotated"
+    assert (forge.wrongs(), scene.issued()) == ([], 1)
+    there = scene.store.read(scene.published_at(), None)
+    assert there is not None
+    assert (there.data.get("note") == "by-hand") == (written == "note")
+
+
+# deleted
+
+
+def test_a_deleted_record_is_not_one_that_never_was(tmp_path: Path) -> None:
+    """It stops, says so, and names `adopt`, which builds it anew."""
+    forge = Forge(tmp_path)
+    forge.scene.store.delete(forge.scene.vault.record_at("edi"))
+    for result in (forge.tick(), forge.scene.rotator().rotate(), forge.scene.rotator().repair()):
+        assert result.error is not None
+        assert result.error["kind"] == "vault.Deleted"
+        assert "rotator adopt edi" in result.error["message"]
+    assert forge.scene.issued() == 0
+    assert forge.scene.rotator().adopt().outcome == "adopted"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 0)
+    assert forge.scene.rotator().rotate().outcome == "rotated"
+
+
+def test_a_deleted_secret_is_not_one_that_never_was(tmp_path: Path) -> None:
+    """The same for what is published; nothing is issued."""
+    forge = Forge(tmp_path)
+    forge.scene.store.delete(forge.scene.published_at())
+    forge.scene.pass_time(days=30)
+    result = forge.tick()
+    assert result.error is not None
+    assert result.error["kind"] == "vault.Deleted"
     assert "rotator adopt edi" in result.error["message"]
-    assert scene.rotator().adopt().outcome == "adopted"
-    assert scene.issued() == issued
-    settled(scene)
+    assert forge.scene.issued() == 0
+    assert forge.scene.rotator().adopt().outcome == "adopted"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 0)
 
 
-def test_a_record_that_is_gone_for_good_is_built_anew(scene: Scene) -> None:
-    """The secret bears the policy's mark: adopted by itself, with a warning."""
-    scene.store.paths.pop(scene.vault.record_at("edi"))
-    issued = scene.issued()
-    result = scene.rotator().tick()
-    assert (result.outcome, scene.issued()) == ("adopted", issued)
-    assert "no record" in str(result.warnings)
-    settled(scene)
+@pytest.mark.parametrize("policy", [POLICY, FIRST_ROTATE])
+def test_no_record_and_a_secret_that_is_marked_as_ours(tmp_path: Path, policy: str) -> None:
+    """It is built anew by itself, with a warning that debts may be lost; nothing is issued."""
+    forge = Forge(tmp_path)
+    forge.scene.policy = policy_from(tmp_path, policy)
+    del forge.scene.store.paths[forge.scene.vault.record_at("edi")]
+    result = forge.tick()
+    assert (result.outcome, forge.scene.issued(), forge.wrongs()) == ("adopted", 0, [])
+    assert any("may be forgotten" in warning for warning in result.warnings)
+
+
+# records that nobody understands
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("change", "says"),
     [
-        (lambda data: data | {"format": 99}, "newer rotator"),
-        (lambda data: data | {"hmac_key": 5}, "hmac_key"),
-        (lambda data: {"nonsense": True}, "cannot be understood"),
-        (lambda data: data | {"underway": {"run": "x"}}, "underway"),
+        ({"format": 2, "wonder": True}, "newer rotator"),
+        ({"current": "yes"}, "current"),
+        ({"surprise": 1}, "surprise"),
+        ({"hmac_key": None}, "hmac_key"),
     ],
 )
-def test_a_record_that_is_no_record_stops_everything(
-    scene: Scene, damage: Callable[[dict[str, Any]], dict[str, Any]], says: str
+def test_a_record_that_is_not_understood_stops(
+    tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
-    """It says which, and what to do; nothing is issued or written."""
-    at = scene.vault.record_at("edi")
-    there = scene.store.read(at, None)
-    assert there is not None
-    scene.store.write(at, damage(there.data), there.version)
-    writes, issued = len(scene.store.log), scene.issued()
-    result = scene.rotator().rotate()
+    """Nothing is issued, nothing is written, and the message says what is wrong with it."""
+    forge = Forge(tmp_path)
+    stored, at = forge.scene.stored(), forge.scene.vault.record_at("edi")
+    data = stored.record.model_dump(mode="json", exclude_defaults=True) | change
+    forge.scene.store.write(at, data, stored.version)
+    forge.scene.pass_time(days=31)
+    for result in (forge.tick(), forge.scene.rotator().rotate(), forge.scene.rotator().adopt()):
+        assert result.error is not None
+        assert result.error["kind"] == "vault.BadRecord"
+        assert says in result.error["message"]
+    document = forge.scene.store.read(at, None)
+    assert document is not None
+    assert (document.version, forge.scene.issued()) == (stored.version + 1, 0)
+
+
+# debts
+
+
+def debt(key_id: int, why: Literal["replaced", "stray"] = "replaced") -> Debt:
+    """A key that is to be retired, and was due long ago."""
+    return Debt(key_id=key_id, user_id=USER, why=why, due_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_a_debt_that_names_the_current_key_is_dropped(tmp_path: Path) -> None:
+    """The key lives."""
+    forge = Forge(tmp_path)
+    forge.write(retiring=(debt(forge.scene.first.key_id),))
+    forge.tick()
+    assert (forge.wrongs(), forge.scene.stored().record.retiring) == ([], ())
+
+
+def test_a_debt_that_names_a_key_that_is_gone_is_paid(tmp_path: Path) -> None:
+    """ECGrid says that it never heard of it."""
+    forge = Forge(tmp_path)
+    forge.write(retiring=(debt(999_999),))
+    assert not forge.tick().bad
+    assert forge.scene.stored().record.retiring == ()
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_debt_that_names_the_staged_key_waits(tmp_path: Path, staged: bool) -> None:
+    """It may be the cure; once nothing is staged it is retired."""
+    forge = Forge(tmp_path)
+    made = forge.issue()
+    assert made.ref.key_id is not None
+    if staged:
+        forge.stage(made, OTHER_RUN)
+    forge.write(retiring=(debt(made.ref.key_id, why="stray"),))
+    forge.tick()
+    assert (made.ref.key_id in forge.scene.live()) == staged
+    forge.scene.rotator().repair()
+    forge.scene.pass_time(hours=1)
+    forge.tick()
+    assert made.ref.key_id not in forge.scene.live()
+    assert forge.wrongs() == []
+
+
+def test_a_debt_waits_while_vault_shows_another_key(tmp_path: Path) -> None:
+    """Consumers may still use it: a warning, and no failure."""
+    forge = Forge(tmp_path)
+    made = forge.issue()
+    assert made.ref.key_id is not None
+    forge.publish(made)
+    forge.write(retiring=(debt(made.ref.key_id),))
+    result = forge.tick()
+    assert (result.bad, made.ref.key_id in forge.scene.live()) == (False, True)
+    assert any("not retired yet" in warning for warning in result.warnings)
+
+
+def test_a_debt_waits_while_the_current_key_is_refused(tmp_path: Path) -> None:
+    """It may be the last one that works."""
+    forge = Forge(tmp_path)
+    made = forge.issue()
+    assert made.ref.key_id is not None
+    forge.write(retiring=(debt(made.ref.key_id),))
+    forge.scene.simulator.remove_key(forge.scene.first.key_id)
+    forge.tick()
+    assert made.ref.key_id in forge.scene.live()
+
+
+# back-off, limits, places
+
+
+def failed(forge: Forge, **fields: Any) -> Failed:
+    """The last failure, tried again in an hour."""
+    now = forge.scene.vault.now()
+    about = {
+        "at": now,
+        "phase": "issue",
+        "kind": "ecgrid.Timeout",
+        "message": "no answer",
+        "attempts": 3,
+        "retry_at": now + timedelta(hours=1),
+        "digest": forge.scene.policy.digest,
+    }
+    return Failed(**{**about, **fields})
+
+
+def test_a_back_off_is_kept_by_every_tick_and_ends(tmp_path: Path) -> None:
+    """Until then each says `failed` again, with the error and when it is tried next, and asks ECGrid nothing."""
+    forge = Forge(tmp_path)
+    forge.scene.pass_time(days=30)
+    forge.write(failed=failed(forge))
+    forge.scene.asked.clear()
+    result = forge.tick()
     assert result.error is not None
-    assert (result.outcome, result.error["kind"]) == ("failed", "vault.BadRecord")
-    assert says in result.error["message"]
-    assert (len(scene.store.log), scene.issued()) == (writes, issued)
+    assert (result.error["kind"], forge.scene.asked) == ("ecgrid.Timeout", [])
+    assert "tried again at" in result.error["message"]
+    forge.scene.pass_time(hours=1, seconds=1)
+    assert forge.tick().outcome == "rotated"
+    assert forge.scene.stored().record.failed is None
 
 
-def debt(scene: Scene, key_id: int) -> tuple[Debt, ...]:
-    """That key, to be retired since an hour ago."""
-    since = scene.time.now() - timedelta(hours=1)
-    return (Debt(key_id=key_id, user_id=USER, why="replaced", due_at=since),)
-
-
-def test_a_debt_that_names_the_current_key_is_dropped(scene: Scene) -> None:
-    """An account that updates in place keeps the id: then there is nothing to retire."""
-    current = scene.published().key_id
-    assert current is not None
-    forge(scene, retiring=debt(scene, current))
-    scene.rotator().tick()
-    assert scene.works() == USER
-    assert scene.stored().record.retiring == ()
-
-
-def test_a_debt_that_is_gone_already_counts_as_retired(scene: Scene) -> None:
-    """KeyRemove says that it is not there."""
-    forge(scene, retiring=debt(scene, 9999))
-    assert scene.rotator().tick().outcome == "retired"
-    assert scene.stored().record.retiring == ()
-
-
-def test_a_debt_waits_while_the_current_key_is_not_shown(scene: Scene) -> None:
-    """A warning says why, and nothing is removed."""
-    forge(scene, retiring=debt(scene, scene.first.key_id))
-    there = scene.store.read(scene.published_at(), None)
-    assert there is not None
-    scene.store.write(
-        scene.published_at(), there.data | {"api_key": scene.first.value}, there.version
-    )
-    result = scene.rotator().tick()
-    assert "does not show the current key" in str(result.warnings)
-    assert scene.simulator.who(scene.first.value) == USER
-    assert not result.bad
-
-
-def test_a_back_off_is_kept_and_a_changed_policy_clears_it(scene: Scene, tmp_path: Path) -> None:
-    """Across processes: it is in the record."""
-    scene.pass_time(days=31)
-    scene.simulator.switch(keyset="same")
-    assert scene.rotator().tick().outcome == "failed"
-    scene.simulator.switch(keyset="add")
-    scene.asked.clear()
-    again = scene.rotator().tick()
-    assert (again.outcome, scene.asked) == ("failed", [])
-    assert again.error is not None
-    assert again.error["kind"] == "ecgrid.NotReplaced"
-    path = tmp_path / "edi.yaml"
-    path.write_text(POLICY + "issue: create-key\n")
-
-    scene.policy = policy_from(tmp_path, POLICY + "issue: create-key\n")
-    assert scene.rotator().tick().outcome == "rotated"
-
-
-def test_a_destination_that_the_record_lacks_is_filled(scene: Scene, tmp_path: Path) -> None:
-    """It was added to the policy: the same key, and no new one."""
-
-    scene.policy = policy_from(tmp_path, POLICY + "also: [{path: dr/edi}]\n")
-    issued = scene.issued()
-    assert scene.rotator().tick().outcome == "repaired"
-    there = scene.store.read(At("secret", "dr/edi"), None)
-    assert there is not None
-    assert there.data["key_id"] == scene.published().key_id
-    assert scene.issued() == issued
-
-
-def test_a_destination_that_moved_is_filled_from_the_old_place(
-    scene: Scene, tmp_path: Path
+def test_a_back_off_holds_for_one_policy_text_and_not_for_a_rotate_on_demand(
+    tmp_path: Path,
 ) -> None:
-    """And the old place is left as it is."""
+    """A changed policy, and `rotate`, clear it."""
+    forge = Forge(tmp_path)
+    forge.scene.pass_time(days=30)
+    forge.write(failed=failed(forge, retry_at=None))
+    assert forge.tick().outcome == "failed"
+    forge.scene.policy = policy_from(tmp_path, POLICY + "owner: somebody@example.com\n")
+    assert forge.tick().outcome == "rotated"
+    forge.write(failed=failed(forge, retry_at=None))
+    assert forge.scene.rotator().rotate().outcome == "rotated"
 
-    old = scene.published()
-    scene.policy = policy_from(tmp_path, POLICY.replace("ecgrid/edi", "new/edi"))
-    issued = scene.issued()
-    assert scene.rotator().tick().outcome == "repaired"
-    assert (scene.published().key_id, scene.issued()) == (old.key_id, issued)
-    assert scene.store.read(At("secret", "ecgrid/edi"), None) is not None
+
+def test_a_back_off_does_not_hold_up_what_is_past_issue(tmp_path: Path) -> None:
+    """An open rotation is finished by every tick."""
+    forge = Forge(tmp_path)
+    forge.open()
+    made = forge.issue()
+    forge.stage(made)
+    forge.write(failed=failed(forge))
+    assert forge.tick().outcome == "rotated"
+    assert forge.wrongs() == []
 
 
-def test_masked_values_settle_by_id_and_probe(tmp_path: Path) -> None:
-    """An account that shows no value: what is published already is recognised all the same."""
-    scene = Scene(tmp_path)
-    scene.rotator().tick()
-    scene.simulator.switch(read_back="masked", list_shows="masked")
-    forge(scene, underway=open_rotation(scene), claim=claim(scene, -1))
-    key = new_key(scene)
-    to = scene.policy.destinations[0]
-    scene.vault.publish(to, key, scene.time.now(), scene.vault.published(to))
-    issued = scene.issued()
-    assert scene.rotator().tick().outcome == "rotated"
-    assert scene.issued() == issued
-    assert isinstance(scene.published().value, Secret)
-    assert Seen(key.ref, scene.published().value).whole is not None
-    settled(scene)
+def test_three_keys_beyond_the_schedule_are_the_limit(tmp_path: Path) -> None:
+    """For what begins by itself; a key that is there already is found all the same."""
+    forge = Forge(tmp_path)
+    now = forge.scene.vault.now()
+    forge.write(issued=(now, now, now))
+    forge.open()
+    result = forge.tick()
+    assert result.error is not None
+    assert (result.error["kind"], forge.scene.issued()) == ("rotation.IssueLimit", 0)
+    made = forge.issue()
+    assert forge.tick().outcome == "rotated"
+    assert forge.scene.published().value == made.value
+
+
+def test_a_missing_destination_is_written_from_one_that_shows_the_key(tmp_path: Path) -> None:
+    """By the next tick; nothing is issued, and nothing is retired before."""
+    forge = Forge(tmp_path, TWO_PLACES)
+    assert forge.scene.rotator().rotate().outcome == "rotated"
+    further = forge.scene.policy.destinations[1]
+    record = forge.scene.stored().record
+    del forge.scene.store.paths[forge.scene.vault.places(forge.scene.policy)[1]]
+    lacking = Place(mount=further.mount, path=further.path, field=further.field, version=None)
+    forge.write(places=(record.places[0], lacking))
+    forge.scene.pass_time(hours=13)
+    assert forge.tick().outcome in ("repaired", "retired")
+    there = forge.scene.vault.published(further)
+    assert there is not None
+    assert (there.value, forge.scene.issued()) == (forge.scene.published().value, 1)
+
+
+def test_no_destination_shows_the_key_that_one_lacks(tmp_path: Path) -> None:
+    """That is drift: healed with what ECGrid shows."""
+    forge = Forge(tmp_path, TWO_PLACES)
+    at = forge.scene.published_at()
+    forge.scene.store.write(at, {"note": "by hand"}, forge.scene.published().version)
+    del forge.scene.store.paths[forge.scene.vault.places(forge.scene.policy)[1]]
+    places = [
+        place.model_copy(update={"version": None}) for place in forge.scene.stored().record.places
+    ]
+    forge.write(places=tuple(places))
+    assert forge.tick().outcome == "repaired"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 0)
+
+
+def test_a_destination_that_was_added_is_written(tmp_path: Path) -> None:
+    """By the next tick, with the same key."""
+    forge = Forge(tmp_path)
+    forge.scene.policy = policy_from(tmp_path, TWO_PLACES)
+    assert forge.tick().outcome == "repaired"
+    there = forge.scene.vault.published(forge.scene.policy.destinations[1])
+    assert there is not None
+    assert (there.value, forge.scene.issued()) == (forge.scene.published().value, 0)
+
+
+def test_a_destination_that_moved_is_written_from_the_old_place(tmp_path: Path) -> None:
+    """Which is left as it is."""
+    forge = Forge(tmp_path)
+    old = forge.scene.published()
+    forge.scene.policy = policy_from(tmp_path, POLICY.replace("ecgrid/edi", "new/edi"))
+    assert forge.tick().outcome == "repaired"
+    assert (forge.scene.published().value, forge.scene.issued()) == (old.value, 0)
+    assert forge.scene.store.read(old.at, None) is not None
+
+
+# a policy that changed in the middle
+
+
+def test_an_open_rotation_is_finished_for_the_user_that_it_began_with(tmp_path: Path) -> None:
+    """Then the policy of now is a new start; the old user's key is left alone."""
+    forge = Forge(tmp_path)
+    forge.open()
+    made = forge.issue()
+    forge.stage(made)
+    forge.scene.simulator.add_key(OTHER)
+    forge.scene.policy = policy_from(tmp_path, POLICY.replace("5001", "5002"))
+    results = [forge.tick() for _ in range(2)]
+    assert not any(result.bad for result in results)
+    assert forge.scene.works() == OTHER
+    assert made.ref.key_id in forge.scene.live(USER)
+    assert forge.scene.vault.staged("edi") is None
+
+
+# the same against a real server
+
+
+REAL = """
+    user_id: 5001
+    visibility: Private
+    schedule: {every: 30d}
+    vault: {path: ecgrid/edi}
+"""
+
+
+def test_a_soft_delete_on_a_real_server_is_not_one_that_never_was(
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
+) -> None:
+    """Of the record, then of the secret; `adopt` puts both right, with the key that there is."""
+    rotator_command.policy("edi", REAL)
+    assert rotator_command("run", "--once").code == 0
+    for path in ("rotator/record/edi", "ecgrid/edi"):
+        vault.call("DELETE", f"{mount}/data/{path}")
+        done = rotator_command("rotate", "edi", "--json")
+        assert done.code == 1
+        assert done.json["results"][0]["error"]["kind"] == "vault.Deleted"
+        assert rotator_command("adopt", "edi").code == 0
+        data = vault.call("GET", f"{mount}/data/ecgrid/edi")["data"]["data"]
+        assert simulator.simulator.who(data["api_key"]) == 5001
+    assert simulator.simulator.issued() == 0
+
+
+def test_an_expired_claim_and_a_staged_key_on_a_real_server(
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
+) -> None:
+    """The key is published by the next tick; the document is destroyed, all versions and the metadata."""
+    rotator_command.policy("edi", REAL)
+    assert rotator_command("run", "--once").code == 0
+    at = f"{mount}/data/rotator/record/edi"
+    record = vault.call("GET", at)["data"]["data"]
+    key = simulator.simulator.add_key(5001)
+    began = record["rotated_at"]
+    underway = {
+        "run": RUN,
+        "kind": "rotate",
+        "reason": "scheduled",
+        "by": "elsewhere:1",
+        "user_id": 5001,
+        "visibility": "Private",
+        "issue": "keyset",
+        "baseline": record["known"]["5001/Private"],
+        "began": began,
+        "sent": 1,
+    }
+    claim = {"holder": "somebody", "by": "elsewhere:1", "until": began}
+    vault.call("POST", at, {"data": {**record, "underway": underway, "claim": claim}})
+    # Whoever claims lowers the due index first; here it is lost, which costs one slow tick.
+    for shard in vault.call("LIST", f"{mount}/metadata/rotator/index")["data"]["keys"]:
+        vault.call("DELETE", f"{mount}/metadata/rotator/index/{shard}")
+    staged = {
+        "run": RUN,
+        "by": "somebody",
+        "value": key.value,
+        "key_id": key.key_id,
+        "user_id": 5001,
+    }
+    vault.call(
+        "POST", f"{mount}/data/rotator/staged/edi", {"data": {**staged, "visibility": "Private"}}
+    )
+    done = rotator_command("run", "--once", "--json")
+    assert (done.code, done.json["summary"]) == (0, {"rotated": 1}), done.stdout
+    data = vault.call("GET", f"{mount}/data/ecgrid/edi")["data"]["data"]
+    assert (data["api_key"] == key.value, simulator.simulator.issued()) == (True, 0)
+    with pytest.raises(Exception, match="404"):
+        vault.call("GET", f"{mount}/metadata/rotator/staged/edi")
