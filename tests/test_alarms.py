@@ -1,0 +1,304 @@
+"""What a person hears of: which alarms are raised, how often, and what reaches Sentry from real processes."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Rotator
+from receiver import Receiver, receiver
+
+from rotator.reporting import LEVELS, runbook
+from rotator.reporting.alarms import AGAIN, MANY, Alarm, Alarms, slug
+from rotator.sandbox.ecgrid import Fault, Running
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICY = """
+    user_id: 5001
+    visibility: Private
+    schedule: {every: 30d}
+    vault: {path: ecgrid/edi}
+"""
+QUICK = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "10s", "ROTATOR_CHECK_EVERY": "0"}
+
+
+class Desk:
+    """Alarms with a clock of their own, and what they told."""
+
+    def __init__(self) -> None:
+        self.told: list[Alarm] = []
+        self.now = 0.0
+        self.alarms = Alarms(self.told.append, clock=lambda: self.now)
+
+    def fail(self, policy: str, kind: str = "ecgrid.Timeout", phase: str = "issue") -> None:
+        """That policy fails once more."""
+        self.alarms.failed(policy, phase, kind, "it failed")
+
+    def heard(self) -> list[tuple[str, str | None, int]]:
+        """What was told since the last time."""
+        told = self.told.copy()
+        self.told.clear()
+        return [(alarm.what, alarm.policy, alarm.count) for alarm in told]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """Alarms that are heard by nobody else."""
+    return Desk()
+
+
+@pytest.fixture
+def sentry() -> Iterator[Receiver]:
+    """What speaks Sentry's envelope format."""
+    with receiver() as there:
+        yield there
+
+
+def row(policy: str, state: str, age: int | None = 100) -> dict[str, Any]:
+    """A policy as `status --json` shows it, as far as alarms look at it."""
+    return {"policy": policy, "state": state, "key_age_s": age, "max_age_s": 90}
+
+
+def test_a_failure_that_repeats_is_told_once_and_later_with_its_count(desk: Desk) -> None:
+    """One issue with a count, not one message for each tick."""
+    for _ in range(50):
+        desk.fail("edi")
+        desk.now += 10
+    assert desk.heard() == [("failed", "edi", 1)]
+    desk.now += AGAIN
+    desk.fail("edi")
+    assert desk.heard() == [("failed", "edi", 51)]
+
+
+def test_another_phase_or_kind_is_another_alarm(desk: Desk) -> None:
+    """So is another policy."""
+    desk.fail("edi")
+    desk.fail("edi", kind="vault.Sealed")
+    desk.fail("edi", phase="publish")
+    desk.fail("other")
+    assert len(desk.heard()) == 4
+
+
+def test_a_trouble_of_many_policies_is_told_of_them_together(desk: Desk) -> None:
+    """Ten thousand policies behind one sealed Vault are not ten thousand messages; one tells when all is well."""
+    names = [f"p{number}" for number in range(1000)]
+    for name in names:
+        desk.fail(name, kind="vault.Sealed")
+    heard = desk.heard()
+    assert len(heard) == MANY + 1
+    assert heard[-1] == ("failed", None, MANY + 1)
+    for name in names:
+        desk.alarms.works(name)
+    heard = desk.heard()
+    assert [one[:2] for one in heard] == [
+        *(("recovered", name) for name in names[:MANY]),
+        ("recovered", None),
+    ]
+
+
+def test_recovery_is_told_once_and_only_after_an_alarm(desk: Desk) -> None:
+    """Also where another process saw it fail: that is in the record."""
+    desk.alarms.works("edi")
+    assert desk.heard() == []
+    desk.fail("edi")
+    desk.alarms.works("edi")
+    desk.alarms.works("edi")
+    assert desk.heard() == [("failed", "edi", 1), ("recovered", "edi", 1)]
+    desk.alarms.failed_before("edi", "issue", "ecgrid.Timeout")
+    assert desk.heard() == []
+    desk.alarms.works("edi")
+    assert desk.heard() == [("recovered", "edi", 1)]
+
+
+def test_a_failure_that_another_process_saw_before_is_told_again_when_it_repeats(
+    desk: Desk,
+) -> None:
+    """Each CronJob is a process of its own, and may be the only one whose report arrives."""
+    desk.alarms.failed_before("edi", "issue", "ecgrid.Timeout")
+    desk.fail("edi")
+    assert desk.heard() == [("failed", "edi", 1)]
+
+
+def test_overdue_is_told_when_it_begins_and_when_it_ends(desk: Desk) -> None:
+    """A record that cannot be read for a while ends nothing."""
+    for state, age in (
+        ("ok", 10),
+        ("overdue", 100),
+        ("overdue", 110),
+        ("failed", None),
+        ("overdue", 120),
+    ):
+        desk.alarms.stand([row("edi", state, age)])
+    assert desk.heard() == [("overdue", "edi", 1)]
+    desk.alarms.stand([row("edi", "ok", 5)])
+    assert desk.heard() == [("recovered", "edi", 1)]
+
+
+def test_each_shard_has_a_monitor_of_its_own() -> None:
+    """One that is missing would be hidden by the others."""
+    assert slug("rotator-once", None) == "rotator-once"
+    assert slug("rotator-once", (2, 8)) == "rotator-once-2-of-8"
+
+
+# what to do, for every kind of error
+
+
+def kinds_in_the_code() -> set[str]:
+    """Every kind of error that the package can report: `room.Kind`, wherever it stands in the source."""
+    found = set()
+    for path in (ROOT / "rotator").rglob("*.py"):
+        if path.name == "runbook.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"^[a-z]+\.[A-Z]\w+$", node.value))
+    return found
+
+
+def test_every_kind_of_error_has_a_next_step_and_a_section_in_the_runbook() -> None:
+    """And the runbook has no section for one that does not exist."""
+    kinds = kinds_in_the_code()
+    assert kinds - runbook.STEPS.keys() == set()
+    assert runbook.STEPS.keys() - kinds == set()
+    headings = re.findall(r"^### (.+)$", (ROOT / runbook.PAGE).read_text(), re.MULTILINE)
+    assert kinds - set(headings) == set()
+    assert {head for head in headings if "." in head} - kinds == set()
+
+
+def test_links_are_the_anchors_that_the_runbook_has() -> None:
+    """GitHub's rule: lower case, without what is neither letter, digit, hyphen nor space."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / runbook.PAGE).read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in headings}
+    for name in [*kinds_in_the_code(), "RotatorKeyOverdue"]:
+        assert runbook.link(name).partition("#")[2] in anchors, name
+
+
+# real processes
+
+
+def wait_for(found: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """What is found, sooner or later."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if there := found():
+            return there
+        time.sleep(0.05)
+    return pytest.fail(f"never seen: {what}")
+
+
+def test_a_cronjob_reports_everything_before_it_ends(
+    rotator_command: Rotator, simulator: Running, sentry: Receiver
+) -> None:
+    """Success, failure and recovery, each from a process that ends at once; nothing is lost at exit."""
+    rotator_command.policy("edi", POLICY)
+    cron = {"ROTATOR_SENTRY__CRON": "*/5 * * * *"}
+    rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **cron, **QUICK}
+    assert rotator_command("run", "--once").code == 0
+    assert sentry.items("event") == []
+    begun, ended = sentry.items("check_in")
+    assert (begun["status"], ended["status"]) == ("in_progress", "ok")
+    assert begun["check_in_id"] == ended["check_in_id"]
+    assert begun["monitor_slug"] == "rotator-once"
+    assert begun["monitor_config"]["schedule"] == {"type": "crontab", "value": "*/5 * * * *"}
+
+    simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
+    assert rotator_command("rotate", "edi").code == 1
+    (event,) = sentry.items("event")
+    kind = event["tags"]["kind"]
+    assert event["fingerprint"] == ["rotator", "failed", "edi", "issue", kind]
+    assert event["level"] == "error"
+    context = event["contexts"]["rotation"]
+    assert (context["what_to_do"], context["runbook"]) == (
+        runbook.next_step(kind),
+        runbook.link(kind),
+    )
+
+    simulator.simulator.clear_faults()
+    sentry.taken.clear()
+    assert rotator_command("rotate", "edi").code == 0
+    (event,) = sentry.items("event")
+    assert (event["level"], event["tags"]["alarm"]) == ("info", "recovered")
+
+
+def test_a_cronjob_tells_of_a_key_that_is_too_old(
+    rotator_command: Rotator, sentry: Receiver
+) -> None:
+    """Also where nothing is due: a manual schedule still alarms."""
+    rotator_command.policy("edi", POLICY.replace("{every: 30d}", "manual") + "    max_age: 1s\n")
+    rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **QUICK}
+
+    def overdue() -> list[dict[str, Any]]:
+        assert rotator_command("run", "--once").code == 0
+        return [event for event in sentry.items("event") if event["tags"]["alarm"] == "overdue"]
+
+    (event, *_) = wait_for(overdue, "the overdue key")
+    assert event["fingerprint"][:3] == ["rotator", "overdue", "edi"]
+    assert "`rotator rotate NAME`" in event["contexts"]["rotation"]["what_to_do"]
+
+
+def test_a_tick_that_cannot_look_round_is_a_failed_check_in(
+    rotator_command: Rotator, sentry: Receiver
+) -> None:
+    """A wrong token: the command says so, and the monitor hears it."""
+    rotator_command.policy("edi", POLICY)
+    wrong = {"VAULT_TOKEN": secrets.token_hex(8)}
+    rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **QUICK, **wrong}
+    assert rotator_command("run", "--once").code == 1
+    assert [one["status"] for one in sentry.items("check_in")] == ["in_progress", "error"]
+
+
+def test_a_process_killed_in_a_tick_leaves_its_check_in_open(
+    rotator_command: Rotator, simulator: Running, sentry: Receiver
+) -> None:
+    """Sentry then alarms by itself when the tick's longest time is over."""
+    rotator_command.policy("edi", POLICY)
+    simulator.simulator.add_fault(Fault("hang", times=None, seconds=30))
+    started = rotator_command.start("run", "--once", SENTRY_DSN=sentry.dsn, **QUICK)
+    wait_for(lambda: sentry.items("check_in"), "the first check-in")
+    started.finish(send=signal.SIGKILL)
+    assert [one["status"] for one in sentry.items("check_in")] == ["in_progress"]
+
+
+@pytest.mark.parametrize("answer", [429, 500])
+def test_a_sentry_that_fails_changes_nothing(
+    rotator_command: Rotator, sentry: Receiver, answer: int
+) -> None:
+    """Result and exit code are those of the rotation."""
+    rotator_command.policy("edi", POLICY)
+    sentry.answers = [answer] * 20
+    rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **QUICK}
+    done = rotator_command("rotate", "edi", "--json")
+    assert (done.code, done.json["summary"]) == (0, {"rotated": 1})
+
+
+# what is logged
+
+
+def events_in_the_code() -> set[str]:
+    """The names of all events: what `event` and `report` are called with, and what has a level."""
+    found = set(LEVELS)
+    for path in (ROOT / "rotator").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called, first = ast.unparse(node.func).rpartition(".")[2], node.args[0]
+            if called in {"event", "report"} and isinstance(first, ast.Constant):
+                found.add(str(first.value))
+    return found
+
+
+def test_every_event_is_in_the_table_with_its_level() -> None:
+    """Names and levels are what searches and alerts of others rely on."""
+    table = (ROOT / "docs" / "log-events.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (\w+) \|", table, re.MULTILINE))
+    assert rows.keys() == events_in_the_code()
+    levels = {name: logging.getLevelName(LEVELS.get(name, logging.DEBUG)).lower() for name in rows}
+    assert rows == levels

@@ -1,0 +1,320 @@
+"""The daemon's window: what it answers, to whom, and that nothing from outside becomes part of the page."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Rotator, Started
+from test_metrics import row, samples, value
+
+from rotator.keys import Secret
+from rotator.reporting.standing import Standing
+from rotator.web import Health, Site, View, Window
+
+NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
+SCRIPT = "<script>document.title='owned'</script>"
+VOID = {"meta", "input", "link", "br", "rect"}
+POLICY = "user_id: 5001\nvisibility: Private\nschedule: {every: 30d}\nvault: {path: ecgrid/edi}\n"
+
+
+def a_view(*rows: dict[str, Any], **more: Any) -> View:
+    """A view of these policies, seen just now."""
+    return View(Standing(datetime.now(UTC), rows), **more)
+
+
+@contextmanager
+def window(
+    view: View | None = None, trouble: str = "", token: Secret | None = None
+) -> Iterator[str]:
+    """A window over that view; `trouble` is what is wrong with Vault."""
+    site = Site(
+        alive=lambda: [Health("scheduler", True)],
+        ready=lambda: [Health("policies", True), Health("vault", not trouble, trouble)],
+        metrics=lambda: b"# metrics\n",
+        view=lambda: view or a_view(row()),
+    )
+    with Window(site, "127.0.0.1", 0, token) as there:
+        yield f"http://127.0.0.1:{there.port}"
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    """The answer to a GET."""
+    return httpx.get(url, headers=headers, timeout=30, trust_env=False)
+
+
+class Page(HTMLParser):
+    """A page taken apart: tags in order, text by the cell it is in; asserts that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.names: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-2:] == ["tr", "th"] and "tbody" in self._open:
+            self.names.append(data)
+
+
+def test_health_is_200_or_503_with_reasons_as_json() -> None:
+    """What is not well says why."""
+    with window(trouble="Vault is sealed") as url:
+        assert get(f"{url}/healthz").json() == {
+            "status": "ok", "checks": [{"name": "scheduler", "ok": True, "why": None}],
+        }  # fmt: skip
+        answer = get(f"{url}/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"][1] == {
+            "name": "vault",
+            "ok": False,
+            "why": "Vault is sealed",
+        }
+        assert "vault: Vault is sealed" in get(url).text
+
+
+@pytest.mark.parametrize(
+    "method", ["POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"]
+)
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz"])
+def test_nothing_but_get_is_answered(method: str, path: str) -> None:
+    """There is nothing to change."""
+    with window() as url:
+        answer = httpx.request(method, url + path, timeout=30, trust_env=False)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
+def test_other_addresses_are_not_there() -> None:
+    """Neither are files."""
+    with window() as url:
+        for path in ("/x", "/../etc/passwd", "/%2e%2e/", "/metrics/"):
+            assert get(url + path).status_code == 404
+
+
+def test_nothing_from_outside_becomes_part_of_the_page() -> None:
+    """An owner, a message or a question that is markup is shown as text."""
+    failure = {
+        "at": "2026-11-21T03:00:00Z",
+        "phase": SCRIPT,
+        "kind": SCRIPT,
+        "message": SCRIPT,
+        "retry_at": None,
+    }
+    view = a_view(
+        row(SCRIPT, state="failed", last_failure=failure), owners={SCRIPT: f'"{SCRIPT}'},
+        ahead=[(datetime.now(UTC) + timedelta(days=1), SCRIPT)],
+    )  # fmt: skip
+    with window(view, trouble=SCRIPT) as url:
+        for query in ("", f'?q=script&state={SCRIPT}&sort="{SCRIPT}', f'?q="{SCRIPT}'):
+            page = Page(get(f"{url}/{query}").text)
+            assert [tag for tag, _ in page.tags].count("script") == 1
+            assert not [
+                name for _, attributes in page.tags for name in attributes if name.startswith("on")
+            ]
+
+
+def test_the_policy_lets_nothing_run_but_the_page_itself() -> None:
+    """Script and style by their hashes, no other source; no inline styles that it would forbid."""
+    with window() as url:
+        answer = get(url)
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    page = Page(answer.text)
+    assert not [attributes for _, attributes in page.tags if "style" in attributes]
+    outside = [
+        a
+        for tag, a in page.tags
+        for n in ("src", "href")
+        if (a.get(n) or "").startswith(("http", "//"))
+    ]
+    assert outside == []
+
+
+def test_filter_and_order_come_from_the_address() -> None:
+    """So they work without a script, can be kept as a bookmark, and ten thousand rows weigh what is shown."""
+    rows = [
+        row(f"p{n:04}", user_id=6000 + n, key_age_s=n, state="failed" if n == 7 else "ok")
+        for n in range(1000)
+    ]
+    view = a_view(*rows, owners={"p0500": "edi@example.com"})
+    with window(view) as url:
+        assert Page(get(url).text).names[0] == "p0007"
+        assert len(Page(get(url).text).names) == 200
+        assert len(Page(get(f"{url}/?show=all").text).names) == 1000
+        assert Page(get(f"{url}/?state=failed").text).names == ["p0007"]
+        assert Page(get(f"{url}/?q=EDI@example").text).names == ["p0500"]
+        assert Page(get(f"{url}/?q=6042+p00").text).names == ["p0042"]
+        assert Page(get(f"{url}/?sort=age").text).names[0] == "p0999"
+        assert Page(get(f"{url}/?sort=nonsense&state=nonsense").text).names[0] == "p0007"
+        assert "No policy fits" in get(f"{url}/?q=nothing").text
+
+
+def test_an_empty_fleet_says_what_to_do() -> None:
+    """The first page that anybody sees."""
+    with window(a_view()) as url:
+        assert "rotator validate" in get(url).text
+
+
+def test_what_is_old_says_so() -> None:
+    """A page that looks well while nobody looks would be worse than none."""
+    with window(View(Standing(datetime.now(UTC) - timedelta(hours=3), [row()]))) as url:
+        assert "was read 3 h ago" in get(url).text
+
+
+def test_a_token_is_asked_for_as_bearer_or_as_password() -> None:
+    """Health goes without, and then tells no reasons."""
+    token = secrets.token_urlsafe(24)
+    basic = base64.b64encode(f"anybody:{token}".encode()).decode()
+    with window(trouble="Vault is sealed", token=Secret(token)) as url:
+        for path in ("/", "/metrics", "/nothing"):
+            assert get(url + path).status_code == 401
+            for wrong in ("Bearer x", "Basic x", "Basic eDp5", "", f"Token {token}", "Bearer"):
+                assert get(url + path, Authorization=wrong).status_code == 401
+        for right in (f"Bearer {token}", f"Basic {basic}"):
+            assert (
+                get(f"{url}/metrics", Authorization=right, Host="status.example.com").status_code
+                == 200
+            )
+        assert get(f"{url}/readyz").json() == {"status": "failing"}
+        assert "sealed" in get(f"{url}/readyz", Authorization=f"Bearer {token}").text
+
+
+def test_without_a_token_only_addresses_and_localhost_are_answered() -> None:
+    """A page elsewhere, whose name was made to point here, learns nothing through the operator's browser."""
+    with window() as url:
+        for host in ("evil.example.com", "evil.example.com:9464", "localhost.evil.example.com"):
+            assert get(url, Host=host).status_code == 421
+        for host in ("localhost:9464", "127.0.0.1", "[::1]:9464", "10.1.2.3:1"):
+            assert get(url, Host=host).status_code == 200
+
+
+def test_a_fault_in_what_is_shown_is_an_answer_and_not_the_end() -> None:
+    """The next request is served."""
+
+    def fault() -> View:
+        raise ValueError(SCRIPT)
+
+    site = Site(list, list, bytes, fault)
+    with Window(site, "127.0.0.1", 0) as there:
+        for _ in range(3):
+            answer = get(f"http://127.0.0.1:{there.port}/")
+            assert answer.status_code == 500
+            assert SCRIPT not in answer.text
+
+
+def test_clients_that_say_nothing_or_go_away_keep_nobody_waiting() -> None:
+    """Half a request, and an answer that is not taken."""
+    with window(a_view(*(row(f"p{n}") for n in range(3000)))) as url:
+        port = int(url.rpartition(":")[2])
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        for one in idle[:10]:
+            one.sendall(b"GET /?show=all HTTP/1.0\r\n\r\n")
+            one.close()
+        assert get(f"{url}/healthz").status_code == 200
+        for one in idle[10:]:
+            one.close()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/" + "x" * 70000)
+        assert connection.getresponse().status == 414
+        connection.close()
+
+
+# the daemon
+
+
+def listening(daemon: Started) -> str:
+    """Where a daemon serves."""
+    return f"http://127.0.0.1:{wait_for(lambda: _port(daemon), 'the daemon listens')}"
+
+
+def _port(daemon: Started) -> int | None:
+    found = re.search(r'"event": "daemon.listening", "port": (\d+)', daemon.so_far()[1])
+    return int(found[1]) if found else None
+
+
+def wait_for(found: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+    """What is found, sooner or later."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if there := found():
+            return there
+        time.sleep(0.1)
+    return pytest.fail(f"never seen: {what}")
+
+
+def test_the_daemon_shows_its_policies_its_health_and_its_metrics(rotator_command: Rotator) -> None:
+    """And a failure as it happens, with what to do; no secret is on any page."""
+    rotator_command.policy("edi", POLICY + "owner: edi-platform@example.com\n")
+    rotator_command.environment |= {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "6s"}
+    daemon = rotator_command.start(
+        "run", ROTATOR_HTTP__LISTEN="127.0.0.1:0", ROTATOR_LOG__FORMAT="json"
+    )
+    url = listening(daemon)
+    assert get(f"{url}/healthz").json()["status"] == "ok"
+    wait_for(lambda: get(f"{url}/readyz").status_code == 200, "it is ready")
+
+    def state() -> float | None:
+        return value(
+            samples(get(f"{url}/metrics").text), "rotator_policy_state", policy="edi", state="ok"
+        )
+
+    wait_for(state, "the policy is adopted")
+    page = get(url).text
+    for part in ("edi-platform@example.com", "user 5001", "1 policies"):
+        assert part in page
+    found = samples(get(f"{url}/metrics").text)
+    assert value(found, "rotator_rotations_total", policy="edi", outcome="adopted") == 1
+    assert value(found, "rotator_vault_token_ttl_seconds") is not None
+    assert (value(found, "process_open_fds") or 0) > 0
+    rotator_command.assert_silent(page, get(f"{url}/metrics").text)
+
+
+def test_a_daemon_that_others_can_reach_needs_a_token_or_the_word(rotator_command: Rotator) -> None:
+    """An open port is never an accident."""
+    rotator_command.policy("edi", POLICY)
+    rotator_command.environment["ROTATOR_HTTP__LISTEN"] = "0.0.0.0:0"
+    refused = rotator_command("validate")
+    assert (refused.code, "ROTATOR_HTTP__TOKEN" in refused.stderr) == (2, True)
+    assert rotator_command("validate", ROTATOR_HTTP__TOKEN="none").code == 0
+    token = secrets.token_urlsafe(24)
+    rotator_command.secrets.add(token)
+    assert rotator_command("validate", ROTATOR_HTTP__TOKEN=token).code == 0
+
+
+def test_an_address_that_is_taken_is_said_and_nothing_begins(rotator_command: Rotator) -> None:
+    """Exit 2, with the setting's name."""
+    rotator_command.policy("edi", POLICY)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = rotator_command("run", ROTATOR_HTTP__LISTEN=address)
+    assert done.code == 2
+    assert "ROTATOR_HTTP__LISTEN: cannot be listened at" in done.stderr
+    assert json.dumps("rotation") not in done.stderr
