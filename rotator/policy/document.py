@@ -24,6 +24,14 @@ _MAX_DEPTH = 12
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+def _could_be_a_key(path: Path) -> bool:
+    """Whether somebody may have pasted a key where a path belongs: then the path is not to be shown."""
+    return any(
+        len(part) > 15 and any(map(str.isdigit, part)) and any(map(str.isalpha, part))
+        for part in path.parts
+    )
+
+
 def files(path: Path, problems: list[Problem]) -> list[Path]:
     """`path` itself, or the policy files below it, sorted; symbolic links are followed, dot-names are not."""
     try:
@@ -32,7 +40,7 @@ def files(path: Path, problems: list[Problem]) -> list[Path]:
         found_at_all = False
     if not found_at_all:
         what = "does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES"
-        problems.append(Problem(str(path), what))
+        problems.append(Problem("the policies" if _could_be_a_key(path) else str(path), what))
         return []
     if not path.is_dir():
         return [path]

