@@ -134,6 +134,7 @@ class Past(_Value):
     previous_key_id: int | None = None
     published: tuple[Place, ...] = ()
     error: str | None = None
+    hooks: tuple[str, ...] = ()  # what came of the policy's hooks: `ok`, or what failed
 
 
 class Caller(_Value):
@@ -162,6 +163,7 @@ class Record(_Value):
     places: tuple[Place, ...] = ()
     failed: Failed | None = None
     history: tuple[Past, ...] = ()
+    hooks_due: Place | None = None  # what the hooks are still to be told of
     rotated_at: datetime | None = None  # the last rotation or adoption: due times count from here
     checked_at: datetime | None = None
     watch_until: datetime | None = None

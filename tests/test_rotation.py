@@ -245,3 +245,44 @@ def test_a_new_user_in_the_policy_is_a_new_start(tmp_path: Path) -> None:
     scene.pass_time(days=3)
     scene.rotator().tick()
     assert scene.simulator.who(scene.first.value) == USER
+
+
+HOOKED = POLICY + "after: [{exec: [sh, -c, 'echo $ROTATOR_KEY_ID $ROTATOR_VAULT_VERSION >> %s']}]\n"
+
+
+def test_hooks_run_after_the_record_is_settled_and_their_outcome_is_in_it(tmp_path: Path) -> None:
+    """Once for the rotation; the history tells what came of it."""
+    told = tmp_path / "told"
+    scene = Scene(tmp_path, HOOKED % told)
+    scene.rotator().tick()
+    scene.rotator().rotate()
+    scene.rotator().tick()
+    assert told.read_text().split() == ["1002", "1", "1003", "2"]
+    assert [past.hooks for past in scene.stored().record.history] == [("ok",), ("ok",)]
+
+
+def test_hooks_of_a_run_that_died_are_run_by_the_next(tmp_path: Path) -> None:
+    """At least once: the record says that they are due."""
+    told = tmp_path / "told"
+    scene = Scene(tmp_path, HOOKED % told)
+
+    def die(call: str) -> str:
+        record = scene.record()
+        if record is not None and record.hooks_due is not None:
+            raise KeyboardInterrupt
+        return "go"
+
+    with pytest.raises(KeyboardInterrupt):
+        scene.rotator(die).tick()
+    assert not told.exists()
+    scene.rotator().tick()
+    assert told.read_text().split() == ["1002", "1"]
+
+
+def test_a_failing_hook_is_a_warning_and_changes_nothing(tmp_path: Path) -> None:
+    """The rotation counts, and the record says what failed."""
+    scene = Scene(tmp_path, POLICY + "after: [{exec: [/nonexistent]}]\n")
+    result = scene.rotator().rotate()
+    assert result.outcome == "rotated"
+    assert any("hook 1 (exec)" in warning for warning in result.warnings)
+    assert "hook 1" in scene.stored().record.history[-1].hooks[0]

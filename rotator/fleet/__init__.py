@@ -22,7 +22,6 @@ from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
 from rotator.fleet.rounds import Found, Rounds
 from rotator.fleet.world import Surroundings
-from rotator.hooks import after_rotation
 from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting import runbook
@@ -204,11 +203,6 @@ class Fleet:
             run = self.run_of(policy, task.order)
             result = tend(run)
             self.reports.failed_before(policy.name, run.failing)
-            if result.outcome in ENDED and result.published:
-                published = result.published[0]
-                result.warnings += after_rotation(
-                    policy, result.key_id, published, self.stopping.is_set
-                )
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from rotator.journal import Record
+from rotator.journal import Held, Record
 from rotator.policy import Policy
 from rotator.rotation import Order
-from rotator.rotation.due import due_since, fits, is_due, is_overdue, kind_wanted
+from rotator.rotation.due import GRAIN, due_since, fits, is_due, is_overdue, kind_wanted
 
 CHECK_REQUESTS = 2  # of one drift check: the probe, and the list of keys
 CHECK_SHARE = 0.1  # of ECGrid's rate that drift checks may take
@@ -53,6 +53,7 @@ def has_work(policy: Policy, record: Record, now: datetime) -> bool:
         record.underway is not None
         or kind_wanted(policy, record, Order("schedule"), now) is not None
         or bool(record.due_debts(now))
+        or record.hooks_due is not None
         or (record.current is not None and (missing or watched))
     )
 
@@ -67,10 +68,18 @@ def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
     times = [now + TRUSTED * (1 + _fraction(policy.name)) / 2]
     if record.current is not None:
         times += [debt.due_at for debt in record.retiring]
+        times += [at for at in overdue_from(policy, record.current) if at > now]
     due = due_since(policy, record)
     if policy.enabled and due is not None and fits(policy, record):
         times.append(may_begin(policy, record, max(due, now)))
     return max(now, min(times))
+
+
+def overdue_from(policy: Policy, held: Held) -> list[datetime]:
+    """From when on the key is overdue, if it ever is: that makes nothing due, but an alarm."""
+    if policy.max_age is None:
+        return []
+    return [(held.created or held.published_at) + policy.max_age + GRAIN]
 
 
 def may_begin(policy: Policy, record: Record, at: datetime) -> datetime:

@@ -18,7 +18,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rotator.errors import FenceLost
-from rotator.rotation import claiming, drift, due, finding, issuing, proving, publishing, retiring
+from rotator.rotation import (
+    claiming,
+    drift,
+    due,
+    finding,
+    issuing,
+    proving,
+    publishing,
+    retiring,
+    telling,
+)
 from rotator.rotation.run import Run
 
 
@@ -61,6 +71,8 @@ STEPS = (
     Step("settle", retiring.has_leftover, retiring.clear_leftover),
     # A further destination lacks the key.
     Step("publish", publishing.lacks_a_destination, publishing.fill),
+    # The hooks of a settled rotation.
+    Step("hooks", telling.has_hooks_due, telling.run_hooks),
     # A replaced key has outlived its grace, or a stray is known.
     Step("retire", retiring.has_due_debts, retiring.retire),
 )

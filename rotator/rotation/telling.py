@@ -1,0 +1,31 @@
+"""The hooks: run at least once for each rotation that was settled, whichever run comes to it."""
+
+from __future__ import annotations
+
+from rotator.hooks import after_rotation
+from rotator.rotation.run import Run
+
+
+def has_hooks_due(run: Run) -> bool:
+    """Whether a settled rotation's hooks have not been run to their end, as far as the record knows."""
+    return (
+        run.record.hooks_due is not None
+        and run.record.underway is None
+        and run.record.claimed_by_other(run.id, run.now()) is None
+    )
+
+
+def run_hooks(run: Run) -> None:
+    """Runs them under the claim, and notes what came of it; a hook that fails is a warning and changes nothing."""
+    record = run.record
+    due, current = record.hooks_due, record.current
+    if due is None:
+        return
+    run.save(record)
+    published = {"mount": due.mount, "path": due.path, "version": due.version}
+    key_id = current.key_id if current else None
+    problems = after_rotation(run.policy, key_id, published, run.world.stopping)
+    for problem in problems:
+        run.warn(problem)
+    last = record.history[-1].model_copy(update={"hooks": tuple(problems) or ("ok",)})
+    run.give_back(run.record.change(hooks_due=None, history=(*record.history[:-1], last)))
