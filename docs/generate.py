@@ -1,12 +1,13 @@
-"""Writes what is made from the code: docs/configuration.md, man/rotator.1 and completions/. `python docs/generate.py`.
+"""Writes what is made from something else: the reference, the manual page, completions, the Prometheus rule.
 
-A test compares them with what this would write. Needs nothing but the package itself.
+`python docs/generate.py`; a test compares them with what this would write. Needs nothing but the package itself.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import Enum
@@ -171,7 +172,7 @@ def policy_reference() -> Iterator[str]:
     yield "## Policies\n"
     yield "A file holds one policy, or `defaults:` and `policies:` (a list). Necessary are a user, `visibility`,"
     yield "`schedule` and `vault.path`. `rotator schema` prints the JSON Schema for editors; to copy from, there is the"
-    yield "[cookbook](cookbook.md).\n"
+    yield "[sample policies](../policies).\n"
     yield "| field | meaning |"
     yield "|---|---|"
     for name, field in json_schema()["$defs"]["fields"].items():
@@ -282,11 +283,28 @@ def completion(shell: str) -> str:
     return made.source_template % made.source_vars() + "\n"
 
 
+RULE = """\
+# Made from ../../monitoring/rules.yaml by docs/generate.py; a test compares the two.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: rotator
+spec:
+"""
+
+
+def rule() -> str:
+    """kubernetes/daemon/prometheusrule.yaml: the alerts as the Prometheus operator takes them."""
+    groups = (ROOT / "monitoring" / "rules.yaml").read_text().partition("\ngroups:\n")[2]
+    return RULE + textwrap.indent(f"groups:\n{groups}", "  ")
+
+
 def everything() -> dict[Path, str]:
     """The files that are made, with what belongs into them."""
     return {
         ROOT / "docs" / "configuration.md": configuration(),
         ROOT / "man" / "rotator.1": manual(),
+        ROOT / "kubernetes" / "daemon" / "prometheusrule.yaml": rule(),
         ROOT / "completions" / "rotator": completion("bash"),
         ROOT / "completions" / "_rotator": completion("zsh"),
         ROOT / "completions" / "rotator.fish": completion("fish"),

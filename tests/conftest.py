@@ -22,10 +22,15 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 import rotator
 from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, start
 from rotator.sandbox.openbao import OpenBao
+
+# How long an example takes is the machine's business.
+hypothesis_settings.register_profile("house", deadline=None)
+hypothesis_settings.load_profile("house")
 
 OPERATOR = 5000  # the user whose key the rotator itself uses, a NetworkAdmin
 USERS = (5001, 5002, 5003)  # users to rotate, each with one Private key

@@ -232,7 +232,7 @@ def test_a_cronjob_tells_of_a_key_that_is_too_old(
     rotator_command: Rotator, sentry: Receiver
 ) -> None:
     """Also where nothing is due: a manual schedule still alarms."""
-    rotator_command.policy("edi", POLICY.replace("{every: 30d}", "manual") + "    max_age: 1s\n")
+    rotator_command.policy("edi", POLICY.replace("{every: 30d}", "manual") + "    max_age: 8s\n")
     rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **QUICK}
 
     def overdue() -> list[dict[str, Any]]:

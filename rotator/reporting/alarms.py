@@ -47,7 +47,9 @@ class Alarm:
     @property
     def title(self) -> str:
         """The first line."""
-        return f"{self.policy or 'many policies'}: {SAID[self.what]}"
+        named = self.policy or "many policies"
+        # In place of a policy, "(turns)" and its like name what concerns all of them.
+        return f"{named}: {self.what if named.startswith('(') else SAID[self.what]}"
 
     @property
     def next_step(self) -> str | None:
