@@ -81,7 +81,7 @@ def event(name: str, /, **fields: object) -> None:
     level = LEVELS.get(name, logging.DEBUG)
     if LOG.isEnabledFor(level):
         told = {key: _plain(value) for key, value in fields.items() if value not in (None, "", [])}
-        LOG.log(level, name, extra={"fields": told})
+        LOG.log(level, name, extra={"fields": told}, stacklevel=2)
 
 
 def _plain(value: object) -> object:

@@ -4,10 +4,10 @@ It is the last line, not the first: what it catches should never have come so fa
 watched from the creation of its `Secret` until a minute after the last one of it is gone. What is kept are hashes under
 the interpreter's own random key, never a value.
 
-A text is searched without its case, punctuation, escapes (JSON, XML, URL, repr, nested too), white space and terminal
-colours, and once more as what its base64 and hex stretches decode to. Ten characters that a text shares with a secret
-are a find. Short secrets, and those that consist of words, are found as a whole only; shorter ones are not watched at
-all, or nobody could say "root" any more: docs/adr/0020-secrecy.md.
+A text is searched without its case, escapes (JSON, XML, URL, repr, nested too), white space and terminal colours; then
+without punctuation, too; and once more as what its base64 and hex stretches decode to. Ten characters that a text
+shares with a secret are a find. Short secrets, and those that consist of words, are found as a whole only; shorter ones
+are not watched at all, or nobody could say "root" any more: docs/adr/0020-secrecy.md.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ PIECE = 10  # characters that a text and a secret may not share
 LINGER = 60.0  # seconds that a value is watched after its last Secret is gone
 _GRAM = 6  # any ten characters in a row hold six that begin at a multiple of five
 _STRIDE = PIECE - _GRAM + 1
-_SHORTEST, _LONG_ENOUGH = (
-    6,
-    12,
-)  # characters of a value found as a whole: of mixed kinds, and of words
+_SHORTEST = 6  # characters of a value that is found as a whole
+_LONG_ENOUGH = 12  # the same for one that consists of words
+_REMEMBERED = 300  # harmless texts, and how long they may be: most words of a log are the same again and again
 _ROUNDS = 4  # of masking, after which a text that still shows something is given up
 
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ESCAPE = re.compile(
-    r"""\x1b\[[0-9;?]*[ -/]*[@-~]             # colours
+    _COLOUR.pattern
+    + r"""
     | \\+ (?: u([0-9a-fA-F]{4}) | x([0-9a-fA-F]{2}) | ([abfnrtv0]) | (["'/]) )
     | \\ (\\)+
     | % (?:25)* ([0-9a-fA-F]{2})
@@ -44,13 +45,15 @@ _ESCAPE = re.compile(
 _ESCAPED = re.compile(r"[\x1b\\%&]")
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 # What could be ten characters, and what could be a short secret.
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{14,}={0,2}"), re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{14,}={0,2}"), re.compile(rb"[A-Za-z0-9+/_-]{8,}={0,2}")
 _HEX = re.compile(rb"[0-9a-f]{20,}"), re.compile(rb"[0-9a-f]{12,}")
-_HEX_IN_TEXT = re.compile(r"(?:[0-9a-fA-F]{2}[^0-9A-Za-z]{0,4}){6,}")
-_AROUND = re.compile(r"[A-Za-z0-9+/=_-]*")
+_HEX_IN_TEXT = re.compile(rb"[0-9a-fA-F]{2}(?:[^0-9A-Za-z]{0,4}[0-9a-fA-F]{2}){5,}")
+_AROUND = re.compile(r"[A-Za-z0-9+/=_&#;%-]*")
 _LOWER = bytes(c | 32 if 65 <= c <= 90 else c for c in range(256))
+_INVISIBLE = bytes(c for c in range(256) if not 33 <= c <= 126)
 _DROPPED = bytes(c for c in range(256) if not chr(c).isascii() or not chr(c).isalnum())
-_STANDARD = str.maketrans("-_", "+/")
+_IN_NAMES = b"-_./:"
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 Spans = list[tuple[int, int]]
 
@@ -66,6 +69,7 @@ class Net:
         self._gone: deque[tuple[float, _Ticket]] = deque()
         self._pieces: dict[int, int] = {}  # hash -> how many tickets have it
         self._wholes: dict[int, dict[int, int]] = {}  # length -> the same, for whole values
+        self._harmless: dict[str, None] = {}  # texts that were searched since the last secret came
 
     def __len__(self) -> int:
         """How many secrets are watched."""
@@ -74,12 +78,16 @@ class Net:
     def add(self, secret: Secret, value: str) -> None:
         """Watches a value for as long as its secret lives, and a minute longer."""
         plain = _bytes(_unescaped(value))
-        pieces = _pieces_of(plain)
-        whole = None if pieces or not _is_telling(value) else plain
+        # A value may look as if it held escapes, and be cut off in the middle of one.
+        pieces = _pieces_of({plain, _bytes(value)})
+        whole = None if pieces or not _is_telling(plain) else plain
         if not pieces and not whole:
             return
         ticket = _Ticket(secret, self._let_go)
-        ticket.pieces, ticket.whole = pieces, (len(whole), hash(whole)) if whole else None
+        ticket.pieces, ticket.whole = (
+            frozenset(pieces),
+            (len(whole), hash(whole)) if whole else None,
+        )
         with self._lock:
             self._held[id(ticket)] = ticket
             for piece in pieces:
@@ -90,6 +98,8 @@ class Net:
                     self._wholes = {**self._wholes, length: {}}
                 numbers = self._wholes[length]
                 numbers[number] = numbers.get(number, 0) + 1
+            # A new one, and last: a search that began before notes its find in the old one.
+            self._harmless = {}
             self._forget()
 
     def holds(self, text: str) -> bool:
@@ -99,16 +109,20 @@ class Net:
                 self._forget()
         if len(text) < _SHORTEST or not (self._pieces or self._wholes):
             return False
-        plain = _unescaped(text)
-        folded = _folded(plain)
-        if self._found(folded) or self._found_whole(plain):
-            return True
-        return self._found_inside(plain, folded)
+        forms = {_bytes(_COLOUR.sub("", text)), _bytes(_unescaped(text))}
+        return any(self._found(plain) or self._found_inside(plain) for plain in forms)
 
     def scrub(self, text: str) -> str:
         """The text, with `**` for everything that shows a watched value."""
+        harmless = self._harmless
+        if text in harmless:
+            return text
         for _ in range(_ROUNDS):
             if not self.holds(text):
+                if len(harmless) >= _REMEMBERED:
+                    harmless.clear()
+                if len(text) <= _REMEMBERED:
+                    harmless[text] = None
                 return text
             spans = self._spans(text)
             if not spans:
@@ -131,35 +145,33 @@ class Net:
                 _less(self._wholes[length], number)
                 self._wholes = {size: found for size, found in self._wholes.items() if found}
 
-    # searching: `folded` is lower case letters and digits, `plain` is without escapes
+    # searching: `plain` is a text without escapes, one byte a character
 
-    def _found(self, folded: bytes) -> bool:
+    def _found(self, plain: bytes) -> bool:
+        visible = plain.translate(_LOWER, _INVISIBLE)
+        letters = visible.translate(None, _DROPPED)
+        return self._found_piece(visible) or self._found_piece(letters) or self._found_whole(plain)
+
+    def _found_inside(self, plain: bytes) -> bool:
+        return any(self._found(data) for data in _decoded(plain, short=bool(self._wholes)))
+
+    def _found_piece(self, folded: bytes) -> bool:
         pieces = self._pieces
         for at in range(0, len(folded) - _GRAM + 1, _STRIDE):
             if hash(folded[at : at + _GRAM]) in pieces and self._piece_near(folded, at):
                 return True
         return False
 
-    def _found_inside(self, plain: str, folded: bytes) -> bool:
-        short = bool(self._wholes)
-        return any(
-            self._found(_fold(data)) or self._found_whole(data)
-            for data in _decoded(plain, folded, short=short)
-        )
-
     def _piece_near(self, folded: bytes, at: int) -> bool:
         first, last = max(0, at - _STRIDE + 1), min(at, len(folded) - PIECE)
         return any(hash(folded[i : i + PIECE]) in self._pieces for i in range(first, last + 1))
 
-    def _found_whole(self, plain: str | bytes) -> bool:
+    def _found_whole(self, plain: bytes) -> bool:
         wholes = self._wholes
-        if not wholes:
-            return False
-        data = _bytes(plain) if isinstance(plain, str) else plain
-        return any(
-            hash(data[at : at + length]) in numbers
+        return bool(wholes) and any(
+            hash(plain[at : at + length]) in numbers
             for length, numbers in wholes.items()
-            for at in range(len(data) - length + 1)
+            for at in range(len(plain) - length + 1)
         )
 
     # masking: rare, and so as slow as it likes to be
@@ -167,33 +179,35 @@ class Net:
     def _spans(self, text: str) -> Spans:
         """Where a text shows something; empty if that cannot be told."""
         spans: Spans = []
-        places = list(_places(text))
-        kept = [(c, span) for c, span in places if c.isascii() and c.isalnum()]
-        spans += self._runs([(c.lower(), span) for c, span in kept], PIECE, self._pieces)
-        for length, numbers in self._wholes.items():
-            spans += self._runs(places, length, numbers)
-        for found in (*_BASE64[True].finditer(text), *_HEX_IN_TEXT.finditer(text)):
-            if self._found_inside(found[0], _folded(found[0])):
+        for escape in (_COLOUR, _ESCAPE):
+            places = [(_bytes(c)[0], span) for c, span in _places(text, escape)]
+            for dropped in (_INVISIBLE, _DROPPED):
+                kept = [(_LOWER[c], span) for c, span in places if c not in dropped]
+                spans += _runs(kept, PIECE, self._pieces)
+            for length, numbers in self._wholes.items():
+                spans += _runs(places, length, numbers)
+        for found in (*_BASE64[True].finditer(_bytes(text)), *_HEX_IN_TEXT.finditer(_bytes(text))):
+            if self._found_inside(found[0]):
                 spans.append(found.span())
         return spans
-
-    def _runs(
-        self, places: list[tuple[str, tuple[int, int]]], length: int, numbers: dict[int, int]
-    ) -> Spans:
-        data = _bytes("".join(c for c, _ in places))
-        return [
-            (places[at][1][0], places[at + length - 1][1][1])
-            for at in range(len(data) - length + 1)
-            if hash(data[at : at + length]) in numbers
-        ]
 
 
 class _Ticket(weakref.ref[Secret]):
     """A secret that is watched, without keeping it alive, and what to forget when it is gone."""
 
     __slots__ = ("pieces", "whole")
-    pieces: tuple[int, ...]
+    pieces: frozenset[int]
     whole: tuple[int, int] | None
+
+
+def _runs(places: list[tuple[int, tuple[int, int]]], length: int, numbers: dict[int, int]) -> Spans:
+    """Where so many of the characters in a row are among the numbers."""
+    data = bytes(c for c, _ in places)
+    return [
+        (places[at][1][0], places[at + length - 1][1][1])
+        for at in range(len(data) - length + 1)
+        if hash(data[at : at + length]) in numbers
+    ]
 
 
 def _less(counts: dict[int, int], number: int) -> None:
@@ -202,40 +216,40 @@ def _less(counts: dict[int, int], number: int) -> None:
         del counts[number]
 
 
-def _pieces_of(plain: bytes) -> tuple[int, ...]:
-    """Hashes of every ten characters that could not be a word, and of every six, which are looked up first."""
-    cased, found = plain.translate(None, _DROPPED), set[int]()
-    folded = cased.translate(_LOWER)
-    for at in range(len(folded) - PIECE + 1):
-        if not _is_word(cased[at : at + PIECE]):
-            found.add(hash(folded[at : at + PIECE]))
-    if found:
-        found.update(hash(folded[at : at + _GRAM]) for at in range(len(folded) - _GRAM + 1))
-    return tuple(found)
+def _pieces_of(forms: set[bytes]) -> set[int]:
+    """Hashes of every ten characters that could not be words, and of every six, which are looked up first."""
+    found: set[int] = set()
+    for cased in {
+        form.translate(None, dropped) for form in forms for dropped in (_INVISIBLE, _DROPPED)
+    }:
+        folded = cased.translate(_LOWER)
+        pieces = [
+            hash(folded[at : at + PIECE])
+            for at in range(len(folded) - PIECE + 1)
+            if not _is_harmless(cased[at : at + PIECE])
+        ]
+        if pieces:
+            found.update(pieces)
+            found.update([hash(folded[at : at + _GRAM]) for at in range(len(folded) - _GRAM + 1)])
+    return found
 
 
-def _is_word(piece: bytes) -> bool:
-    return piece.isalpha() and (piece[1:].islower() or piece.isupper())
+def _is_harmless(text: bytes) -> bool:
+    """Whether it could be part of a name or a date that is to be shown, or the stars of a mask."""
+    if len(set(text)) < 4:
+        return True
+    inner = text if text.isalnum() else text.translate(None, _IN_NAMES)
+    return inner.isdigit() or (inner.isalpha() and (inner[1:].islower() or inner.isupper()))
 
 
-def _is_telling(value: str) -> bool:
+def _is_telling(value: bytes) -> bool:
     """Whether a value without pieces can be looked for as a whole without hitting everyday words."""
-    kinds = (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum())
-    mixed = sum(any(kind(c) for c in value) for kind in kinds) > 1
-    return len(value) >= (_SHORTEST if mixed else _LONG_ENOUGH)
+    return len(value) >= (_LONG_ENOUGH if _is_harmless(value) else _SHORTEST)
 
 
 def _bytes(text: str) -> bytes:
     # One byte a character, so that places in both are the same.
     return text.encode("latin-1", "replace")
-
-
-def _fold(data: bytes) -> bytes:
-    return data.translate(_LOWER, _DROPPED)
-
-
-def _folded(plain: str) -> bytes:
-    return _fold(_bytes(plain))
 
 
 def _unescaped(text: str) -> str:
@@ -254,23 +268,23 @@ def _meant(escape: re.Match[str]) -> str:
     return mark or slash or (" " if letter else "")
 
 
-def _places(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _places(text: str, escape: re.Pattern[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Every character that is meant, and where the text writes it."""
     at = 0
-    for escape in _ESCAPE.finditer(text):
-        yield from ((text[i], (i, i + 1)) for i in range(at, escape.start()))
-        yield from ((c, escape.span()) for c in _meant(escape))
-        at = escape.end()
+    for found in escape.finditer(text):
+        yield from ((text[i], (i, i + 1)) for i in range(at, found.start()))
+        yield from ((c, found.span()) for c in (_meant(found) if escape is _ESCAPE else ""))
+        at = found.end()
     yield from ((text[i], (i, i + 1)) for i in range(at, len(text)))
 
 
-def _decoded(plain: str, folded: bytes, *, short: bool) -> Iterator[bytes]:
+def _decoded(plain: bytes, *, short: bool) -> Iterator[bytes]:
     """What the stretches of base64 and hex in a text stand for, wherever in them the encoding began."""
     for run in _BASE64[short].findall(plain):
-        text = run.rstrip("=").translate(_STANDARD)
+        text = run.rstrip(b"=").translate(_STANDARD)
         for start in range(4):
-            yield binascii.a2b_base64(text[start:] + "A" * (-len(text[start:]) % 4))
-    for digits in _HEX[short].findall(folded):
+            yield binascii.a2b_base64(text[start:] + b"A" * (-len(text[start:]) % 4))
+    for digits in _HEX[short].findall(plain.translate(_LOWER, _DROPPED)):
         for start in range(2):
             end = start + (len(digits) - start) // 2 * 2
             yield binascii.a2b_hex(digits[start:end])

@@ -10,6 +10,7 @@ import io
 import logging
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -24,8 +25,10 @@ R = TypeVar("R")
 OURS = "rotator"  # the one logger, with its children, that may speak
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _DEPTH = 12
+_AGAIN = 60.0  # seconds
 _telling = threading.local()
 _alarms: list[Alarm] = []
+_told: dict[str, float] = {}  # place -> when it last alarmed
 
 
 def on_catch(alarm: Alarm) -> None:
@@ -66,10 +69,14 @@ def scrub_all(value: object, place: str = "output", depth: int = _DEPTH) -> Any:
 
 
 def caught(place: str) -> None:
-    """Raises the alarm: a value came as far as the net, which construction should have made impossible."""
-    if getattr(_telling, "now", False):
+    """Raises the alarm: a value came as far as the net, which construction should have made impossible.
+
+    The same place alarms once a minute at most, since what shows a secret once often does so in a loop.
+    """
+    now = time.monotonic()
+    if getattr(_telling, "now", False) or now - _told.get(place, -_AGAIN) < _AGAIN:
         return
-    _telling.now = True
+    _telling.now, _told[place] = True, now
     try:
         for alarm in _alarms:
             alarm(place)
@@ -172,7 +179,8 @@ def clean(record: logging.LogRecord) -> None:
     An exception is left as its class and place: its text is whatever a library put there. Never raises.
     """
     try:
-        place = f"log {record.module}:{record.lineno}"
+        file = "/".join(Path(record.pathname).parts[-2:])
+        place = f"log {file or OURS}:{record.lineno}"
         record.msg, record.args = scrub(_message(record), place), ()
         if record.exc_info:
             record.exc_info, record.exc_text = None, _fault(record.exc_info)

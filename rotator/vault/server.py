@@ -100,7 +100,7 @@ class Server:
                 at.path, secret=data, cas=cas, mount_point=at.mount
             )
         )
-        version = (answer.get("data") or {}).get("version")
+        version = _fields(answer).get("version")
         if not isinstance(version, int):
             raise Permanent(
                 f"Vault stored {at} without a version: is {at.mount} KV v2?", kind="vault.NotKV2"
@@ -137,7 +137,10 @@ class Server:
             )
         except NotFound:
             return []
-        return [name for name in answer["data"]["keys"] if not name.endswith("/")]
+        names = _fields(answer).get("keys")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise Transient(f"Vault's answer for {at} is no list of names", kind="vault.BadAnswer")
+        return [name for name in names if not name.endswith("/")]
 
     def forget(self, at: At) -> None:
         """See `KV.forget`."""
@@ -152,7 +155,7 @@ class Server:
             unknown = sorted(path for path in needs if path not in self._capabilities)
         if unknown:
             answer = self._ask(lambda: self._hvac.sys.get_capabilities(unknown))
-            told = answer.get("data") or answer
+            told = _fields(answer) or answer
             self._capabilities.update({path: frozenset(told.get(path) or ()) for path in unknown})
         missing = {path: wanted - self._capabilities[path] for path, wanted in needs.items()}
         root = frozenset({"root"})
@@ -165,7 +168,7 @@ class Server:
                 answer = self._ask(partial(self._wire.request, "get", url))
             except (NotFound, Forbidden):
                 continue
-            if (answer.get("data") or {}).get("delete_version_after", "0s") not in ("0s", "0", ""):
+            if _fields(answer).get("delete_version_after", "0s") not in ("0s", "0", ""):
                 return True
         return False
 
@@ -180,7 +183,7 @@ class Server:
         except (Forbidden, NotFound, Permanent) as error:
             problem, kind = error.kind, "vault.NoMount"
         else:
-            about = answer.get("data") or {}
+            about = _fields(answer)
             if about.get("type") == "kv" and (about.get("options") or {}).get("version") == "2":
                 self._mounts.add(mount)
                 return
@@ -293,14 +296,14 @@ class Server:
         if token is None:
             raise Permanent("no Vault token: set VAULT_TOKEN", kind="vault.NoToken")
         self._wire.secret_token = token
-        about = (self._hvac.auth.token.lookup_self().get("data")) or {}
+        about = _fields(self._hvac.auth.token.lookup_self())
         self._login = _Login(
-            self._boot(), float(about.get("ttl") or 0), bool(about.get("renewable")), False
+            self._boot(), _seconds(about.get("ttl")), bool(about.get("renewable")), False
         )
         return self._login
 
     def _take(self, answer: dict[str, Any], *, served: bool) -> _Login:
-        auth = answer.get("auth") or {}
+        auth = _fields(answer, "auth")
         if not isinstance(auth.get("client_token"), str):
             raise Permanent(
                 "Vault's answer to the login has no token in it", kind="vault.BadAnswer"
@@ -308,7 +311,7 @@ class Server:
         self._wire.secret_token = Secret.clean(auth["client_token"], "the token of Vault's login")
         self._login = _Login(
             self._boot(),
-            float(auth.get("lease_duration") or 0),
+            _seconds(auth.get("lease_duration")),
             bool(auth.get("renewable")),
             served,
         )
@@ -324,6 +327,16 @@ class _Login:
     def left(self, boot: float) -> float:
         """Seconds that are left of it."""
         return self.at + self.life - boot if self.life else float("inf")
+
+
+def _fields(answer: dict[str, Any], name: str = "data") -> dict[str, Any]:
+    """An object within an answer; empty if there is none."""
+    inner = answer.get(name)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _seconds(length: object) -> float:
+    return float(length) if isinstance(length, int | float) else 0.0
 
 
 def _document(at: At, answer: dict[str, Any]) -> Document:

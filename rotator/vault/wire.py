@@ -271,7 +271,8 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
 
 
 def _not_found(what: str, answer: dict[str, Any], said: str) -> Exception:
-    metadata = (answer.get("data") or {}).get("metadata")
+    outer = answer.get("data")
+    metadata = outer.get("metadata") if isinstance(outer, dict) else None
     if isinstance(metadata, dict) and isinstance(metadata.get("version"), int):
         gone = "destroyed" if metadata.get("destroyed") else "deleted"
         return Gone(

@@ -243,8 +243,26 @@ def _sentry() -> None:
     _when_published(send)
 
 
+@deed("tell-process")
+def _tell_process() -> None:
+    """What the process is allowed to do, as it knows itself."""
+    import ctypes
+    import json
+    import resource
+
+    def tell(_: str) -> None:
+        told = {
+            "core": list(resource.getrlimit(resource.RLIMIT_CORE)),
+            "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
+            "raise_exceptions": logging.raiseExceptions,
+        }
+        sys.stderr.write(f"process: {json.dumps(told)}\n")
+
+    _when_published(tell)
+
+
 RAISED = {
-    "ecgrid": ("rotator.ecgrid.account", "OnWire", "list"),
+    "ecgrid": ("rotator.ecgrid.account", "OnWire", "read"),
     "wire": ("rotator.ecgrid.wire", "Wire", "send"),
     "vault": ("rotator.vault", "Vault", "publish"),
     "vault-wire": ("rotator.vault.wire", "Wire", "request"),
@@ -266,7 +284,9 @@ def _raise_in(module: str, owner: str, name: str) -> Deed:
         def fail(*_: Any, **__: Any) -> Any:
             raise Carrier(os.environ["CANARY"])
 
-        setattr(getattr(import_module(module), owner), name, fail)
+        broken = getattr(import_module(module), owner)
+        assert hasattr(broken, name), name
+        setattr(broken, name, fail)
 
     return act
 
@@ -330,6 +350,14 @@ def _no_warning_hook() -> None:
     from rotator.reporting import sinks
 
     vars(sinks)["_warned"] = warnings.showwarning
+
+
+@deed("no-dropping")
+def _no_dropping() -> None:
+    """Debugging aids stay in the environment."""
+    import rotator.__main__ as start
+
+    vars(start)["_drop_debugging"] = lambda: None
 
 
 @deed("no-hooks")
@@ -434,6 +462,15 @@ def _no_ecgrid_translation() -> None:
         return error
 
     vars(answers)["by_status"] = quoted
+    by_code = answers.by_code
+
+    def quoted_by_code(call: Any, code: str, reply: Any) -> Any:
+        error = by_code(call, code, reply)
+        if error is not None:
+            error.args = (f"{error}: {reply.body.decode('latin-1')}",)
+        return error
+
+    vars(answers)["by_code"] = quoted_by_code
     without_code = answers.without_code
 
     def quoted_too(call: Any, reply: Any, *rest: Any) -> Any:
@@ -458,6 +495,10 @@ def _follow_redirects() -> None:
     def send(self: Any, *target: Any, **options: Any) -> Any:
         return request(self, *target, **options | {"allow_redirects": True})
 
+    from rotator.ecgrid import wire
+
+    # Else the request would be sent over a connection that was opened to ECGrid ahead.
+    wire._Backend._take = lambda self: None  # type: ignore[method-assign]  # breaking it is the point
     httpx.Client.__init__ = init  # type: ignore[method-assign]  # breaking it is the point
     requests.Session.request = send  # type: ignore[method-assign]  # the same
 

@@ -217,6 +217,8 @@ def supervisor(path: str) -> Iterator[list[bytes]]:
 
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
-        yield heard
-        done.set()
-        thread.join(5)
+        try:
+            yield heard
+        finally:
+            done.set()
+            thread.join(5)
