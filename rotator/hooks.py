@@ -9,8 +9,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import queue
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -68,7 +70,18 @@ def after_rotation(
 
 
 def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | None:
-    return _execute(hook, told, timeout) if isinstance(hook, Exec) else _post(hook, told, timeout)
+    if isinstance(hook, Exec):
+        return _execute(hook, told, timeout)
+    # In a thread that may be left behind: an answer can come a byte at a time for hours.
+    answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    post = threading.Thread(
+        target=lambda: answer.put(_post(hook, told, timeout)), name="webhook", daemon=True
+    )
+    post.start()
+    try:
+        return answer.get(timeout=timeout)
+    except queue.Empty:
+        return f"no end within {timeout:.0f} s"
 
 
 def _execute(hook: Exec, told: dict[str, str], timeout: float) -> str | None:

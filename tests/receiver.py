@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +24,12 @@ class Taken:
 
 @dataclass
 class Receiver:
-    """What was taken; `answers` are the statuses of the next requests, then 200."""
+    """What was taken; `answers` are the statuses of the next requests, then 200; each is kept waiting for `delay`."""
 
     url: str
     taken: list[Taken] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
+    delay: float = 0.0  # seconds
 
     @property
     def dsn(self) -> str:
@@ -61,6 +63,7 @@ def receiver() -> Iterator[Receiver]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             there.taken.append(Taken(self.path, dict(self.headers.items()), body))
+            time.sleep(there.delay)
             self.send_response(there.answers.pop(0) if there.answers else 200)
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")

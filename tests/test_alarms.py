@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import re
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -275,8 +277,41 @@ def test_a_sentry_that_fails_changes_nothing(
     rotator_command.policy("edi", POLICY)
     sentry.answers = [answer] * 20
     rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **QUICK}
-    done = rotator_command("rotate", "edi", "--json")
-    assert (done.code, done.json["summary"]) == (0, {"rotated": 1})
+    done = rotator_command("--log-format", "json", "run", "--once", "--json")
+    assert (done.code, done.json["summary"]) == (0, {"adopted": 1})
+    assert f"status_{answer}" in not_delivered(done.stderr)
+
+
+def not_delivered(stderr: str) -> set[str]:
+    """Why reports did not reach Sentry, as the log says."""
+    lines = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    return {one["reason"] for one in lines if one["event"] == "report.not_delivered"}
+
+
+def test_a_sentry_that_is_not_there_changes_nothing(rotator_command: Rotator) -> None:
+    """A closed port: the result is the rotation's, and the log says that the report was lost."""
+    rotator_command.policy("edi", POLICY)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    rotator_command.environment |= {"SENTRY_DSN": f"http://public@127.0.0.1:{port}/1", **QUICK}
+    done = rotator_command("--log-format", "json", "run", "--once", "--json")
+    assert (done.code, done.json["summary"]) == (0, {"adopted": 1})
+    assert not_delivered(done.stderr) == {"network"}
+
+
+def test_a_sentry_that_answers_late_is_waited_for_and_one_that_never_does_is_left(
+    rotator_command: Rotator, sentry: Receiver
+) -> None:
+    """Two seconds are waited for at the end; a minute is not, and the log says so."""
+    rotator_command.policy("edi", POLICY)
+    rotator_command.environment |= {"SENTRY_DSN": sentry.dsn, **QUICK}
+    sentry.delay = 2.0
+    done = rotator_command("--log-format", "json", "run", "--once", "--json")
+    assert (done.code, not_delivered(done.stderr)) == (0, set())
+    assert [one["status"] for one in sentry.items("check_in")] == ["in_progress", "ok"]
+    sentry.delay = 60.0
+    done = rotator_command("--log-format", "json", "run", "--once", "--json")
+    assert (done.code, not_delivered(done.stderr)) == (0, {"timeout"})
 
 
 # what is logged

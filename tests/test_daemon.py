@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -172,6 +173,35 @@ def test_it_waits_for_a_vault_that_is_away_at_boot(
         until(lambda: record(vault, mount, name).get("current"), "it adopts")
         assert [one["policies"] for one in logged(daemon, "daemon.started")] == [1]
         assert daemon.finish(send=signal.SIGTERM).code == 0
+
+
+def test_an_idle_daemon_keeps_its_vault_login_alive(
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
+) -> None:
+    """Nothing is due for several lives of its token; then something is asked for, and the token still serves."""
+    (name,) = fleet_of(rotator_command, simulator, 1, "30d")
+    token = secrets.token_hex(16)
+    rotator_command.secrets.add(token)
+    about = {"id": token, "policies": ["root"], "ttl": "9s"}
+    vault.call("POST", "auth/token/create", about)
+    # The watchdog's interval makes turns come every two seconds.
+    given = {"VAULT_TOKEN": token, "NOTIFY_SOCKET": "@nobody", "WATCHDOG_USEC": "6000000"}
+    daemon = rotator_command.start("run", **given, **QUICK)
+    until(lambda: record(vault, mount, name).get("current"), "it adopts")
+
+    def told() -> dict[str, Any]:
+        seen: dict[str, Any] = vault.call("POST", "auth/token/lookup", {"token": token})["data"]
+        return seen
+
+    first = told()
+    until(
+        lambda: told().get("last_renewal_time", 0) > first["creation_time"] + 20, "renewals go on"
+    )
+    path = rotator_command.policies / f"{name}.yaml"
+    path.write_text(path.read_text().replace("every: 30d", "every: 2s"))
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: rotations(vault, mount, name), "it rotates")
+    assert daemon.finish(send=signal.SIGTERM).code == 0
 
 
 BOUNDARIES = {  # whom the request goes to, its beginning, a part of it, and whether it comes after KeySet

@@ -492,6 +492,44 @@ def test_another_writer_changes_the_secret_before_it_is_published(
     assert (there.data.get("note") == "by-hand") == (written == "note")
 
 
+@pytest.mark.parametrize("written", ["two words", "line\nline", "\ufeff", "", 42])
+def test_what_no_key_can_be_is_not_published(tmp_path: Path, written: object) -> None:
+    """Somebody overwrote the value with what cannot be sent: drift, healed with what ECGrid shows."""
+    forge = Forge(tmp_path)
+    there = forge.scene.published()
+    forge.scene.store.write(there.at, {"api_key": written, "note": "by hand"}, there.version)
+    assert forge.scene.published().value is None
+    assert forge.scene.rotator().repair().outcome == "repaired"
+    assert (forge.wrongs(), forge.scene.issued()) == ([], 0)
+    document = forge.scene.store.read(there.at, None)
+    assert document is not None
+    assert document.data["note"] == "by hand"
+
+
+def test_a_claim_whose_fence_was_lost_is_given_back(tmp_path: Path) -> None:
+    """Another writer comes in while a further destination is written: the run starts again, and holds nobody up."""
+    forge = Forge(tmp_path, TWO_PLACES)
+    scene, left = forge.scene, ["once"]
+    further = scene.policy.destinations[1]
+    del scene.store.paths[scene.vault.places(scene.policy)[1]]
+    lacking = Place(mount=further.mount, path=further.path, field=further.field, version=None)
+    forge.write(places=(scene.stored().record.places[0], lacking))
+
+    def gate(call: str) -> str:
+        if call == "vault write dr/edi" and left:
+            left.pop()
+            scene.store.write(scene.vault.places(scene.policy)[1], {"api_key": "by-hand"}, 0)
+        return "go"
+
+    scene.rotator(gate).tick()
+    assert left == []
+    assert scene.stored().record.claim is None
+    assert forge.tick().outcome != "busy"
+    there = scene.vault.published(further)
+    assert there is not None
+    assert there.value == scene.published().value
+
+
 # deleted
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -110,6 +113,28 @@ def test_a_command_that_fails_is_tried_three_times(
     assert after.exists()
     if told:
         assert told == ["hook 1 (exec) was tried 3 times and failed: exit code 1"]
+
+
+def test_a_webhook_that_answers_a_byte_at_a_time_holds_up_nothing(tmp_path: Path) -> None:
+    """No single wait is long, and the whole would never end."""
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        with suppress(OSError), listener.accept()[0] as client:
+            client.recv(65536)
+            for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nX: ", itertools.repeat(120)):
+                client.send(bytes([byte]))
+                if over.wait(0.1):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        (warning,) = run(tmp_path, Webhook(url), timeout=2.0, hurry=True)
+        over.set()
+        thread.join()
+    assert warning == "hook 1 (webhook) was tried once and failed: no end within 2 s"
 
 
 def test_a_command_that_hangs_ends_with_all_that_it_started(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ LEVELS = {
     "settings.warning": logging.WARNING,
     "vault.clock_skew": logging.WARNING,
     "leak.prevented": logging.ERROR,
+    "report.not_delivered": logging.WARNING,
     "run.summary": logging.INFO,
     "daemon.started": logging.INFO,
     "daemon.listening": logging.INFO,
@@ -167,7 +168,9 @@ def start_sentry(dsn: str | None, environment: str | None, release: str | None) 
     from rotator.reporting import sentry
 
     with _sentry_lock:
-        sentry.start(dsn, environment, release)
+        sentry.start(
+            dsn, environment, release, lambda reason: event("report.not_delivered", reason=reason)
+        )
         _sentry_runs.set()
 
 
@@ -178,7 +181,7 @@ def _to_sentry(message: str, fingerprint: list[str], **tags: str) -> None:
         sentry.send(message, fingerprint, tags)
 
 
-def flush(seconds: float = 5.0) -> None:
+def flush(seconds: float = 15.0) -> None:
     """Waits until what was reported has been sent, at most so long."""
     if _sentry_runs.is_set():
         from rotator.reporting import sentry

@@ -7,6 +7,8 @@ original through when they fail. The transport sees every envelope as it leaves;
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +21,12 @@ from rotator.reporting.sinks import scrub, scrub_all
 
 PLACE = "sentry"
 _own: list[Secret] = []  # watched as long as the process lives
+_tell_lost: list[Callable[[str], None]] = []
+
+
+def _lost(reason: str) -> None:
+    for tell in _tell_lost:
+        tell(reason)
 
 
 class ScrubbingTransport(HttpTransport):
@@ -27,8 +35,14 @@ class ScrubbingTransport(HttpTransport):
     def capture_envelope(self, envelope: Envelope) -> None:
         """Sends a scrubbed copy; sends nothing if none can be made."""
         clean = scrubbed(envelope)
-        if clean is not None:
+        if clean is None:
+            self.on_dropped_event("unscrubbable")
+        else:
             super().capture_envelope(clean)
+
+    def on_dropped_event(self, reason: str) -> None:
+        """Says that a report did not reach Sentry: `network`, `status_500`, and so on, in the SDK's words."""
+        _lost(reason)
 
 
 def scrubbed(envelope: Envelope) -> Envelope | None:
@@ -52,8 +66,14 @@ def _item(item: Item) -> Item | None:
     return Item(json.dumps(scrub_all(data, PLACE, depth=64)).encode(), headers)
 
 
-def start(dsn: str, environment: str | None, release: str | None) -> None:
-    """Starts the SDK: no locals, source, breadcrumbs, argv, headers, tracing or integrations."""
+def start(
+    dsn: str, environment: str | None, release: str | None, lost: Callable[[str], None]
+) -> None:
+    """Starts the SDK: no locals, source, breadcrumbs, argv, headers, tracing or integrations.
+
+    `lost` is told why, whenever a report does not reach Sentry.
+    """
+    _tell_lost[:] = [lost]
     user = urlsplit(dsn).username
     if user:
         _own.append(Secret(user))
@@ -92,5 +112,8 @@ def send(message: str, fingerprint: list[str], tags: dict[str, str]) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Waits until what was reported has been sent, at most so long."""
+    """Waits until what was reported has been sent, at most so long; what has not been by then is lost."""
+    began = time.monotonic()
     sentry_sdk.flush(seconds)
+    if time.monotonic() - began >= seconds:
+        _lost("timeout")

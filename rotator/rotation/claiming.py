@@ -93,6 +93,17 @@ def take_over(run: Run) -> None:
     run.world.report("rotation.recovered", run=underway.run, staged=run.key is not None)
 
 
+def is_left_over(run: Run) -> bool:
+    """Whether this run's claim is still in the record, though nothing is open."""
+    claim = run.record.claim
+    return claim is not None and claim.holder == run.id and run.record.underway is None
+
+
+def give_back(run: Run) -> None:
+    """Gives it back: else others would wait until it ends."""
+    run.give_back(run.record)
+
+
 def prepare(run: Run) -> None:
     """Everything that may wait or fail, before the claim: rights, login, destinations, ECGrid's rate, connections."""
     vault = run.world.vault

@@ -75,6 +75,8 @@ STEPS = (
     Step("hooks", telling.has_hooks_due, telling.run_hooks),
     # A replaced key has outlived its grace, or a stray is known.
     Step("retire", retiring.has_due_debts, retiring.retire),
+    # Nothing is left to do, and a claim is still held, since its fence was lost on the way: it is given back.
+    Step("settle", claiming.is_left_over, claiming.give_back),
 )
 
 

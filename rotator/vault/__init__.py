@@ -158,13 +158,11 @@ class Vault:
         document = self.kv.read(at, version)
         if document is None:
             return None
-        data, value = document.data, document.data.get(to.field)
+        data = document.data
         return Published(
             at=at,
             version=document.version,
-            value=Secret.clean(value, f"field {to.field} of {at}")
-            if isinstance(value, str) and value
-            else None,
+            value=_value(data.get(to.field)),
             key_id=_number(data.get("key_id")),
             user_id=_number(data.get("user_id")),
             created=_time(data.get("created")),
@@ -309,6 +307,16 @@ def _about(key: ApiKey) -> dict[str, Any]:
         "visibility": ref.visibility.value if ref.visibility else None,
         "created": _text(ref.created) if ref.created else None,
     }
+
+
+def _value(data: object) -> Secret | None:
+    """The value that is shown; None if there is none, or what no key can be: then nothing is published."""
+    if not isinstance(data, str):
+        return None
+    try:
+        return Secret.clean(data, "the published value")
+    except Permanent:
+        return None
 
 
 def _text(at: datetime) -> str:
