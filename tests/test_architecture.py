@@ -50,10 +50,10 @@ ROOMS = {
     "pydantic": {"settings", "policy", "journal"},
     "pydantic_core": {"settings"},
     "pydantic_settings": {"settings"},
-    "requests": {"ecgrid", "vault"},  # what zeep and hvac send with
+    "requests": set(),  # hvac and zeep bring it; nothing is sent by it
     "rich": {"cli"},
     "sentry_sdk": {"reporting"},
-    "urllib3": {"ecgrid", "vault"},
+    "urllib3": {"vault"},
     "yaml": {"policy"},
     "zeep": {"ecgrid"},
 }

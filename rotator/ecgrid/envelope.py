@@ -8,6 +8,7 @@ call, and a library's complaint about it would quote the key.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +23,7 @@ from zeep.loader import parse_xml
 from zeep.transports import Transport
 
 from rotator.ecgrid.answers import Data
-from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
-from rotator.errors import Permanent
+from rotator.ecgrid.wire import Reply
 from rotator.keys import Secret
 
 DOCUMENTED_NAMESPACE = "http://www.ecgridos.net/"
@@ -42,48 +42,34 @@ class Result:
     data: Data
 
 
-class _Transport(Transport):
-    """zeep's transport with our wire below it; it writes nothing down and loads nothing."""
+class _None(Transport):
+    """zeep's transport, which is never used: the WSDL is at hand, and what zeep writes is sent by our wire."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self) -> None:
         # Without `super().__init__`, which would open a session of requests.
-        self._wire = wire
         self._close_session = False
-        self.call, self.within = Call(""), 0.0
-
-    def post(self, address: str, message: bytes, headers: Mapping[str, str]) -> Outcome:
-        """Sends an envelope; what became of it goes back through zeep untouched (`raw_response`)."""
-        return self._wire.send(
-            self.call, "POST", address, headers=headers, content=message, within=self.within
-        )
 
 
 class Envelopes:
-    """A zeep client on our WSDL. For one thread."""
+    """Writes the requests after our WSDL, which is parsed once. May be used by any number of threads."""
 
-    def __init__(self, wire: Wire, url: str, namespace: str) -> None:
-        self._transport = _Transport(wire)
+    def __init__(self, namespace: str) -> None:
         make: Any = Client  # zeep is typed in name only
-        client = make(io.BytesIO(_wsdl(namespace)), transport=self._transport, settings=_SETTINGS)
-        self._service = client.create_service(f"{{{namespace}}}ECGridOSSoap", url)
+        self._client = make(io.BytesIO(_wsdl(namespace)), transport=_None(), settings=_SETTINGS)
+        self._service = self._client.create_service(f"{{{namespace}}}ECGridOSSoap", "")
+        self._lock = threading.Lock()  # a zeep client is not promised to be safe between threads
 
-    def exchange(
-        self, call: Call, arguments: Mapping[str, int | str | Secret], within: float
-    ) -> Outcome | Permanent:
-        """Sends the operation that the call is named for, once; what became of it, as `Wire.send`.
-
-        Permanent if an argument has characters that XML cannot carry.
-        """
-        self._transport.call, self._transport.within = call, within
+    def request(self, operation: str, arguments: Mapping[str, int | str | Secret]) -> bytes | None:
+        """The envelope of a request; None if an argument has characters that XML cannot carry."""
         try:
-            outcome: Outcome = self._service[call.name](**_plain(arguments))
+            with self._lock:
+                envelope = self._client.create_message(
+                    self._service, operation, **_plain(arguments)
+                )
+            written: bytes = etree.tostring(envelope, xml_declaration=True, encoding="utf-8")
         except (ZeepError, ValueError, TypeError):
-            return Permanent(
-                f"ECGrid, {call.name}: the request cannot be written as XML; check ROTATOR_ECGRID__LOGIN and "
-                "ROTATOR_ECGRID__PASSWORD for control characters",
-                kind="ecgrid.InvalidParameter",
-            )
-        return outcome
+            return None
+        return written
 
 
 def _plain(arguments: Mapping[str, int | str | Secret]) -> dict[str, int | str]:

@@ -37,7 +37,8 @@ class Soap:
     def __init__(self, wire: Wire, url: str, namespace: str) -> None:
         """`namespace` is that of the operations; their SOAPAction is the namespace and the name."""
         self._wire, self._url, self._namespace = wire, url, namespace
-        self._own = threading.local()  # a zeep client is not promised to be safe between threads
+        self._made: Envelopes | None = None
+        self._lock = threading.Lock()
 
     def create(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
         """KeySet (seed-KeySet)."""
@@ -103,28 +104,47 @@ class Soap:
         self._ask(LOGOUT, By(session.token, is_session=True), within)
 
     def warm(self, connections: int, within: float) -> None:
-        """As `Surface.warm`; also makes this thread's zeep client."""
+        """As `Surface.warm`; also reads the WSDL, if nobody has yet."""
         self._envelopes()
         self._wire.warm(self._url, connections, within)
 
     def _envelopes(self) -> Envelopes:
-        envelopes: Envelopes | None = getattr(self._own, "envelopes", None)
-        if envelopes is None:
-            from rotator.ecgrid.envelope import Envelopes
+        with self._lock:
+            if self._made is None:
+                from rotator.ecgrid.envelope import Envelopes
 
-            envelopes = self._own.envelopes = Envelopes(self._wire, self._url, self._namespace)
-        return envelopes
+                self._made = Envelopes(self._namespace)
+            return self._made
 
     def _ask(
         self, call: Call, by: By | None, within: float, **arguments: int | str | Secret
     ) -> Data:
         if by is not None:
             arguments = {"SessionID": surface.presentable(call, by), **arguments}
-        outcome = self._envelopes().exchange(call, arguments, within)
+        outcome = self._exchange(call, arguments, within)
         answer = _answer(call, outcome)
         if isinstance(answer, Failure):
             raise answer
         return answer
+
+    def _exchange(
+        self, call: Call, arguments: dict[str, int | str | Secret], within: float
+    ) -> Outcome | Permanent:
+        """Sends the operation that the call is named for, once; what became of it, as `Wire.send`."""
+        content = self._envelopes().request(call.name, arguments)
+        if content is None:
+            return Permanent(
+                f"ECGrid, {call.name}: the request cannot be written as XML; check ROTATOR_ECGRID__LOGIN and "
+                "ROTATOR_ECGRID__PASSWORD for control characters",
+                kind="ecgrid.InvalidParameter",
+            )
+        headers = {
+            "Content-Type": "text/xml; charset=utf-8",
+            "SOAPAction": f'"{self._namespace}{call.name}"',
+        }
+        return self._wire.send(
+            call, "POST", self._url, headers=headers, content=content, within=within
+        )
 
 
 def _answer(call: Call, outcome: Outcome | Permanent) -> Data | Failure:

@@ -15,12 +15,12 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from rotator import __version__
 from rotator.errors import AnswerLost, BadInput, NotSent, Problem, Transient
+from rotator.settings import proxy_for
 
 CONNECT_TIMEOUT = 10.0
 BODY_LIMIT = 4 * 1024 * 1024
@@ -183,7 +183,7 @@ class _Transport(httpx.HTTPTransport):
     """The connections to one address: never a retry, and every read within the time of its call."""
 
     def __init__(self, url: str, tls: ssl.SSLContext, until: _Until) -> None:
-        parts, proxy = urlsplit(url), _proxy_for(url)
+        parts, proxy = urlsplit(url), proxy_for(url)
         super().__init__(
             verify=tls,
             trust_env=False,
@@ -211,15 +211,6 @@ class _Transport(httpx.HTTPTransport):
         """Closes every connection."""
         self._backend.close()
         super().close()
-
-
-def _proxy_for(url: str) -> str | None:
-    """What HTTPS_PROXY (HTTP_PROXY, ALL_PROXY) and NO_PROXY say about an address."""
-    parts, proxies = urlsplit(url), getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 class Wire:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -37,6 +38,7 @@ TICK_DEADLINE = 3600.0  # seconds after which a tick begins nothing more
 TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN
 REPEAT = 900.0  # seconds in which one and the same failure of a policy is told once
 STUCK = 4  # times the claim's length after which a run cannot be at work any more
+TOGETHER = 50  # policies whose rights are asked for by one request
 ALL = "(all)"  # in place of a policy: what concerns every one
 ENDED = ("rotated", "repaired", "adopted")
 Progress = Callable[[str, str], None]  # policy, what it does now
@@ -143,6 +145,7 @@ class Fleet:
         found = self._rounds.look(idle, len(mine))
         for result in found.results:
             self._tell(result, again=True)
+        self._expect(found.tasks)
         self._crew.put(found.tasks)
         self.server.refresh()
         self.report_skew()
@@ -173,6 +176,7 @@ class Fleet:
 
     def _work_off(self, tasks: list[Task], over: Callable[[], bool]) -> dict[str, Result]:
         """Does these tasks, and tells the due index what came of it."""
+        self._expect(tasks)
         self._crew.put(tasks)
         left = {task.policy.name: self._not_begun(task) for task in self._crew.finish(over)}
         for result in left.values():
@@ -181,6 +185,14 @@ class Fleet:
         if done and not self.stopping.is_set():
             self._rounds.settle([task.policy for task in done])
         return left | {task.policy.name: task.future.result() for task in done}
+
+    def _expect(self, tasks: list[Task]) -> None:
+        """Asks for the rights of many at once, and has their index entries lowered together, where each would do."""
+        policies = [task.policy for task in tasks if not task.check]
+        self.index.expect(policy.name for policy in policies)
+        with suppress(RotatorError):  # the runs that it concerns will find and say it
+            for start in range(0, len(policies), TOGETHER):
+                self.vault.require(policies[start : start + TOGETHER])
 
     # one
 

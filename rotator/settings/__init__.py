@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from rotator.errors import BadInput, Permanent, Problem
 from rotator.keys import Issue, Secret, Verify
+from rotator.settings.proxies import proxy_for
 from rotator.settings.sources import ALIASES, Given, Sources, is_there, read_secret, variable_of
 from rotator.settings.values import (
     OURS,
@@ -58,6 +59,7 @@ __all__ = [
     "Settings",
     "VaultField",
     "VaultSettings",
+    "proxy_for",
 ]
 
 OPEN = Secret("none")  # the word that opens the status page to everybody

@@ -80,6 +80,7 @@ class DueIndex:
         """`holder` names this process and no other one, ever; a hold lasts between once and twice `hold_for`."""
         self._vault, self._holder, self._hold_for = vault, holder, hold_for
         self._holding: dict[str, datetime] = {}
+        self._expected: frozenset[str] = frozenset()
         self._locks: defaultdict[At, threading.Lock] = defaultdict(threading.Lock)
 
     def look(self, names: Iterable[str], for_each: ForEach = map) -> Look:
@@ -156,6 +157,10 @@ class DueIndex:
             for holder, until in _holds(entry).items()
         )
 
+    def expect(self, names: Iterable[str]) -> None:
+        """These policies will be held soon: whichever of them comes first is held with all others of its document."""
+        self._expected = frozenset(names)
+
     def hold(self, name: str) -> None:
         """Lowers a policy's entry, for at least `hold_for` from now; does nothing while an earlier hold lasts so long.
 
@@ -167,31 +172,36 @@ class DueIndex:
             if self._holding.get(name, now) >= now + self._hold_for:
                 return
             for _ in range(TRIES):
+                names = {name} | {
+                    other for other in self._expected if self._vault.index_at(other) == at
+                }
                 try:
-                    until = self._write_hold(at, name)
+                    until = self._write_hold(at, names)
                 except FenceLost:
                     continue
-                self._holding[name] = until
+                self._holding.update(dict.fromkeys(names, until))
                 return
         raise Transient(
             f"{at} is written by too many others at a time; nothing was issued",
             kind="vault.Contended",
         )
 
-    def _write_hold(self, at: At, name: str) -> datetime:
+    def _write_hold(self, at: At, names: Iterable[str]) -> datetime:
         page = self._read(at)
         if page.version == UNWRITABLE:
             self._vault.kv.read(at)  # says why
             raise FenceLost(f"{at} could not be read a moment ago")
         kept = _living(page)
-        entry = {key: value for key, value in kept.get(name, {}).items() if key == "record"}
         until = self._vault.now() + 2 * self._hold_for
-        holds = {
-            holder: ends
-            for holder, ends in _holds(kept.get(name, {})).items()
-            if ends + GUARD > page.read_at
-        } | {self._holder: until}
-        kept[name] = {**entry, "holds": {holder: _text(ends) for holder, ends in holds.items()}}
+        for name in names:
+            there = kept.get(name, {})
+            entry = {key: value for key, value in there.items() if key == "record"}
+            holds = {
+                holder: ends
+                for holder, ends in _holds(there).items()
+                if ends + GUARD > page.read_at
+            } | {self._holder: until}
+            kept[name] = {**entry, "holds": {holder: _text(ends) for holder, ends in holds.items()}}
         self._vault.put(at, {"policies": kept}, page.version)
         return until
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -37,22 +36,7 @@ class Server:
     ) -> None:
         self.settings = settings
         self.clock = ServerClock(boot, wall)
-        cert = (
-            (str(settings.client_cert), str(settings.client_key)) if settings.client_cert else None
-        )
-        verify: bool | str = not settings.skip_verify
-        bundle = settings.cacert or settings.capath or os.environ.get("SSL_CERT_FILE")
-        if verify and bundle:
-            verify = str(bundle)
-        self._wire = Wire(
-            settings.addr or "",
-            self.clock,
-            namespace=settings.namespace,
-            verify=verify,
-            cert=cert,
-            tls_name=settings.tls_server_name,
-            observer=observer,
-        )
+        self._wire = Wire(settings, self.clock, observer)
         # hvac would read VAULT_TOKEN and ~/.vault-token by itself; everything of the connection is the wire's.
         self._hvac = hvac.Client(
             url=settings.addr, token="", timeout=CALL_SECONDS, adapter=lambda **_: self._wire

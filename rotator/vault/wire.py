@@ -1,111 +1,96 @@
-"""The wire to Vault: hvac's adapter with deadlines, no redirects, our errors, and the server's clock.
+"""The wire to Vault: an adapter for hvac with deadlines, no redirects, our errors, and the server's clock.
 
-Nothing of requests or hvac leaves this module: their exceptions quote headers and bodies, so ours are raised after
-the `except` block has ended, in our own words plus a status.
+It sends by urllib3 itself, since hvac's own way, by requests, costs twice the time. Nothing of urllib3 or hvac leaves
+this module: their exceptions quote headers and bodies, so ours are raised after the `except` block has ended, in our
+own words plus a status.
 """
 
 from __future__ import annotations
 
 import json
-import threading
+import ssl
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
+from urllib.parse import unquote, urlencode, urlsplit
 
-import requests
+import urllib3
 from hvac.adapters import RawAdapter
-from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
 
+from rotator import __version__
 from rotator.errors import (
     AnswerLost,
+    BadInput,
     Forbidden,
     Gone,
     Mismatch,
     NotFound,
     NotSent,
     Permanent,
+    Problem,
     Transient,
 )
 from rotator.keys import Secret
+from rotator.settings import VaultSettings, proxy_for
 from rotator.vault.clock import ServerClock
 
 CONNECT_TIMEOUT = 5.0
 CHUNK_TIMEOUT = 10.0  # between two chunks of an answer
 CALL_TIMEOUT = 15.0  # a whole call
 BODY_LIMIT = 4 * 1024 * 1024
+CONNECTIONS = 64  # that are kept open; more are opened and closed as they are needed
 
 Observer = Callable[[str, str, float], None]  # operation, "ok" or the error's kind, seconds
-
-
-class _TLSName(HTTPAdapter):
-    """Checks the certificate against another name than the address's (VAULT_TLS_SERVER_NAME)."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.update(server_hostname=self._name, assert_hostname=self._name)
-        super().init_poolmanager(*args, **kwargs)
 
 
 class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
     """Sends hvac's requests. Answers come back as the parsed JSON object; every failure as one of our errors.
 
-    Sessions of requests are not promised to be safe between threads, so each thread has its own.
+    May be used by any number of threads, which share its connections.
     """
 
     def __init__(
-        self,
-        addr: str,
-        clock: ServerClock,
-        *,
-        namespace: str | None,
-        verify: bool | str,
-        cert: tuple[str, str] | None,
-        tls_name: str | None,
-        observer: Observer | None,
+        self, settings: VaultSettings, clock: ServerClock, observer: Observer | None
     ) -> None:
-        super().__init__(
-            base_uri=addr, namespace=namespace, session=requests.Session(), timeout=None
-        )
+        """Raises BadInput if a certificate, or a proxy of the environment, cannot be used."""
+        # Without `super().__init__`, which would open a session of requests.
+        self.base_uri, self.namespace = settings.addr or "", settings.namespace
         self._clock, self._observer = clock, observer
-        self._verify, self._cert, self._tls_name = verify, cert, tls_name
-        self._proxies = get_environ_proxies(addr)  # HTTPS_PROXY and NO_PROXY, looked up once
-        self._local = threading.local()
-        self._sessions: list[requests.Session] = [self.session]
+        self._pools = _pools(settings)
         self.secret_token: Secret | None = None
 
     def close(self) -> None:
         """Closes every connection."""
-        for session in self._sessions:
-            session.close()
-
-    def _own_session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = requests.Session()
-            session.trust_env = False  # no .netrc, no REQUESTS_CA_BUNDLE
-            if self._tls_name:
-                session.mount("https://", _TLSName(self._tls_name))
-            self._local.session = session
-            self._sessions.append(session)
-        return session
+        self._pools.clear()
 
     def request(
         self, method: str, url: str, headers: dict[str, str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Sends one request; `within` (seconds) and `changes` (is it a write?) may be given beside requests' own."""
+        """Sends one request, with hvac's `json` and `params`; `within` (seconds) and `changes` (a write?) are ours."""
         within = min(kwargs.pop("within", None) or CALL_TIMEOUT, CALL_TIMEOUT)
         changes = kwargs.pop("changes", method.lower() not in ("get", "list"))
-        kwargs.pop("wrap_ttl", None)  # of hvac's token calls: nobody here asks for a wrapped answer
         operation = f"{method.lower()} {_operation(url)}"
+        target = self.urljoin(self.base_uri, url)
+        params = {name: value for name, value in (kwargs.get("params") or {}).items() if value}
+        if params:
+            target += "?" + urlencode(params)
         started, outcome = time.monotonic(), "ok"
         try:
             limits = (within, changes)
-            return self._exchange(operation, (method, url, headers or {}), limits, kwargs)
+            return self._exchange(
+                operation, (method.upper(), target, headers or {}), limits, kwargs.get("json")
+            )
         except Exception as error:
             outcome = getattr(error, "kind", type(error).__name__)
             raise
@@ -118,10 +103,13 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         operation: str,
         target: tuple[str, str, dict[str, str]],
         limits: tuple[float, bool],
-        kwargs: dict[str, Any],
+        data: object,
     ) -> dict[str, Any]:
         (method, url, headers), (within, changes) = target, limits
-        sent = {**headers, "X-Vault-Request": "true"}
+        sent = {"User-Agent": f"rotator/{__version__}", "X-Vault-Request": "true"}
+        content = None if data is None else json.dumps(data).encode()
+        if content is not None:
+            sent["Content-Type"] = "application/json"
         if self.secret_token is not None:
             sent["X-Vault-Token"] = self.secret_token.reveal()
         if self.namespace:
@@ -129,27 +117,65 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         status, body, wait = 0, b"", None
         failure: Exception | None = None
         try:
-            response = self._own_session().request(
+            response = self._pools.urlopen(
                 method,
-                self.urljoin(self.base_uri, url),
-                headers=sent,
-                allow_redirects=False,
-                stream=True,
-                timeout=(min(CONNECT_TIMEOUT, within), min(CHUNK_TIMEOUT, within)),
-                verify=self._verify,
-                cert=kwargs.pop("cert", None) or self._cert,
-                proxies=dict(self._proxies),
-                **kwargs,
+                url,
+                body=content,
+                headers=sent | headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(
+                    connect=min(CONNECT_TIMEOUT, within), read=min(CHUNK_TIMEOUT, within)
+                ),
             )
-            with response:
+            with closing(response):
                 body = _read_all(response, time.monotonic() + within)
-            status, wait = response.status_code, response.headers.get("Retry-After")
+            status, wait = response.status, response.headers.get("Retry-After")
             self._clock.saw(response.headers.get("Date"))
-        except (requests.RequestException, ValueError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             failure = _lost(operation, error, changes)
         if failure is not None:
             raise failure
         return _answer(operation, status, body, wait, changes)
+
+
+def _pools(settings: VaultSettings) -> urllib3.PoolManager:
+    """The connections, as VAULT_CACERT and its siblings, HTTPS_PROXY and NO_PROXY want them."""
+    try:
+        options: dict[str, Any] = {"maxsize": CONNECTIONS}
+        if (settings.addr or "").startswith("https:"):
+            options["ssl_context"] = _tls(settings)
+            if settings.tls_server_name:
+                options["server_hostname"] = settings.tls_server_name
+                options["assert_hostname"] = settings.tls_server_name
+        proxy = proxy_for(settings.addr or "")
+        if proxy is None:
+            return urllib3.PoolManager(**options)
+        by = urlsplit(proxy)
+        who = f"{unquote(by.username)}:{unquote(by.password or '')}" if by.username else None
+        return urllib3.ProxyManager(
+            proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=who), **options
+        )
+    except (OSError, ValueError, HTTPError):
+        pass
+    where = (
+        "VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT, VAULT_CLIENT_KEY, HTTPS_PROXY, HTTP_PROXY"
+    )
+    raise BadInput([Problem(where, "one of these cannot be used for Vault")])
+
+
+def _tls(settings: VaultSettings) -> ssl.SSLContext:
+    """Without VAULT_CACERT and VAULT_CAPATH the system's authorities count, or SSL_CERT_FILE's."""
+    context = ssl.create_default_context(
+        cafile=str(settings.cacert) if settings.cacert else None,
+        capath=str(settings.capath) if settings.capath else None,
+    )
+    if settings.client_cert:
+        context.load_cert_chain(settings.client_cert, settings.client_key)
+    if settings.skip_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _operation(url: str) -> str:
@@ -160,46 +186,40 @@ def _operation(url: str) -> str:
     return next((part for part in parts if part in ("data", "metadata")), "config")
 
 
-def _read_all(response: requests.Response, until: float) -> bytes:
-    body = b""
-    for chunk in response.iter_content(65536):
+def _read_all(response: urllib3.BaseHTTPResponse, until: float) -> bytes:
+    """The body; what comes a byte at a time ends in time, too."""
+    body = bytearray()
+    while chunk := response.read1(65536, decode_content=False):
         body += chunk
         if time.monotonic() > until:
-            raise requests.ReadTimeout("the answer took too long")
+            raise TimeoutError("the answer took too long")
         if len(body) > BODY_LIMIT:
-            raise requests.ReadTimeout("the answer is too large")
-    return body
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """The exceptions inside a requests exception: urllib3 puts them into `reason` and `args`."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
-        error = inner if isinstance(inner, BaseException) else None
-    return found
+            raise ProtocolError("the answer is too large")
+    return bytes(body)
 
 
 def _lost(operation: str, error: Exception, changes: bool) -> Transient | Permanent:
     name = type(error).__name__
-    if isinstance(error, requests.exceptions.SSLError):
+    inner = error.original_error if isinstance(error, ProxyError) else error
+    if isinstance(inner, SSLError | ssl.SSLError):
         return Transient(
             f"Vault, {operation}: the TLS connection failed ({name}); check the certificate's dates and names, "
             "and VAULT_CACERT",
             kind="vault.TLS",
         )
-    if any(isinstance(cause, NewConnectionError | ConnectTimeoutError) for cause in _causes(error)):
+    if isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError):
         return NotSent(
             f"Vault, {operation}: no connection ({name}); is VAULT_ADDR right, and Vault running?",
             kind="vault.Unreachable",
         )
-    if isinstance(error, requests.exceptions.InvalidHeader | requests.exceptions.InvalidURL):
+    if isinstance(error, LocationValueError) or (
+        isinstance(error, ValueError) and not isinstance(error, HTTPError)
+    ):
         return Permanent(
             f"Vault, {operation}: the request could not be built ({name}); check VAULT_ADDR and VAULT_NAMESPACE",
             kind="vault.BadRequest",
         )
-    timed_out = isinstance(error, requests.Timeout)
+    timed_out = isinstance(error, TimeoutError | ReadTimeoutError)
     kind = "vault.Timeout" if timed_out else "vault.ConnectionLost"
     what = f"Vault, {operation}: {'no answer in time' if timed_out else 'the connection broke'} ({name})"
     return AnswerLost(what, kind=kind) if changes else Transient(what, kind=kind)

@@ -410,7 +410,7 @@ def _no_transport() -> None:
 
 @deed("no-cleaning")
 def _no_cleaning() -> None:
-    """Secrets are taken as the files have them, and what requests says about them is told."""
+    """Secrets are taken as the files have them, and what urllib3 says about them is told."""
     from rotator.keys import Secret
     from rotator.settings import sources
     from rotator.vault import wire
@@ -485,22 +485,22 @@ def _no_ecgrid_translation() -> None:
 def _follow_redirects() -> None:
     """Both HTTP clients go where they are sent."""
     import httpx
-    import requests
+    import urllib3
 
-    client, request = httpx.Client.__init__, requests.Session.request
+    client, urlopen = httpx.Client.__init__, urllib3.PoolManager.urlopen
 
     def init(self: Any, **options: Any) -> None:
         client(self, **options | {"follow_redirects": True})
 
     def send(self: Any, *target: Any, **options: Any) -> Any:
-        return request(self, *target, **options | {"allow_redirects": True})
+        return urlopen(self, *target, **options | {"redirect": True, "retries": 3})
 
     from rotator.ecgrid import wire
 
     # Else the request would be sent over a connection that was opened to ECGrid ahead.
     wire._Backend._take = lambda self: None  # type: ignore[method-assign]  # breaking it is the point
     httpx.Client.__init__ = init  # type: ignore[method-assign]  # breaking it is the point
-    requests.Session.request = send  # type: ignore[method-assign]  # the same
+    urllib3.PoolManager.urlopen = send  # type: ignore[method-assign]  # the same
 
 
 @deed("hook-environment")
