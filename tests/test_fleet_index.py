@@ -16,7 +16,7 @@ from memory import MemoryKV, Store, Time
 from worlds import POLICY, Scene, policy_from
 
 from rotator.fleet.reports import Reports
-from rotator.fleet.rounds import Found, Rounds
+from rotator.fleet.rounds import Ended, Found, Rounds
 from rotator.fleet.survey import Checking, has_work, quiet_until
 from rotator.journal import Claim, Debt, Held, Place, Record, Underway
 from rotator.keys import Issue, Visibility
@@ -220,6 +220,67 @@ def steps(
     reading = iter([look, read, lift])
     dying = iter([lambda: dead.index.hold("edi"), lambda: begin(scene)])
     return [next(reading) if who == "R" else next(dying) for who in order]
+
+
+@pytest.mark.parametrize("pause", HELD_FOR, ids=["at once", "within the hold", "after the hold"])
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations("RRRDD"))), ids="".join)
+def test_what_a_run_has_left_hides_no_rotation_that_began_since(
+    tmp_path: Path, order: tuple[str, ...], pause: timedelta
+) -> None:
+    """One process ends a run, holds a neighbour in the same document, and settles; another lowers, claims, and dies."""
+    scene = Scene(tmp_path)
+    adopted(scene)
+    ours = Party(scene.store, scene.time, "ours", NEVER_CHECKED)
+    dead = Party(scene.store, scene.time, "dead", NEVER_CHECKED)
+    at = ours.vault.index_at("edi")
+    neighbour = next(f"n{i}" for i in range(10_000) if ours.vault.index_at(f"n{i}") == at)
+    ended: list[Ended] = []
+
+    def end() -> None:
+        ours.index.hold("edi")
+        ended.append(Ended(scene.policy, scene.stored(), scene.vault.now()))
+
+    def hold_neighbour() -> None:
+        scene.time.pass_by(pause.total_seconds())
+        ours.index.hold(neighbour)
+
+    def settle() -> None:
+        scene.time.pass_by(pause.total_seconds())
+        ours.rounds.settle(ended)
+
+    working = iter([end, hold_neighbour, settle])
+    dying = iter([lambda: dead.index.hold("edi"), lambda: begin(scene)])
+    for who in order:
+        next(working if who == "R" else dying)()
+    late = Party(scene.store, scene.time, "late", NEVER_CHECKED)
+    assert late.work(scene.policy) == {"edi"}
+
+
+def test_what_a_run_has_left_costs_one_request(tmp_path: Path) -> None:
+    """It writes over what it knows; the next look round reads no record."""
+    scene = Scene(tmp_path)
+    adopted(scene)
+    party = Party(scene.store, scene.time, "ours", NEVER_CHECKED)
+    party.index.hold("edi")
+    ended = Ended(scene.policy, scene.stored(), scene.vault.now())
+    party.calls.clear()
+    party.rounds.settle([ended])
+    assert party.calls == {"vault write rotator index": 1}
+    scene.pass_time(seconds=1)
+    other = Party(scene.store, scene.time, "other", NEVER_CHECKED)
+    assert other.work(scene.policy) == set()
+    assert other.calls["vault read rotator record"] == 0
+
+
+def test_what_is_due_together_is_held_together(tmp_path: Path) -> None:
+    """One write for each document, however many of its policies are due."""
+    scene = Scene(tmp_path)
+    party = Party(scene.store, scene.time, "ours", NEVER_CHECKED)
+    names = [f"n{i}" for i in range(640)]
+    party.index.expect(names)
+    for name in names:
+        party.index.hold(name)
+    assert party.calls["vault write rotator index"] == len({party.vault.index_at(n) for n in names})
 
 
 def test_the_holder_lets_go_and_the_entry_rises(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rotator.errors import Failure, NotFound, Permanent, RotatorError, Transient
 from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
-from rotator.fleet.rounds import Found, Rounds
+from rotator.fleet.rounds import Ended, Found, Rounds
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
 from rotator.policy import Policy
@@ -77,6 +77,7 @@ class Fleet:
         self._issued: deque[float] = deque()  # when tasks that issue were begun, in this tick
         self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
         self._failing: set[str] = set()
+        self._settled: list[Ended] = []  # runs that the due index does not know of yet
         self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
 
     def __enter__(self) -> Self:
@@ -142,6 +143,7 @@ class Fleet:
         left_alone = at_work | self._resting.keys()
         self.vault_time()
         idle = [policy for policy in mine if policy.name not in left_alone]
+        self._settle()
         found = self._rounds.look(idle, len(mine))
         for result in found.results:
             self._tell(result, again=True)
@@ -182,9 +184,14 @@ class Fleet:
         for result in left.values():
             self._tell(result)
         done = [task for task in tasks if task.policy.name not in left]
-        if done and not self.stopping.is_set():
-            self._rounds.settle([task.policy for task in done])
+        if not self.stopping.is_set():
+            self._settle()
         return left | {task.policy.name: task.future.result() for task in done}
+
+    def _settle(self) -> None:
+        """Lets the due index know what came of the work that has ended."""
+        ended, self._settled = self._settled, []
+        self._rounds.settle(ended)
 
     def _expect(self, tasks: list[Task]) -> None:
         """Asks for the rights of many at once, and has their index entries lowered together, where each would do."""
@@ -210,11 +217,13 @@ class Fleet:
         return run
 
     def _carry_out(self, task: Task) -> Result:
-        policy = task.policy
+        policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
             run = self.run_of(policy, task.order)
             result = tend(run)
             self.reports.failed_before(policy.name, run.failing)
+        if run.stored is not None:
+            self._settled.append(Ended(policy, run.stored, began))
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings

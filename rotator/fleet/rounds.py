@@ -29,7 +29,7 @@ from rotator.rotation import Order, Result
 from rotator.rotation.due import Waits, is_overdue
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
-from rotator.vault.index import DueIndex, Entry
+from rotator.vault.index import DueIndex, Entry, Look
 
 
 @dataclass
@@ -49,6 +49,15 @@ class Found:
         self.results.append(result)
         if at is not None:
             self.next = min(self.next or (at, result.policy), (at, result.policy))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended: what its record was then, and when (by Vault's time) it began."""
+
+    policy: Policy
+    stored: Stored
+    began: datetime
 
 
 class Rounds:
@@ -91,10 +100,15 @@ class Rounds:
         found.tasks += found.checks[:afforded]
         return found
 
-    def settle(self, policies: list[Policy]) -> None:
-        """Lets the due index know what these records promise now; if that fails, the next tick does it."""
+    def settle(self, ended: Iterable[Ended]) -> None:
+        """Lets the due index know what came of these runs; asks for nothing.
+
+        Only while a hold that anybody has left since must still be there to be seen; later, the next tick does it.
+        """
+        now = self._vault.now()
+        young = [run for run in ended if now - run.began < self._settings.claim_ttl]
         with suppress(RotatorError):
-            self._consult(policies, Checking(None))
+            self._raise(self._index.last_look(), ((run.policy, run.stored) for run in young))
 
     def read(self, policies: Iterable[Policy]) -> list[Answer]:
         """The record of each policy, several at a time."""
@@ -127,16 +141,19 @@ class Rounds:
             else:
                 unsure.append(policy)
         answers = self.read(unsure)
-        raised = {}
-        for policy, answer in zip(unsure, answers, strict=True):
-            if not isinstance(answer, Stored):
-                continue
-            quiet = quiet_until(policy, answer.record, now)
+        read = list(zip(unsure, answers, strict=True))
+        self._raise(seen, ((one, stored) for one, stored in read if isinstance(stored, Stored)))
+        return vouched, read
+
+    def _raise(self, seen: Look, records: Iterable[tuple[Policy, Stored]]) -> None:
+        """Notes in the due index what these records promise."""
+        now, raised = self._vault.now(), {}
+        for policy, stored in records:
+            quiet = quiet_until(policy, stored.record, now)
             if quiet > now:
-                checked = last_check(answer.record)
-                raised[policy.name] = Entry(policy.digest, answer.version, quiet, checked)
+                checked = last_check(stored.record)
+                raised[policy.name] = Entry(policy.digest, stored.version, quiet, checked)
         self._index.raise_(seen, raised)
-        return vouched, list(zip(unsure, answers, strict=True))
 
     def _sort(
         self, policy: Policy, answer: Answer, checking: Checking, now: datetime, found: Found

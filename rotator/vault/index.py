@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -81,14 +82,19 @@ class DueIndex:
         self._vault, self._holder, self._hold_for = vault, holder, hold_for
         self._holding: dict[str, datetime] = {}
         self._expected: frozenset[str] = frozenset()
+        self._pages: dict[At, _Page] = {}  # as this process has read or written them last
         self._locks: defaultdict[At, threading.Lock] = defaultdict(threading.Lock)
 
     def look(self, names: Iterable[str], for_each: ForEach = map) -> Look:
         """Reads the entries of these policies, `for_each` document. Raises Transient if Vault cannot be read at all."""
         places = sorted({self._vault.index_at(name) for name in names})
-        return Look(
-            self._vault.index_at, dict(zip(places, for_each(self._read, places), strict=True))
-        )
+        pages = dict(zip(places, for_each(self._read, places), strict=True))
+        self._pages |= pages
+        return Look(self._vault.index_at, pages)
+
+    def last_look(self) -> Look:
+        """The documents as this process has read or written them last; asks for nothing."""
+        return Look(self._vault.index_at, dict(self._pages))
 
     def _read(self, at: At) -> _Page:
         """One document; what is deleted, lags behind, or cannot be understood says nothing."""
@@ -121,17 +127,17 @@ class DueIndex:
         for name, entry in entries.items():
             grouped[self._vault.index_at(name)][name] = entry
         for at, group in grouped.items():
-            page = look.pages[at]
+            page = look.pages.get(at)
+            if page is None or page.version == UNWRITABLE:
+                continue
             raised = self._raised(page, group)
-            if raised == page.entries or page.version == UNWRITABLE:
+            if raised == page.entries:
                 continue
             with self._locks[at]:
                 for name in group:
                     self._holding.pop(name, None)
-                try:
-                    self._vault.put(at, {"policies": raised}, page.version)
-                except (Failure, FenceLost):
-                    continue
+                with suppress(Failure, FenceLost):
+                    self._write(at, raised, page)
 
     def _raised(self, page: _Page, group: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
         kept = _living(page)
@@ -187,7 +193,8 @@ class DueIndex:
         )
 
     def _write_hold(self, at: At, names: Iterable[str]) -> datetime:
-        page = self._read(at)
+        # What is known is tried first; if the document was written since, that fails, and it is read.
+        page = self._pages.pop(at, None) or self._read(at)
         if page.version == UNWRITABLE:
             self._vault.kv.read(at)  # says why
             raise FenceLost(f"{at} could not be read a moment ago")
@@ -202,8 +209,12 @@ class DueIndex:
                 if ends + GUARD > page.read_at
             } | {self._holder: until}
             kept[name] = {**entry, "holds": {holder: _text(ends) for holder, ends in holds.items()}}
-        self._vault.put(at, {"policies": kept}, page.version)
+        self._write(at, kept, page)
         return until
+
+    def _write(self, at: At, entries: dict[str, dict[str, Any]], over: _Page) -> None:
+        version = self._vault.put(at, {"policies": entries}, over.version)
+        self._pages[at] = _Page(version, entries, self._vault.now())
 
 
 def _living(page: _Page) -> dict[str, dict[str, Any]]:
