@@ -10,13 +10,14 @@ UV ?= uv
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 LOCKED := $(VENV)/.locked-$(VERSION)
 READY := $(VENV)/.ready-$(VERSION)
+DEPLOY := $(VENV)/.deploy-$(VERSION)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-crash test-leaks lint lock clean help
+.PHONY: demo test test-crash test-leaks test-deploy bench bench-quick lint lock clean help
 
 demo: $(READY)  ## rotate sample policies for real, between a simulated ECGrid and a local OpenBao
 	$(VENV)/bin/rotator demo
@@ -27,15 +28,25 @@ test: lint  ## lint, then every test
 test-crash: $(READY)  ## every kill point, 20,000 random schedules, raft clusters that lose their head (half an hour)
 	ROTATOR_TEST_FULL=1 ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
 		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
-		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py
+		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py
 
 test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the command says and writes
 	ROTATOR_TEST_FULL=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py
 
+test-deploy: $(DEPLOY)  ## units, image, manifests, alerts, status page, really run; as root on Debian, installs packages
+	bash tests/deploy/install.sh
+	$(VENV)/bin/python -m pytest -q -m deploy -n $(WORKERS) --dist loadgroup tests/deploy
+
+bench: $(READY)  ## every figure against its floor or peer; writes bench/results.json and the charts (20 minutes)
+	$(VENV)/bin/python -m bench
+
+bench-quick: $(READY)  ## the same table in two minutes, with fewer rounds and smaller fleets; writes nothing
+	$(VENV)/bin/python -m bench --quick
+
 lint: $(READY)  ## ruff (rules and format) and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict rotator tests
+	$(VENV)/bin/mypy --strict rotator tests bench
 
 lock:  ## write the lock files anew (needs uv; UPGRADE=1 takes the newest versions)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: install it, or name it with UV=/path/to/uv" >&2; exit 1; }
@@ -53,6 +64,10 @@ $(LOCKED): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rotator needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(DEPLOY): $(READY) requirements/deploy.txt
+	$(PIP) install --require-hashes -r requirements/deploy.txt
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml rotator/__init__.py

@@ -204,3 +204,17 @@ def test_nobody_is_refused_while_the_daemon_rotates(
     assert daemon.finish(send=signal.SIGTERM).code == 0
     assert [reader.refused for reader in readers] == [0, 0]
     assert all(reader.calls > 50 for reader in readers)
+
+
+def test_only_who_would_be_cut_off_is_warned_of(tmp_path: Path) -> None:
+    """Two users in turn: the second rotation has no earlier key to end; the third comes within the grace, and has."""
+    scene = Scene(tmp_path, ALTERNATING)
+    scene.simulator.add_user(5002)
+    assert scene.rotator().tick().outcome == "adopted"
+    warned = []
+    for _ in range(2):
+        scene.pass_time(hours=1)
+        result = scene.rotator().rotate()
+        assert result.outcome == "rotated"
+        warned.append(any("are cut off" in warning for warning in result.warnings))
+    assert warned == [False, True]

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
-from rotator.fleet import Fleet
-from rotator.policy import Policy, PolicyDefaults, load, warnings
-from rotator.rotation import own_key_problems
+from rotator.policy import Policy, PolicyDefaults, load, own_key_problems, warnings
 from rotator.settings import Settings
+
+if TYPE_CHECKING:  # half of a command's start, for those that ask nobody
+    from rotator.fleet import Fleet
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
 
@@ -81,6 +82,8 @@ def fleet_from(
     given: dict[str, str], *, ecgrid: bool = True, serving: bool = False
 ) -> Iterator[Fleet]:
     """Everything that is needed to act, checked as far as it can be without asking anybody."""
+    from rotator.fleet import Fleet
+
     settings = settings_from(given)
     policies = policies_from(settings)
     settings.require_vault()

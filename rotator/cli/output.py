@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-from rotator.rotation import Result
+    from rotator.rotation import Result
 
 STYLES = {
     "rotated": "green", "repaired": "green", "adopted": "green", "ok": "green", "in-sync": "green",
@@ -28,6 +28,8 @@ PIPE_WIDTH = 400  # lines in a pipe are never wrapped
 
 def console() -> Console:
     """stdout: coloured at a terminal unless NO_COLOR is set, plain and unwrapped in a pipe."""
+    from rich.console import Console
+
     return Console(
         width=None if sys.stdout.isatty() else PIPE_WIDTH,
         highlight=False,
@@ -43,6 +45,8 @@ def print_json(value: object) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table without lines; cells that name a state are coloured."""
+    from rich.table import Table
+
     made = Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
@@ -50,6 +54,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 
 def _cell(value: object) -> Text:
+    from rich.text import Text
+
     text = "-" if value is None or value == "" else str(value)
     return Text(text, style=STYLES.get(text, ""))
 
@@ -89,6 +95,8 @@ def results(found: list[Result], json_: bool) -> None:
             {"results": [result.as_json() for result in found], "summary": summary_of(found)}
         )
         return
+    from rich.text import Text
+
     out = console()
     told = [result for result in found if result.outcome != "not-due"] if len(found) > 20 else found
     if told:
@@ -135,6 +143,9 @@ def progress(names: Sequence[str], wanted: bool) -> Iterator[Callable[[str, str]
     if not wanted or not sys.stderr.isatty() or len(names) < 2:
         yield lambda policy, event: None
         return
+    from rich.console import Console
+    from rich.live import Live
+
     state = dict.fromkeys(names, "waiting")
 
     def picture() -> Table:

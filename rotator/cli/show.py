@@ -11,7 +11,6 @@ from typing import Any
 from rotator.cli import output
 from rotator.cli.common import FAILED, choose, exits, fleet_from, policies_from, settings_from
 from rotator.errors import BadInput, Failure, Problem
-from rotator.fleet.standing import row
 from rotator.policy import Policy, json_schema, warnings
 
 CRONJOB = timedelta(minutes=1)  # between two ticks, at the shortest
@@ -19,6 +18,8 @@ CRONJOB = timedelta(minutes=1)  # between two ticks, at the shortest
 
 def status(given: dict[str, str], *, names: tuple[str, ...], strict: bool, json_: bool) -> None:
     """`rotator status`."""
+    from rotator.fleet.standing import row
+
     with exits(), fleet_from(given, ecgrid=False) as fleet:
         chosen = choose(fleet.policies, names) if names else fleet.policies
         now = fleet.vault_time()

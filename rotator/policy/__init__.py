@@ -19,10 +19,12 @@ from rotator.policy.model import (
     Webhook,
     warnings,
 )
+from rotator.policy.own_key import WAY_BACK, own_key_problems
 from rotator.policy.reader import Reader
 from rotator.policy.schema import json_schema
 
 __all__ = [
+    "WAY_BACK",
     "Destination",
     "Exec",
     "Hook",
@@ -31,6 +33,7 @@ __all__ = [
     "Webhook",
     "json_schema",
     "load",
+    "own_key_problems",
     "warnings",
 ]
 

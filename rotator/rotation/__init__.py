@@ -13,7 +13,6 @@ from rotator.journal import Failed, Past
 from rotator.rotation import due, own
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
-from rotator.rotation.own import problems as own_key_problems
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Clock, Order, Report, Run, World, side_by_side
 
@@ -27,7 +26,6 @@ __all__ = [
     "Run",
     "World",
     "compare",
-    "own_key_problems",
     "side_by_side",
     "tend",
     "would",

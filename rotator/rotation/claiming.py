@@ -66,7 +66,8 @@ def say_what_is_odd(run: Run) -> None:
             f"key {current.key_id} of user {current.user_id} is no longer this policy's: left alone"
         )
     early = record.rotated_at is not None and now - record.rotated_at < policy.grace
-    if len(policy.users) > 1 and run.order.what == "demand" and early:
+    cut_off = len(policy.users) > 1 and record.previous_of(run.target()[0]) is not None
+    if cut_off and run.order.what == "demand" and early:
         run.warn(
             "rotated again within the grace: consumers that have not read the last key yet are cut off"
         )

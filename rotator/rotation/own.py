@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from rotator.errors import Permanent, Problem
+from rotator.errors import Permanent
 from rotator.journal import Caller
-from rotator.policy import Policy
+from rotator.policy import WAY_BACK
 from rotator.rotation.run import Run
-
-WAY_BACK = (
-    "the rotator's own key needs a way back in, should its answer get lost: set ROTATOR_ECGRID__LOGIN and "
-    "ROTATOR_ECGRID__PASSWORD, or let the policy alternate between two users"
-)
-
-
-def problems(
-    policies: Iterable[Policy], source: tuple[str, str, str] | None, *, has_login: bool
-) -> list[Problem]:
-    """What can be seen offline: `source` is where the own key is read in Vault, as (mount, path, field)."""
-    found = []
-    for policy in policies:
-        for to in policy.destinations:
-            if source is None or (to.mount, to.path) != source[:2]:
-                continue
-            if to.field != source[2]:
-                what = f"the rotator's own key is read from field {source[2]}, which this policy does not publish"
-                found.append(Problem(f"{policy.where}: field", what))
-            elif not has_login and len(policy.users) < 2:
-                found.append(Problem(f"{policy.where}: users", WAY_BACK))
-    return found
 
 
 def check(run: Run) -> None:
