@@ -5,16 +5,28 @@ record; whether it counts is decided by the check-and-set that writes it. All ti
 
 That a key is staged is not in here: the staged document says so itself, so that nothing needs to be recorded
 between issue and publish.
+
+Vault counts: OpenBao refuses a document of about a thousand strings, names of fields included. So everything of which
+there may be many (the history, what ECGrid had, what is to be retired) is kept as one string each, JSON within JSON.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+)
 
 from rotator.errors import Permanent
 from rotator.keys import ApiKey, Issue, KeyRef, Secret, Seen, Visibility
@@ -31,12 +43,26 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+def _packed(value: Any, plain: SerializerFunctionWrapHandler) -> str:
+    return json.dumps(plain(value), separators=(",", ":"))
+
+
+def _unpacked(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+_AS_READ, _AS_KEPT = BeforeValidator(_unpacked), WrapSerializer(_packed)
+
+
 class Known(_Value):
     """A key that ECGrid had: part of a baseline."""
 
     key_id: int | None
     created: datetime | None = None
     fingerprint: str | None = None
+
+
+Baseline = Annotated[tuple[Known, ...], _AS_READ, _AS_KEPT]
 
 
 class Held(_Value):
@@ -78,7 +104,7 @@ class Underway(_Value):
     user_id: int
     visibility: Visibility
     issue: Issue
-    baseline: tuple[Known, ...]
+    baseline: Baseline
     began: datetime
     sent: int = 0
     refusals: int = 0
@@ -155,14 +181,14 @@ class Record(_Value):
     others: tuple[
         Held, ...
     ] = ()  # with `users`: the latest key of each user that is not published now
-    known: dict[str, tuple[Known, ...]] = {}
+    known: dict[str, Baseline] = {}
     claim: Claim | None = None
     underway: Underway | None = None
-    retiring: tuple[Debt, ...] = ()
+    retiring: tuple[Annotated[Debt, _AS_READ, _AS_KEPT], ...] = ()
     issued: tuple[datetime, ...] = ()  # beyond the schedule, within ISSUE_WINDOW
     places: tuple[Place, ...] = ()
     failed: Failed | None = None
-    history: tuple[Past, ...] = ()
+    history: tuple[Annotated[Past, _AS_READ, _AS_KEPT], ...] = ()
     hooks_due: Place | None = None  # what the hooks are still to be told of
     rotated_at: datetime | None = None  # the last rotation or adoption: due times count from here
     checked_at: datetime | None = None

@@ -73,6 +73,18 @@ class _Path:
     custom: dict[str, str] = field(default_factory=dict)
 
 
+STRINGS = 990  # of a document, as OpenBao counts them: values and names of fields
+
+
+def strings_in(data: object) -> int:
+    """How many strings a JSON value has."""
+    if isinstance(data, dict):
+        return len(data) + sum(map(strings_in, data.values()))
+    if isinstance(data, list):
+        return sum(map(strings_in, data))
+    return isinstance(data, str)
+
+
 class Store:
     """What the KV v2 server holds: shared by all who connect to it."""
 
@@ -82,6 +94,8 @@ class Store:
 
     def write(self, at: At, data: dict[str, Any], cas: int) -> int:
         """Writes one version by check-and-set."""
+        if strings_in(data) > STRINGS:
+            raise Permanent(f"{at}: too many strings", kind="vault.InvalidRequest")
         path = self.paths.setdefault(at, _Path())
         if path.latest != cas:
             raise Mismatch(f"{at}: version {path.latest}, not {cas}")

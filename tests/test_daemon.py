@@ -85,7 +85,7 @@ def record(vault: VaultServer, mount: str, name: str) -> dict[str, Any]:
 
 def rotations(vault: VaultServer, mount: str, name: str) -> list[dict[str, Any]]:
     """The rotations in the history of a policy."""
-    past = record(vault, mount, name).get("history", [])
+    past = [json.loads(line) for line in record(vault, mount, name).get("history", [])]
     return [one for one in past if one["outcome"] == "rotated"]
 
 

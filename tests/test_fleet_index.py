@@ -130,8 +130,8 @@ def test_a_damaged_index_says_nothing_and_heals(tmp_path: Path, damage: str) -> 
     else:
         documents: dict[str, dict[str, object]] = {
             "nonsense": {"policies": 7},
-            "old instants": {"policies": {"edi": {"quiet_until": "soon", "holds": {"x": 3}}}},
-            "entries are lists": {"policies": {"edi": []}},
+            "old instants": {"policies": '{"edi": {"quiet_until": "soon", "holds": {"x": 3}}}'},
+            "entries are lists": {"policies": '{"edi": []}'},
         }
         scene.store.write(at, documents[damage], latest)
     assert party.work(scene.policy) == set()

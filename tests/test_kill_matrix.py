@@ -285,7 +285,8 @@ class Place:
         if issued > 2:
             wrongs.append(f"{issued} keys were issued")
         ours = {current.get("key_id"), *(other["key_id"] for other in record.get("others", []))}
-        ours |= {debt["key_id"] for debt in record.get("retiring", []) if debt["why"] == "replaced"}
+        debts = [json.loads(debt) for debt in record.get("retiring", [])]
+        ours |= {debt["key_id"] for debt in debts if debt["why"] == "replaced"}
         if strays := {one.key_id for one in live} - ours - self.found:
             wrongs.append(f"strays are alive: {strays}")
         if self.document(f"state/{self.number}/staged/edi") is not None:

@@ -6,14 +6,17 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 from conftest import VaultServer
 from memory import MemoryKV, Store, Time
 
 from rotator.errors import Gone, Mismatch, NotFound, Permanent
+from rotator.journal import HISTORY, Debt, Known, Past, Place, Record
 from rotator.settings import Settings
-from rotator.vault import KV, At, Server, StaleRead
+from rotator.vault import KV, At, Server, StaleRead, Vault
+from rotator.vault.index import DueIndex, Entry
 
 
 @dataclass
@@ -80,6 +83,39 @@ def test_a_write_over_another_version_is_a_mismatch(pair: Pair, cas: int) -> Non
     found = pair.kv.read(pair.at)
     assert found is not None
     assert found.data == kept
+
+
+def test_a_document_of_too_many_strings_is_refused(pair: Pair) -> None:
+    """OpenBao's default, which a record and the due index have to stay below; nothing is written."""
+    with pytest.raises(Permanent) as refused:
+        pair.kv.write(pair.at, {"list": ["x"] * 1100}, 0)
+    assert refused.value.kind == "vault.InvalidRequest"
+    assert pair.kv.read(pair.at) is None
+
+
+def test_the_largest_record_and_the_fullest_page_of_the_index_are_accepted(pair: Pair) -> None:
+    """Fifty rotations of three destinations, three hundred keys at ECGrid, a hundred debts; ten thousand policies."""
+    vault = Vault(pair.kv, pair.at.mount, f"state-{secrets.token_hex(4)}")
+    now = vault.now()
+    place = Place(mount="secret", path="ecgrid/some/where", field="api_key", version=7)
+    known = tuple(Known(key_id=n, created=now, fingerprint="f" * 64) for n in range(300))
+    past = Past(
+        at=now, duration_s=1.0, outcome="rotated", reason="scheduled", by="host:1", run="a" * 16, user_id=1,
+        key_id=2, previous_key_id=1, published=(place, place, place), hooks=("ok",),
+    )  # fmt: skip
+    debts = tuple(Debt(key_id=n, user_id=1, why="stray", due_at=now, waits="w") for n in range(100))
+    record = Record.new("edi").change(
+        known={"1/Private": known, "2/Private": known}, history=(past,) * HISTORY, retiring=debts
+    )
+    stored = vault.save(record, 0)
+    assert vault.record("edi") == stored
+    index = DueIndex(vault, "me", timedelta(minutes=3))
+    at = vault.index_at("edi")
+    names = [name for n in range(16_000) if vault.index_at(name := f"policy-{n}") == at]
+    entry = Entry("d" * 64, 3, now + timedelta(days=1), now)
+    index.raise_(index.look(names), dict.fromkeys(names, entry))
+    assert len(names) > 200
+    assert all(index.look(names).entry(name, "d" * 64) for name in names)
 
 
 def test_a_deleted_version_is_not_never_existed(pair: Pair) -> None:

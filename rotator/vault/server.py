@@ -20,6 +20,7 @@ from rotator.vault.kv import At, Document, StaleRead
 from rotator.vault.wire import Observer, Wire
 
 CALL_SECONDS = 15  # hvac's own limit; the wire's are tighter
+PATHS = 300  # whose capabilities one request asks for; OpenBao takes about a thousand strings
 RENEW_BEFORE = 1 / 3  # of a login's life left: time to renew it
 
 
@@ -137,10 +138,11 @@ class Server:
         with self._lock:
             self._logged_in()
             unknown = sorted(path for path in needs if path not in self._capabilities)
-        if unknown:
-            answer = self._ask(lambda: self._hvac.sys.get_capabilities(unknown))
+        for start in range(0, len(unknown), PATHS):
+            some = unknown[start : start + PATHS]
+            answer = self._ask(partial(self._hvac.sys.get_capabilities, some))
             told = _fields(answer) or answer
-            self._capabilities.update({path: frozenset(told.get(path) or ()) for path in unknown})
+            self._capabilities.update({path: _words(told.get(path)) for path in some})
         missing = {path: wanted - self._capabilities[path] for path, wanted in needs.items()}
         root = frozenset({"root"})
         return {p: lacks for p, lacks in missing.items() if lacks and self._capabilities[p] != root}
@@ -330,8 +332,11 @@ def _document(at: At, answer: dict[str, Any]) -> Document:
         not isinstance(outer, dict)
         or not isinstance(metadata, dict)
         or not isinstance(outer.get("data"), dict)
+        or not isinstance(metadata.get("version"), int)
     ):
         raise Transient(f"Vault's answer for {at} is not a KV v2 document", kind="vault.BadAnswer")
-    return Document(
-        outer["data"], int(metadata["version"]), dict(metadata.get("custom_metadata") or {})
-    )
+    return Document(outer["data"], metadata["version"], _fields(metadata, "custom_metadata"))
+
+
+def _words(told: object) -> frozenset[str]:
+    return frozenset(told) if isinstance(told, list) else frozenset()

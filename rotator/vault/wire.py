@@ -241,7 +241,7 @@ def _answer(
 def _json(body: bytes) -> dict[str, Any] | None:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None
 
@@ -262,7 +262,7 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
         return Mismatch(f"{what}: the document has another version than expected")
     if status in (400, 405):
         return Permanent(
-            f"{what}: the request is not accepted; is the mount a KV v2?",
+            f"{what}: the request is not accepted; is the mount a KV v2, and the document within the server's limits?",
             kind="vault.InvalidRequest",
         )
     if status in (401, 403):
@@ -281,7 +281,7 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
             kind="vault.Redirect",
         )
     if status in (412, 429, 472, 473):
-        after = float(wait) if wait and wait.isdigit() else None
+        after = float(wait) if wait and wait.isascii() and wait.isdecimal() else None
         return Transient(f"{what}: not now", kind="vault.Busy", retry_after=after)
     return (
         AnswerLost(what, kind="vault.ServerError")

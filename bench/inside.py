@@ -1,0 +1,186 @@
+"""What has to be timed inside a process: `python -m bench.inside WHAT ...`, a process of its own that prints JSON.
+
+`load DIRECTORY ROUNDS`, `ticks COUNT MARK...`, `net SECRETS RECORDS ROUNDS`, `page ROWS ROUNDS`, `idle`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bench.measure import by_turns, resident
+
+Times = dict[str, list[float]]
+
+# From these follows all that a daemon imports while nothing is due; httpx imports httpcore when it is used.
+A_DAEMONS = ("rotator.cli.act", "rotator.daemon", "rotator.reporting.metrics", "httpcore")
+
+
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    def timed() -> float:
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    return timed
+
+
+def load(directory: str, rounds: str) -> Times:
+    """Seconds for reading the policies, and for reading the same files with PyYAML's C loader alone."""
+    import yaml
+
+    from rotator.policy import PolicyDefaults
+    from rotator.policy import load as load_policies
+
+    folder = Path(directory)
+
+    def bare() -> None:
+        for file in sorted(folder.iterdir()):
+            with file.open("rb") as text:
+                yaml.load(text, yaml.CSafeLoader)
+
+    ours = _timed(lambda: load_policies(folder, PolicyDefaults()))
+    return by_turns(int(rounds), {"rotator": ours, "yaml": _timed(bare)})
+
+
+def ticks(count: str, *marks: str) -> dict[str, Any]:
+    """Seconds of each turn of the daemon, the cold one apart, and the resident MiB after so many of them."""
+    from rotator.cli.common import policies_from, settings_from
+    from rotator.fleet import Fleet
+
+    settings = settings_from({})
+    seconds, memory = [], {}
+    with Fleet(settings, policies_from(settings), serving=True) as fleet:
+        turn = _timed(fleet.turn)
+        cold = turn()
+        for number in range(1, int(count) + 1):
+            seconds.append(turn())
+            fleet.standing(fleet.policies)  # what the site's thread does beside the turns
+            if str(number) in marks:
+                memory[str(number)] = resident(os.getpid())
+    return {"cold": cold, "idle": seconds, "memory": memory}
+
+
+def net(count: str, records: str, rounds: str) -> Times:
+    """Microseconds for one log record, with so many secrets watched, and without the net."""
+    from rotator import reporting
+    from rotator.keys import Secret
+
+    held = [Secret(secrets.token_urlsafe(24)) for _ in range(int(count))]
+    plain = logging.Logger.handle, logging.Handler.handle
+    reporting.setup("INFO", "json", io.StringIO())
+    watched = logging.Logger.handle, logging.Handler.handle
+
+    def say() -> None:
+        for number in range(int(records)):
+            reporting.event(
+                "rotation.outcome",
+                policy=f"policy-{number:05d}",
+                outcome="rotated",
+                key_id=100_000 + number,
+                previous_key_id=99_000 + number,
+                duration_s=round(0.1 + number / 7000, 3),
+                run=secrets.token_hex(8),
+            )
+
+    def each(handles: tuple[Any, Any]) -> float:
+        logging.Logger.handle, logging.Handler.handle = handles  # type: ignore[method-assign]  # the net's two places
+        return _timed(say)() / int(records) * 1e6
+
+    found = by_turns(int(rounds), {"with": lambda: each(watched), "without": lambda: each(plain)})
+    held.clear()  # what is not held is not watched
+    return found
+
+
+def page(count: str, rounds: str) -> dict[str, Any]:
+    """Milliseconds and bytes of the status page with all of so many rows, and with the first screenful."""
+    from rotator.reporting.standing import Standing
+    from rotator.web import Health, Site, View, Window
+
+    now = datetime.now(UTC)
+    rows = [_row(number, now) for number in range(int(count))]
+    plan = [
+        (now + timedelta(hours=number % 700), f"policy-{number:05d}")
+        for number in range(int(count))
+    ]
+    view = View(Standing(now, rows), {}, plan)
+    well = [Health("vault", True)]
+    site = Site(lambda: well, lambda: well, lambda: b"", lambda: view)
+    told: dict[str, Any] = {"json": [], "all": [], "first": []}
+    with Window(site, "127.0.0.1", 0) as window:
+        sides: Mapping[str, Callable[[], float]] = {
+            "all": _timed(lambda: _fetch(window.port, "/?show=all", "identity")),
+            "first": _timed(lambda: _fetch(window.port, "/", "identity")),
+            "json": _timed(lambda: json.dumps(rows)),
+        }
+        for name, seconds in by_turns(int(rounds), sides).items():
+            told[name] = [one * 1000 for one in seconds]
+        for name, path in (("all", "/?show=all"), ("first", "/")):
+            sizes = [len(_fetch(window.port, path, how)) for how in ("identity", "gzip")]
+            told[f"bytes of {name}"] = sizes
+    return told
+
+
+def _row(number: int, now: datetime) -> dict[str, Any]:
+    """Mostly well; every fiftieth has failed."""
+    failed = number % 50 == 7
+    failure = {
+        "at": (now - timedelta(minutes=7)).isoformat(),
+        "phase": "issue",
+        "kind": "ecgrid.Unreachable",
+        "message": "ECGrid, KeySet: no connection (ConnectError); check the network",
+        "retry_at": (now + timedelta(minutes=3)).isoformat(),
+    }
+    return {
+        "policy": f"policy-{number:05d}",
+        "user_id": 5000 + number,
+        "key_id": 100_000 + number,
+        "key_age_s": number * 997 % (45 * 86400),
+        "max_age_s": 45 * 86400,
+        "last_rotated_at": (now - timedelta(days=number % 30)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "next_due_at": (now + timedelta(days=30 - number % 30)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "state": "failed" if failed else "ok",
+        "last_failure": failure if failed else None,
+    }
+
+
+def _fetch(port: int, path: str, encoding: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path, headers={"Accept-Encoding": encoding})
+    body = connection.getresponse().read()
+    connection.close()
+    return body
+
+
+def idle() -> None:
+    """What a daemon imports, and nothing else; says so, and waits until its input is closed."""
+    for module in A_DAEMONS:
+        import_module(module)
+    sys.stdout.write(json.dumps({"pid": os.getpid(), "modules": sorted(sys.modules)}) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+WHAT: Mapping[str, Callable[..., Any]] = {
+    "load": load,
+    "ticks": ticks,
+    "net": net,
+    "page": page,
+    "idle": idle,
+}
+
+if __name__ == "__main__":
+    told = WHAT[sys.argv[1]](*sys.argv[2:])
+    if told is not None:
+        sys.stdout.write(json.dumps(told))

@@ -1,0 +1,282 @@
+"""What in the benchmark could lie: its arithmetic, its floors and peers, the fleets that it makes up. Not its times."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from bench import calls, draw, floor, once
+from bench.measure import Aim, BenchError, Figure, Sample, by_turns, run
+from bench.recorder import Recorder, named
+from bench.world import ROOT, STATE, Fleet, World, fleet, instant, world
+
+
+@pytest.fixture(scope="module")
+def here(environment: None) -> Iterator[World]:
+    """Both servers, as the benchmark starts them."""
+    with world() as started:
+        yield started
+
+
+def test_a_sample_tells_the_median_and_the_middle_half() -> None:
+    """Whatever the order, and for a single value too; nothing measured is an error and not a zero."""
+    assert Sample.of([5, 1, 3, 2, 4]) == Sample(3, 2, 4, 5)
+    assert Sample.of([7]) == Sample(7, 7, 7, 1)
+    with pytest.raises(BenchError):
+        Sample.of([])
+
+
+@pytest.mark.parametrize(
+    ("aim", "value", "beside", "met"),
+    [
+        (Aim("times", 1.15), 1.15, 1.0, True),
+        (Aim("times", 1.15), 1.16, 1.0, False),
+        (Aim("share", 0.85), 85.0, 100.0, True),
+        (Aim("share", 0.85), 84.9, 100.0, False),
+        (Aim("under", 250.0), 249.9, None, True),
+        (Aim("under", 250.0), 250.0, None, False),
+    ],
+)
+def test_an_aim_is_met_up_to_its_limit(
+    aim: Aim, value: float, beside: float | None, met: bool
+) -> None:
+    """Times the floor, a share of it, or under a limit; a table and a chart say the same."""
+    beneath = None if beside is None else Sample.exactly(beside)
+    figure = Figure("family", "name", "ms", Sample.exactly(value), "peer", beneath, aim)
+    assert figure.met is met
+    assert ("MISSED" in draw.table([figure])) is not met
+    bar = next(iter(re.findall(r'<rect class="(\w+)"', draw.aims([figure]))))
+    assert bar == ("a" if met else "bad")
+
+
+def test_an_aim_that_is_a_part_of_nothing_is_an_error() -> None:
+    """A floor that is missing is not an aim that is met."""
+    with pytest.raises(BenchError):
+        Aim("times", 1.0).met(Sample.exactly(1), None)
+
+
+def test_sides_take_turns_and_none_is_always_first() -> None:
+    """Each is called once a round."""
+    order: list[str] = []
+    sides = {name: lambda name=name: order.append(name) for name in "abc"}
+    found = by_turns(4, sides)
+    assert {name: len(values) for name, values in found.items()} == {"a": 4, "b": 4, "c": 4}
+    assert "".join(order) == "abcbcacababc"
+
+
+def test_what_fails_is_not_measured(tmp_path: Path) -> None:
+    """A process that ends badly has no time that could be told."""
+    with pytest.raises(BenchError, match="exit 3"):
+        run([sys.executable, "-c", "raise SystemExit(3)"], {}, tmp_path)
+
+
+def test_vaults_nanoseconds_are_read() -> None:
+    """With trailing zeros left out, and with no fraction at all."""
+    assert instant("2026-01-02T03:04:05.6Z").microsecond == 600_000
+    assert instant("2026-01-02T03:04:05.000123999Z").microsecond == 123
+    assert instant("2026-01-02T03:04:05Z").microsecond == 0
+
+
+def test_requests_are_counted_by_what_they_are_about() -> None:
+    """The mount and the policy play no part."""
+    assert named("POST", "/v1/kv-1/data/rotator/record/a") == "POST record"
+    assert named("DELETE", "/v1/kv-1/metadata/rotator/staged/a") == "DELETE staged metadata"
+    assert named("GET", "/v1/kv-1/data/ecgrid/a?version=3") == "GET published"
+    assert named("GET", "/v1/auth/token/lookup-self") == "GET auth/token/lookup-self"
+    assert named("GET", "/v1/sys/internal/ui/mounts/kv-1") == "GET sys/internal"
+
+
+def test_the_floor_of_an_exposure_sends_what_it_says_and_publishes_a_good_key(here: World) -> None:
+    """The five calls, the issuing one first and the publishing one last; ECGrid accepts what Vault then shows."""
+    policies = fleet(here, 1)
+    with Recorder(here.vault.addr) as recorder:
+        before = len(here.ecgrid.requests())
+        first = str(policies.keys[0].ref.user_id)
+        command = [sys.executable, "-m", "bench.floor", first, "1"]
+        run(command, policies.environment(VAULT_ADDR=recorder.url), ROOT)
+    asked = [one["call"] for one in here.ecgrid.requests()[before:]]
+    sent = [
+        one for one in (*asked, *recorder.requests) if one not in ("AuthVersion", "GET sys/health")
+    ]
+    assert Counter(sent) == Counter(floor.CALLS)
+    assert next(one for one in asked if one != "AuthVersion") == floor.CALLS[0]
+    assert recorder.requests[-1] == floor.CALLS[-1]
+    assert_published(policies, 0)
+
+
+def test_the_bare_loop_sends_as_many_requests_as_it_is_told(here: World) -> None:
+    """Three to ECGrid and the others to Vault, for each user."""
+    policies = fleet(here, 3)
+    with Recorder(here.vault.addr) as recorder:
+        before = len(here.ecgrid.requests())
+        first = str(policies.keys[0].ref.user_id)
+        command = [sys.executable, "-m", "bench.peer", "loop", first, "3", "2", "11"]
+        run(command, policies.environment(VAULT_ADDR=recorder.url), ROOT)
+    assert len(recorder.requests) == 3 * 11
+    asked = Counter(one["call"] for one in here.ecgrid.requests()[before:])
+    assert asked == dict.fromkeys(calls.LEAST_ECGRID, 3)
+    assert_published(policies, 2)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the script needs curl")
+def test_both_peers_publish_a_good_key_and_the_script_hides_it_as_well_as_we_do(
+    here: World, tmp_path: Path
+) -> None:
+    """No key is an argument of any process that the script starts."""
+    policies = fleet(here, 2)
+    once.python(policies, 0)
+    assert_published(policies, 0)
+    once.script(policies, 1)
+    assert_published(policies, 1)
+    seen = arguments_of_the_script(policies, tmp_path)
+    assert "kv put" in seen
+    assert "--config -" in seen
+    assert not any(secret in seen for secret in here.ecgrid.secrets())
+
+
+def arguments_of_the_script(policies: Fleet, folder: Path) -> str:
+    """The arguments of each command that the script runs, written down by one that stands before it."""
+    log, tools = folder / "arguments", folder / "bin"
+    tools.mkdir()
+    for tool in ("curl", "sed", "bao"):
+        real = once.BAO if tool == "bao" else shutil.which(tool)
+        before = tools / tool
+        before.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"{log}"\nexec "{real}" "$@"\n')
+        before.chmod(before.stat().st_mode | stat.S_IXUSR)
+    environment = once.environment(policies, 1)
+    environment |= {"PATH": f"{tools}:{environment['PATH']}", "BAO": str(tools / "bao")}
+    run(["/bin/sh", once.SCRIPT], environment, folder)
+    return log.read_text()
+
+
+def assert_published(policies: Fleet, number: int) -> None:
+    """Vault shows a key of that policy's user that ECGrid accepts, and it is not the first one."""
+    path = f"{policies.mount}/data/ecgrid/{policies.names[number]}"
+    shown = policies.world.kv.call("GET", path)["data"]["data"]
+    ref = policies.keys[number].ref
+    assert policies.world.ecgrid.who(shown["api_key"]) == ref.user_id
+    assert int(shown["key_id"]) != ref.key_id
+
+
+def test_a_fleet_that_is_made_up_is_like_one_that_has_rotated(here: World) -> None:
+    """The same fields in its records; nothing is due before it is told so, and then everything, once."""
+    real, made = fleet(here, 1, "new"), fleet(here, 2)
+    real.command("rotate", real.names[0])
+    assert fields(real) - {"retiring"} == fields(made)
+    assert states(made) == ["ok", "ok"]
+    made.command("run", "--once")
+    issued = here.ecgrid.issued()
+    made.become_due()
+    assert states(made) == ["due", "due"]
+    for _ in range(2):
+        made.command("run", "--once")
+    assert here.ecgrid.issued() == issued + 2
+    assert all(seconds > 0 for seconds in made.exposures())
+
+
+def fields(policies: Fleet) -> set[str]:
+    """The fields of the first policy's record, and of the last line of its history."""
+    path = f"{policies.mount}/data/{STATE}/record/{policies.names[0]}"
+    data = policies.world.kv.call("GET", path)["data"]["data"]
+    return set(data) | {f"history.{name}" for name in json.loads(data["history"][-1])}
+
+
+def states(policies: Fleet) -> list[str]:
+    """What `status` says of each policy."""
+    told = policies.command("status", "--json").stdout
+    return re.findall(r'"state": *"([a-z-]+)"', told)
+
+
+def test_every_request_to_vault_is_explained(here: World) -> None:
+    """The least, and what comes on top: the list in the report leaves none out."""
+    with Recorder(here.vault.addr) as recorder:
+        counted = calls.in_a_fleet(here, recorder, 2)
+    explained = {*calls.LEAST_VAULT, *calls.BEYOND}
+    assert set(counted.vault) <= explained
+    assert set(calls.LEAST_VAULT) <= set(counted.vault)
+    assert set(counted.ecgrid) == set(calls.LEAST_ECGRID)
+
+
+def test_the_idle_interpreter_imports_what_the_daemon_does(here: World) -> None:
+    """Every module of ours, and every package, that a daemon has imported by the end of its first turn."""
+    policies = fleet(here, 1, "records")
+    environment = policies.environment(
+        ROTATOR_HTTP__LISTEN="127.0.0.1:0", ROTATOR_LOG__LEVEL="INFO"
+    )
+    idle = run([sys.executable, "-m", "bench.inside", "idle"], environment, ROOT).stdout
+    more = imported_by_a_daemon(environment) - telling(json.loads(idle)["modules"])
+    assert {name for name in more if find_spec(name)} == set()  # others were tried in vain
+
+
+def imported_by_a_daemon(environment: dict[str, str]) -> set[str]:
+    """As Python itself tells it, until the first turn has ended."""
+    names = set()
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "rotator", "run"],
+        env=environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr or ():
+            if "daemon.ready" in line:
+                break
+            if line.startswith("import time:"):
+                names.add(line.rpartition("|")[2].strip())
+        process.terminate()
+    return telling(names)
+
+
+def telling(names: Iterable[str]) -> set[str]:
+    """Our modules, and which other packages there are among these."""
+    packages = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    ours = {name for name in names if name.startswith("rotator.") and name != "rotator.__main__"}
+    return ours | packages
+
+
+def test_charts_are_well_formed_and_show_both_sides() -> None:
+    """For figures of each kind that is drawn; without any, there is none."""
+    one, two = Sample.exactly(30.0), Sample.exactly(20.0)
+    figures = [
+        Figure("exposure", "a daemon's, at 20 ms", "ms", one, "floor", two, Aim("times", 1.15)),
+        Figure("scale", "loading 10 policies", "ms", one, "yaml", two),
+        Figure("scale", "loading 1,000 policies", "ms", one, "yaml", two),
+        Figure("scale", "idle tick, 10 policies", "ms", one, "yaml", two),
+        Figure("scale", "idle tick, 1,000 policies", "ms", two, "yaml", two),
+    ]
+    made = draw.charts(figures)
+    assert set(made) == {"aims.svg", "exposure.svg", "scale.svg"}
+    for chart in made.values():
+        assert etree.fromstring(chart.encode()).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "20 ms, floor" in made["exposure.svg"]
+    assert "C loader alone" in made["scale.svg"]
+    assert draw.charts([]) == {}
+
+
+def test_the_quick_benchmark_of_one_family_prints_its_table(environment: None) -> None:
+    """As `make bench-quick` does, aims met or not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--only", "page"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "status page" in done.stdout
+    assert "all 2,000 rows" in done.stdout

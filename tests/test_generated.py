@@ -1,0 +1,25 @@
+"""What docs/generate.py makes from the code is what lies in the checkout: reference, manual, completions, alerts."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from test_architecture import ROOT
+
+MADE: dict[Path, str] = runpy.run_path(str(ROOT / "docs" / "generate.py"))["everything"]()
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in MADE])
+def test_a_generated_file_equals_what_would_be_written(path: Path) -> None:
+    """Else `python docs/generate.py` was forgotten after a change."""
+    assert path.read_text() == MADE[path]
+
+
+def test_a_setting_that_nobody_explains_stops_the_making() -> None:
+    """So the reference cannot lack one."""
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    del made["MEANING"]["vault.addr"]
+    with pytest.raises(SystemExit, match=r"vault\.addr"):
+        made["configuration"]()
