@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from rotator.keys import secret_part
 from rotator.policy import Exec, Policy, Webhook
 
 TIMEOUT = 30.0  # seconds, for each try
@@ -72,6 +73,7 @@ def after_rotation(
 def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | None:
     if isinstance(hook, Exec):
         return _execute(hook, told, timeout)
+    _watched = secret_part(hook.url)  # and a minute longer
     # In a thread that may be left behind: an answer can come a byte at a time for hours.
     answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     post = threading.Thread(

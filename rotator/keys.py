@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, NoReturn, final
+from urllib.parse import unquote, urlsplit
 
 from rotator.errors import Permanent
 
@@ -107,6 +108,10 @@ class Secret:
         """HMAC-SHA256 of the value under `key`, in hex: fit for comparing, useless for guessing."""
         return hmac.new(key, self._value().encode(), hashlib.sha256).hexdigest()
 
+    def is_text(self, given: str) -> bool:
+        """Whether that text is the value, in constant time. A guess is not made a Secret, which would be watched."""
+        return hmac.compare_digest(self._value().encode(), given.encode(errors="replace"))
+
     def signature(self, message: bytes) -> str:
         """HMAC-SHA256 of `message` under this value, in hex: proves who sent it."""
         return hmac.new(self._value().encode(), message, hashlib.sha256).hexdigest()
@@ -150,6 +155,12 @@ class Secret:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a Secret cannot be pickled or copied")
+
+
+def secret_part(url: str) -> Secret:
+    """What of an address may be a secret by itself (password, path, query): watched for as long as it is held."""
+    parts = urlsplit(url)
+    return Secret(unquote("".join((parts.password or "", parts.path, parts.query))))
 
 
 _watchers: list[Callable[[Secret, str], None]] = []

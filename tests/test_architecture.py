@@ -59,6 +59,8 @@ ROOMS = {
 }
 
 REVEALS = {
+    "watch_secrets": {"keys", "reporting"},  # is told every value
+    "_value": {"keys", "ecgrid"},
     "reveal": {"ecgrid", "vault", "keys", "sandbox"},
     "get_secret_value": {"settings"},  # pydantic's own kind of secret becomes ours where it enters
 }

@@ -52,7 +52,8 @@ def exits() -> Iterator[None]:
 
 
 def settings_from(given: dict[str, str]) -> Settings:
-    """The settings, with logging and Sentry started; raises BadInput."""
+    """The settings, with logging started; raises BadInput."""
+    reporting.setup()  # before there is a secret in memory; the level and form that were asked for come with them
     settings = Settings.load(overrides=given)
     reporting.setup(settings.log.level, settings.log.format)
     for warning in settings.warnings:

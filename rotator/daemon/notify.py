@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from rotator.reporting import scrub
+
 
 class Notify:
     """Tells the service manager how it goes; does nothing without one."""
@@ -32,7 +34,7 @@ class Notify:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
         ):
             sender.settimeout(1.0)
-            sender.sendto(text.encode(), self._address)
+            sender.sendto(scrub(text, "systemd").encode(), self._address)
 
     def reloading(self) -> None:
         """Says that a reload begins, with the time that Type=notify-reload asks for; `say(READY=1)` ends it."""

@@ -17,8 +17,9 @@ from rotator.keys import KeyRef, Me, Secret, Seen, Visibility
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(\.\d+)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
 )
-_CODE = re.compile(r"[A-Za-z]{1,40}")
-_VERSION = re.compile(r"[\w.\- ]{1,40}")
+# Words as ECGrid writes them (NetworkAdmin, TPUser); a key, which is drawn at random, is none.
+_WORD = re.compile(r"[A-Z]{0,2}(?:[A-Z][a-z]{2,}){1,5}")
+_VERSION = re.compile(r"[vV]?[0-9]{1,4}(?:\.[0-9]{1,6}){0,4}")
 _KEY_NAMES = ("apikey", "key", "api_key")  # where Get Me may carry the caller's own key
 
 
@@ -88,6 +89,11 @@ class Data:
             return None
         return _as_shown(value.strip()) if isinstance(value, str) else Secret("")
 
+    def word(self, *names: str) -> str:
+        """A field that is one of ECGrid's words, or a small number in its place; empty if it is neither."""
+        text = self.text(*names)
+        return text if _WORD.fullmatch(text) or (text.isdecimal() and len(text) < 3) else ""
+
     @property
     def version(self) -> str:
         """The value as a version that may be shown; empty if it is none."""
@@ -142,7 +148,7 @@ def me(data: Data) -> Me | None:
     if user_id is None:
         return None
     whole = key if key is not None and is_sendable(key) and not key.masked else None
-    return Me(user_id, data.text("login"), data.text("authlevel"), data.text("status"), whole)
+    return Me(user_id, data.text("login"), data.word("authlevel"), data.word("status"), whole)
 
 
 # refusals
@@ -234,7 +240,7 @@ def by_status(call: Call, reply: Reply) -> Failure | None:
 
 def without_code(call: Call, reply: Reply, code: str = "") -> Failure:
     """The error of an answer whose code is missing or not a documented one: the status decides."""
-    named = f", code {code}" if _CODE.fullmatch(code) else ""
+    named = f", code {code}" if _WORD.fullmatch(code) else ""
     known = by_code(call, _BY_STATUS.get(reply.status, ""), reply)
     if known is not None:
         return known

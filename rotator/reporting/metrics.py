@@ -30,6 +30,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from rotator import __version__
+from rotator.reporting.sinks import scrub
 from rotator.reporting.standing import Standing
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -233,7 +234,7 @@ class Metrics:
 
     def page(self) -> bytes:
         """Everything, in Prometheus' text format (`CONTENT_TYPE`)."""
-        return generate_latest(self._registry) + generate_latest(self._process)
+        return _scrubbed(self._registry) + _scrubbed(self._process)
 
     def write(self, path: Path) -> None:
         """Writes a textfile for node_exporter's collector, in one piece; raises OSError if it cannot.
@@ -242,13 +243,17 @@ class Metrics:
         """
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_bytes(generate_latest(self._registry))
+            draft.write_bytes(_scrubbed(self._registry))
             draft.chmod(0o644)
             draft.replace(path)
         except OSError:
             with suppress(OSError):
                 draft.unlink()
             raise
+
+
+def _scrubbed(registry: CollectorRegistry) -> bytes:
+    return scrub(generate_latest(registry).decode(), "metrics").encode()
 
 
 def _count_request(

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rotator import __version__
-from rotator.keys import Secret
+from rotator.keys import Secret, secret_part
 from rotator.reporting.alarms import Alarm
 from rotator.reporting.sinks import scrub
 
@@ -54,6 +54,7 @@ class Notifier:
     ) -> None:
         """`done` is told of each alarm what became of it; `pause` is the first one, in seconds."""
         self._url, self._secret, self._done, self._pause = url, secret, done, pause
+        self._watched = secret_part(url)
         self._waiting: queue.Queue[Alarm] = queue.Queue(ROOM)
         self._in_hurry = threading.Event()
         self._thread = threading.Thread(target=self._work, name="notify", daemon=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rotator.errors import Failure, FenceLost, RotatorError, Transient
 from rotator.journal import Failed, Past
+from rotator.reporting import scrub
 from rotator.rotation import due, own
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
@@ -184,7 +185,7 @@ def _failed(run: Run, error: RotatorError) -> Failed:
         at=now,
         phase=run.phase,
         kind=error.kind,
-        message=str(error)[:500],
+        message=scrub(str(error)[:500], "record"),
         attempts=before + 1,
         retry_at=None if error.kind == "ecgrid.NotReplaced" else now + max(pause, wish),
         digest=run.policy.digest,

@@ -243,6 +243,42 @@ def _sentry() -> None:
     _when_published(send)
 
 
+@deed("show-proxy")
+def _show_proxy() -> None:
+    """The address of the proxy, as a library's exception has it."""
+    from rotator.vault import wire
+
+    pools = wire._pools
+
+    def show(settings: Any) -> Any:
+        made = pools(settings)
+        sys.stderr.write(
+            f"the proxy is {os.environ.get('HTTP_PROXY') or os.environ['http_proxy']}\n"
+        )
+        return made
+
+    vars(wire)["_pools"] = show
+
+
+@deed("early")
+def _early() -> None:
+    """With the settings in hand, before anybody asked for a log."""
+    from rotator.settings import Settings
+
+    load = vars(Settings)["load"].__func__
+
+    def load_and_err(cls: Any, *given: Any, **options: Any) -> Any:
+        made = load(cls, *given, **options)
+        value = made.vault.token.reveal()
+        print(f"early: {value}")  # noqa: T201 - the mistake
+        warnings.warn(f"early: {value}", stacklevel=1)
+        logging.getLogger("zeep.transports").error("early: %s", value)
+        logging.getLogger("rotator").error("early: %d", value)
+        return made
+
+    Settings.load = classmethod(load_and_err)  # type: ignore[assignment,method-assign]  # breaking it is the point
+
+
 @deed("tell-process")
 def _tell_process() -> None:
     """What the process is allowed to do, as it knows itself."""
