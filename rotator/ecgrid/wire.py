@@ -10,9 +10,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,13 @@ BODY_LIMIT = 4 * 1024 * 1024
 IDLE_LIFE = 30.0  # seconds that an idle connection is kept
 AHEAD_LIFE = 15.0  # seconds that a connection opened ahead is kept
 LONGEST_WISH = 3600.0  # seconds of Retry-After that are believed
+
+OWN_HEADERS = {
+    "User-Agent": f"rotator/{__version__}",
+    "Accept": "*/*",
+    # Nothing is unpacked: a small answer cannot become a large one.
+    "Accept-Encoding": "identity",
+}
 
 Observer = Callable[[str, str, float], None]  # call, status or kind of error, seconds
 
@@ -229,20 +236,8 @@ class Wire:
             raise BadInput(
                 [Problem(where, "one of these in the environment cannot be used for ECGrid")]
             )
+        # The transports themselves, and no client of httpx above them: no redirect, cookie or .netrc to switch off.
         self._transports = made
-        self._client = httpx.Client(
-            mounts={origin: made[origin] for origin in made},
-            transport=next(iter(made.values())),
-            timeout=httpx.Timeout(CONNECT_TIMEOUT),
-            follow_redirects=False,
-            trust_env=False,  # no .netrc; proxies and authorities are looked up above
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            headers={
-                "User-Agent": f"rotator/{__version__}",
-                # Nothing is unpacked: a small answer cannot become a large one.
-                "Accept-Encoding": "identity",
-            },
-        )
 
     def _connect(self, urls: Sequence[str]) -> dict[str, _Transport] | None:
         try:
@@ -257,7 +252,7 @@ class Wire:
         method: str,
         url: str,
         *,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
         content: bytes | None,
         within: float,
     ) -> Outcome:
@@ -282,25 +277,24 @@ class Wire:
         method: str,
         url: str,
         *,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
         content: bytes | None,
         within: float,
     ) -> Outcome:
         if within <= 0:
             return _not_sent(call, "ecgrid.Timeout", "there was no time left to send the request")
+        limits = httpx.Timeout(within, connect=min(within, CONNECT_TIMEOUT))
+        extensions = {"timeout": limits.as_dict(), "trace": self._until.trace}
         try:
-            with self._client.stream(
-                method,
-                url,
-                headers=dict(headers),
-                content=content,
-                timeout=httpx.Timeout(within, connect=min(within, CONNECT_TIMEOUT)),
-                extensions={"trace": self._until.trace},
-            ) as response:
+            request = httpx.Request(
+                method, url, headers=OWN_HEADERS | headers, content=content, extensions=extensions
+            )
+            response = self._transports[_origin(url)].handle_request(request)
+            with closing(response):
                 body = _read_all(response)
-                if body is None:
-                    return call.lost("ecgrid.BadAnswer", "the answer is too large to be one")
-                return _reply(response, body)
+            if body is None:
+                return call.lost("ecgrid.BadAnswer", "the answer is too large to be one")
+            return _reply(response, body)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             return _failure(call, error, sent=self._until.sent)
 
@@ -319,7 +313,8 @@ class Wire:
 
     def close(self) -> None:
         """Closes every connection."""
-        self._client.close()
+        for transport in self._transports.values():
+            transport.close()
 
 
 def _origin(url: str) -> str:

@@ -523,19 +523,24 @@ def _follow_redirects() -> None:
     import httpx
     import urllib3
 
-    client, urlopen = httpx.Client.__init__, urllib3.PoolManager.urlopen
+    from rotator.ecgrid import wire
 
-    def init(self: Any, **options: Any) -> None:
-        client(self, **options | {"follow_redirects": True})
+    handle, urlopen = wire._Transport.handle_request, urllib3.PoolManager.urlopen
+
+    def go_there(self: Any, request: Any) -> Any:
+        response = handle(self, request)
+        where = response.headers.get("Location")
+        if where is None:
+            return response
+        headers = {k: v for k, v in request.headers.items() if k not in ("host", "content-length")}
+        return httpx.Client().request(
+            request.method, where, headers=headers, content=request.content
+        )
 
     def send(self: Any, *target: Any, **options: Any) -> Any:
         return urlopen(self, *target, **options | {"redirect": True, "retries": 3})
 
-    from rotator.ecgrid import wire
-
-    # Else the request would be sent over a connection that was opened to ECGrid ahead.
-    wire._Backend._take = lambda self: None  # type: ignore[method-assign]  # breaking it is the point
-    httpx.Client.__init__ = init  # type: ignore[method-assign]  # breaking it is the point
+    wire._Transport.handle_request = go_there  # type: ignore[method-assign]  # breaking it is the point
     urllib3.PoolManager.urlopen = send  # type: ignore[method-assign]  # the same
 
 
