@@ -10,22 +10,21 @@ ARG BASE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
 WORKDIR /src
-ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# An environment of its own, with no pip in it.
+ENV PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# An environment of its own, with no pip in it, and no bytecode, which bears the time of its making.
 RUN ["python3", "-m", "venv", "--without-pip", "/opt/rotator"]
 COPY requirements/run.txt requirements/build.txt requirements/
-RUN ["python3", "-m", "pip", "--python", "/opt/rotator/bin/python3", "install", \
+RUN ["python3", "-m", "pip", "--python", "/opt/rotator/bin/python3", "install", "--no-compile", \
      "--require-hashes", "--only-binary=:all:", "--requirement", "requirements/run.txt"]
 RUN ["python3", "-m", "pip", "install", "--require-hashes", "--only-binary=:all:", \
      "--requirement", "requirements/build.txt"]
 COPY pyproject.toml LICENSE README.md ./
+COPY builder builder
 COPY completions completions
 COPY man man
 COPY rotator rotator
-# The time that the wheel's files bear, so that it is always the same wheel.
-ARG SOURCE_DATE_EPOCH=315532800
 RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
-    && python3 -m pip --python /opt/rotator/bin/python3 install --no-deps --no-index /wheels/*.whl
+    && python3 -m pip --python /opt/rotator/bin/python3 install --no-compile --no-deps --no-index /wheels/*.whl
 
 FROM ${BASE}
 ARG VERSION=0.1.0

@@ -25,8 +25,8 @@ class Browser:
             program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             "--disable-background-networking", f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
         ]  # fmt: skip
-        # Chromium reads its debugging pipe at descriptor 3 and writes it at 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", *command]
+        # Chromium reads its debugging pipe at descriptor 3 and writes it at 4. (dash knows no numbers of two digits.)
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "bash", *command]
         self._process = subprocess.Popen(
             shell,
             pass_fds=(to_read, to_write),

@@ -3,11 +3,15 @@
 set -euo pipefail
 
 packages=(
-  systemd dbus util-linux iproute2 polkitd python3-venv # a machine with a real service manager (machine.py)
-  prometheus                                            # scrapes, and tests the alerts (test_prometheus.py)
-  chromium                                              # looks at the status page (test_status_page.py)
-  buildah podman runc catatonit mmdebstrap              # an image is built and run (image.py)
+  systemd dbus util-linux iproute2 polkitd man-db python3-venv # a machine with a real service manager (machine.py)
+  prometheus                                                   # scrapes, and tests the alerts (test_prometheus.py)
+  chromium                                                     # looks at the status page (test_status_page.py)
+  buildah podman runc catatonit mmdebstrap                     # an image is built and run (image.py)
+  openssl jq                                                   # signatures of a cluster, and a page that uses jq (test_kubernetes.py)
+  bash-completion fish zsh                                     # completions and the manual are used (test_install.py)
 )
+# axe-core, the accessibility checker, comes by its lock file; npm may also be there from elsewhere.
+command -v npm > /dev/null || packages+=(npm)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -20,6 +24,5 @@ if [ "${#missing[@]}" -gt 0 ]; then
   apt-get install --quiet=2 --no-install-recommends "${missing[@]}" > /dev/null
 fi
 
-# axe-core, the accessibility checker, by its lock file; npm is left to its own settings.
-command -v npm > /dev/null || apt-get install --quiet=2 --no-install-recommends npm > /dev/null
+# npm is left to its own settings.
 npm ci --silent --no-audit --no-fund --prefix "$(dirname "$0")/axe"

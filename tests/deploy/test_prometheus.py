@@ -145,7 +145,10 @@ def test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another(
             return bool(found["data"]["result"])
 
         wait_for(up, "Prometheus has the policy's state")
-        assert firing(api) == set()
+        wait_for(
+            lambda: firing(api) == set(),
+            "no alert fires, that of a policy not yet adopted included",
+        )
         simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
         assert rotator_command("rotate", "edi").code == 1
         wait_for(lambda: "RotatorPolicyFailing" in firing(api), "the alert for the failed rotation")

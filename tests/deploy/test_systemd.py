@@ -213,6 +213,15 @@ def test_both_services_are_walled_in_alike() -> None:
     assert len(walls[0]) > 30
 
 
+def test_the_example_of_an_environment_file_is_accepted() -> None:
+    """With what is commented out in it, too; and it holds no secret."""
+    text = (UNITS / "rotator.env").read_text()
+    given = dict(re.findall(r"^#?([A-Z_]+)=(.+)$", text, re.MULTILINE))
+    settings = Settings.load(given, ROOT / "tests")
+    assert (settings.vault.auth, settings.vault.addr) == ("approle", given["VAULT_ADDR"])
+    assert len(given) >= 6
+
+
 def test_every_line_that_relaxes_something_says_why() -> None:
     """A line after `# Relaxed:` is the only one that leaves a door open."""
     text = (UNITS / "rotator.service").read_text()
