@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from rotator.ecgrid.rate import LOWEST, RATE_KIND, RECOVERY, Rate, Urgency
+from rotator.ecgrid.rate import LOWEST, RATE_KIND, RECOVERY, SOON, Rate, Urgency
 from rotator.errors import Transient
 
 
@@ -115,11 +115,17 @@ def test_a_429_stops_everybody_for_as_long_as_it_says() -> None:
     assert rate.pause_left() == 0
 
 
-def test_after_a_429_the_rate_is_halved_and_recovers() -> None:
-    """Doubling within a minute, and never above what was set."""
+def test_after_a_429_the_rate_is_lowered_and_recovers() -> None:
+    """A little; by half if ECGrid says it again soon. Doubling within a minute, and never above what was set."""
     rate, clock = rate_of(8.0)
     rate.slow_down(0.0)
-    assert rate.per_second == pytest.approx(4.0)
+    assert rate.per_second == pytest.approx(7.2)
+    clock.at += SOON * 2
+    assert rate.per_second == pytest.approx(8.0, rel=0.05)
+    rate.slow_down(0.0)
+    clock.at += 0.1
+    rate.slow_down(0.0)
+    assert rate.per_second == pytest.approx(3.6, rel=0.05)
     clock.at += RECOVERY / 2
     assert 4.0 < (rate.per_second or 0) < 8.0
     clock.at += RECOVERY * 100
@@ -131,7 +137,7 @@ def test_answers_to_requests_that_were_under_way_together_count_once() -> None:
     rate, clock = rate_of(8.0)
     for _ in range(8):
         rate.slow_down(1.0)
-    assert rate.per_second == pytest.approx(4.0)
+    assert rate.per_second == pytest.approx(7.2)
     for _ in range(50):
         clock.at += 1.0
         rate.slow_down(1.0)
@@ -159,7 +165,7 @@ def test_only_a_429_slows_down() -> None:
     assert (rate.per_second, rate.heed(lambda: 5)) == (8.0, 5)
     with pytest.raises(Transient):
         rate.heed(lambda: fail(RATE_KIND))
-    assert rate.per_second == pytest.approx(4.0)
+    assert rate.per_second == pytest.approx(7.2)
     assert rate.pause_left() == pytest.approx(3.0)
 
 

@@ -19,6 +19,7 @@ RATE_KIND = "ecgrid.RateLimitExceeded"
 DEFAULT_PAUSE = 1.0  # seconds after a 429 that does not say how long
 LONGEST_PAUSE = 300.0  # no answer may silence the process for longer
 RECOVERY = 60.0  # seconds in which a lowered rate doubles
+SOON = 5.0  # seconds after the pause; who is refused again by then was lowered too little
 LOWEST = 1 / 16  # of the rate that was set
 UNLIMITED_LOWERED = 20.0  # requests a second from which an unlimited rate is lowered
 LONGEST_NAP = 0.25  # so that a more urgent waiter, or a pause, is noticed in time
@@ -37,7 +38,8 @@ class Rate:
     """Grants requests to all threads of the process, on average so many a second.
 
     Requests that are granted together may be sent together; the next ones then wait for their time. While ECGrid
-    answers 429 nobody sends before the time that it named, and the rate is halved, to double again every minute.
+    answers 429 nobody sends before the time that it named, and the rate is lowered: by a tenth, since a rate that is
+    just right is overstepped now and then, and to a half if that comes again soon. It doubles again every minute.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Rate:
         self._waiting: list[tuple[int, int]] = []
         self._number = 0
         self._free_at = self._paused_until = clock()
-        self._factor, self._lowered_at = 1.0, clock()
+        self._factor, self._lowered_at = 1.0, clock() - LONGEST_PAUSE - SOON
 
     @property
     def per_second(self) -> float | None:
@@ -122,13 +124,14 @@ class Rate:
             raise
 
     def slow_down(self, retry_after: float | None) -> None:
-        """ECGrid answered 429: nobody sends for `retry_after` seconds, and the rate is halved."""
+        """ECGrid answered 429: nobody sends for `retry_after` seconds, and the rate is lowered."""
         pause = DEFAULT_PAUSE if retry_after is None else min(retry_after, LONGEST_PAUSE)
         with self._lock:
             now = self._clock()
             # Several calls that were under way together are one and the same overstepping.
             if now >= self._paused_until:
-                self._factor = max(LOWEST, self._factor_at(now) / 2)
+                soon = now - self._lowered_at < pause + SOON
+                self._factor = max(LOWEST, self._factor_at(now) * (0.5 if soon else 0.9))
                 self._lowered_at = now
             self._paused_until = max(self._paused_until, now + pause)
 

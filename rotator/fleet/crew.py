@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ class Task:
     alone: bool = False
     warnings: tuple[str, ...] = ()
     future: Future[Result] = field(default_factory=Future)
+    lot: float = field(default_factory=random.random)  # decides among equally urgent ones
 
 
 class Crew:
@@ -63,7 +65,7 @@ class Crew:
         with self._changed:
             busy = {*self._running, *(task.policy.name for task in self._pending)}
             self._pending += [task for task in tasks if task.policy.name not in busy]
-            self._pending.sort(key=lambda task: (not task.alone, task.urgency))
+            self._pending.sort(key=lambda task: (not task.alone, task.urgency, task.lot))
             self._fill()
 
     def _fill(self) -> None:

@@ -93,14 +93,17 @@ def may_begin(policy: Policy, record: Record, at: datetime) -> datetime:
 
 
 def urgency(policy: Policy, record: Record | None, now: datetime) -> tuple[int, float]:
-    """What sorts policies with work: what is under way, then what is overdue, then by how long it has been due."""
+    """What sorts policies with work: what is under way, then what is overdue, then by how long it has been due.
+
+    In whole minutes: among those the crew draws lots, so that rotators that work beside each other do not collide.
+    """
     if record is None:
         return (2, 0.0)
     if record.underway is not None:
         return (0, 0.0)
     due = due_since(policy, record)
     late = (now - due).total_seconds() if due else 0.0
-    return (1 if is_overdue(policy, record, now) else 2, -late)
+    return (1 if is_overdue(policy, record, now) else 2, -(late // 60))
 
 
 def would_issue(policy: Policy, record: Record, now: datetime) -> bool:
