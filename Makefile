@@ -35,7 +35,7 @@ test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the
 
 test-deploy: $(DEPLOY)  ## units, image, manifests, alerts, status page, really run; as root on Debian, installs packages
 	bash tests/deploy/install.sh
-	$(VENV)/bin/python -m pytest -q -m deploy -n $(WORKERS) --dist loadgroup tests/deploy
+	$(VENV)/bin/python -m pytest -q -m deploy -n $(WORKERS) --dist loadfile tests/deploy
 
 bench: $(READY)  ## every figure against its floor or peer; writes bench/results.json and the charts (20 minutes)
 	$(VENV)/bin/python -m bench
@@ -46,12 +46,14 @@ bench-quick: $(READY)  ## the same table in two minutes, with fewer rounds and s
 lint: $(READY)  ## ruff (rules and format) and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict rotator tests bench
+	$(VENV)/bin/mypy --strict rotator tests bench builder
 
 lock:  ## write the lock files anew (needs uv; UPGRADE=1 takes the newest versions)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: install it, or name it with UV=/path/to/uv" >&2; exit 1; }
 	$(LOCK) --output-file requirements/run.txt pyproject.toml
 	$(LOCK) --all-extras --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+	$(LOCK) --constraint requirements/dev.txt --output-file requirements/build.txt requirements/build.in
+	$(LOCK) --constraint requirements/dev.txt --output-file requirements/deploy.txt requirements/deploy.in
 
 clean:  ## remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
