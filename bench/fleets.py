@@ -37,7 +37,7 @@ class Turn:
 
 def measure(world: World, scope: Scope) -> Iterator[Figure]:
     """Throughput and CPU by turns with the bare loop."""
-    size, rounds = scope.of(1000, 80), scope.of(3, 1)
+    size, rounds = scope.of(1000, 80), scope.of(2, 1)
     world.latency(0)
     with Recorder(world.vault.addr) as recorder:
         sent = in_a_fleet(world, recorder, scope.of(40, 10))
@@ -175,7 +175,7 @@ def measure_rate(world: World, scope: Scope) -> Iterator[Figure]:
 
 def measure_eight(world: World, scope: Scope) -> Iterator[Figure]:
     """The same fleet, due, met by one rotator and by eight that begin together."""
-    size, rounds = scope.of(1000, 40), scope.of(2, 1)
+    size, rounds = scope.of(1000, 40), 1
     policies = fleet(world, size)
     found = by_turns(
         rounds,

@@ -63,7 +63,7 @@ def _looking(policies: Fleet, size: int, largest: bool, scope: Scope) -> Iterato
 
 
 def _telling(policies: Fleet, size: int, scope: Scope) -> Iterator[Figure]:
-    rounds = scope.of(7, 2) if size <= 10 else scope.of(3, 1)
+    rounds = scope.of(7, 2) if size <= 10 else scope.of(3, 1) if size <= 1000 else 1
     commands = {
         "status --json": ("status", "--json"),
         "plan --json": ("plan", "--json"),

@@ -28,9 +28,7 @@ from rotator.keys import Secret
 
 DOCUMENTED_NAMESPACE = "http://www.ecgridos.net/"
 _ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
-_SETTINGS = Settings(
-    strict=True, raw_response=True, forbid_dtd=True, forbid_entities=True, forbid_external=True
-)
+_SETTINGS = Settings(strict=True, forbid_dtd=True, forbid_entities=True, forbid_external=True)
 _OBJECTS = ("KeyIDInfo", "UserIDInfo")
 
 
