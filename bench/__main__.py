@@ -28,13 +28,13 @@ FAMILIES: Mapping[str, Callable[[World, Scope], Iterator[Figure]]] = {
     "requests": calls.measure,
     "exposure": exposure.measure,
     "once": once.measure,
-    "fleet": fleets.measure,
-    "rate": fleets.measure_rate,
-    "eight": fleets.measure_eight,
     "start": scale.measure_start,
     "net": scale.measure_net,
     "page": scale.measure_page,
+    "rate": fleets.measure_rate,
     "scale": scale.measure,
+    "fleet": fleets.measure,
+    "eight": fleets.measure_eight,
 }
 LIBRARIES = ("click", "httpx", "hvac", "pydantic", "PyYAML", "zeep")
 
@@ -46,6 +46,7 @@ def main() -> int:
     scope, began = Scope(options.quick), time.monotonic()
     about = machine()
     _say(f"{about['cpu']}, {about['cores']} cores, load {about['load']}; Python {about['python']}")
+    folder = options.out or (None if options.quick or options.only else ROOT / "bench")
     figures: list[Figure] = []
     broken = False
     for name in options.only or FAMILIES:
@@ -60,11 +61,11 @@ def main() -> int:
             _say(f"{name}: could not be measured: {error}")
         else:
             _say(f"{name}: {time.monotonic() - since:.0f} s")
-    took = time.monotonic() - began
-    sys.stdout.write(_report(figures, took))
-    folder = options.out or (None if options.quick or options.only else ROOT / "bench")
-    if folder and not broken:
-        write(folder, figures, about, took)
+            if (
+                folder and not broken
+            ):  # after each, so that what was measured outlives an interruption
+                write(folder, figures, about, time.monotonic() - began)
+    sys.stdout.write(_report(figures, time.monotonic() - began))
     return 1 if broken else 0
 
 

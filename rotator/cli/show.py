@@ -69,10 +69,8 @@ def history(given: dict[str, str], *, name: str, json_: bool) -> None:
     """`rotator history`."""
     with exits(), fleet_from(given, ecgrid=False) as fleet:
         (policy,) = choose(fleet.policies, [name])
-        record = fleet.records([policy])[name]
-        if isinstance(record, Failure):
-            raise record
-        past = record.history if record else ()
+        stored = fleet.vault.record(policy.name)
+        past = stored.record.history if stored else ()
         if json_:
             output.print_json(
                 {"policy": name, "history": [one.model_dump(mode="json") for one in past]}

@@ -76,7 +76,7 @@ def _instant(at: datetime) -> str:
 
 
 class Board:
-    """The records of all policies as they were read last, without their history. Safe for use by many threads.
+    """The records of all policies as they were read last. Safe for use by many threads.
 
     It costs no request while nothing changes: the looks round the fleet tell it what they read, and which version of
     a record the due index vouches for.
@@ -89,8 +89,6 @@ class Board:
 
     def saw(self, policy: str, answer: Answer) -> None:
         """A record was read; what cannot be read just now leaves what was known before."""
-        if isinstance(answer, Stored):  # a year of history is most of a record
-            answer = Stored(answer.record.change(history=()), answer.version)
         with self._lock:
             if not (isinstance(answer, Transient) and policy in self._seen):
                 self._seen[policy] = answer
