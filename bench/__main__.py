@@ -125,7 +125,7 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "openbao": bao.partition(",")[0].removeprefix("OpenBao "),
+        "openbao": bao.removeprefix("OpenBao ").partition(" ")[0].rstrip(","),
         "rotator": __version__,
         "commit": _commit(),
         "libraries": {name: version(name) for name in LIBRARIES},

@@ -24,6 +24,7 @@ LOWEST = 1 / 16  # of the rate that was set
 UNLIMITED_LOWERED = 20.0  # requests a second from which an unlimited rate is lowered
 LONGEST_NAP = 0.25  # so that a more urgent waiter, or a pause, is noticed in time
 SHORTEST_NAP = 0.005
+LATE = 0.1  # seconds
 
 
 class Urgency(IntEnum):
@@ -111,7 +112,9 @@ class Rate:
             if wait > 0 or not first:
                 return max(wait, SHORTEST_NAP)
             rate = self.per_second
-            self._free_at = now + (requests / rate if rate else 0.0)
+            # Whoever wakes a little late does not move the times of all that come after.
+            start = max(self._free_at, now - LATE)
+            self._free_at = start + requests / rate if rate else now
             return 0.0
 
     def heed(self, call: Callable[[], T]) -> T:
