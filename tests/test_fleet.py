@@ -89,11 +89,12 @@ def test_only_so_many_keys_are_issued_in_one_tick(
     rotator_command.environment["ROTATOR_CONCURRENCY"] = "1"
     told = [rotator_command("run", "--once", "--json") for _ in range(3)]
     first, second, third = (Counter(outcomes(one).values()) for one in told)
-    assert first == {"failed": 1, "rotated": 1, "not-due": 2}
+    begun = first["rotated"]  # lots are drawn: the policy that fails is among the first two, or not
+    assert first == Counter({"rotated": begun, "failed": 2 - begun, "not-due": 2})
     assert "ROTATOR_MAX_PER_RUN" in told[0].stdout
-    assert second == {"failed": 1, "rotated": 2, "not-due": 1}
+    assert second == {"failed": 1, "rotated": 3 - begun, "not-due": begun}
     assert third == {"failed": 1, "not-due": 3}
-    assert [one.code for one in told] == [1, 1, 1]
+    assert [one.code for one in told[1:]] == [1, 1]
     assert "tried again at" in told[2].json["results"][0]["error"]["message"]
     assert names[0] == told[2].json["results"][0]["policy"]
 
