@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -219,3 +220,49 @@ def test_the_demo_ends_well_and_proves_it(shell: Shell) -> None:
     assert "What to type next" in done.stdout
     assert "\x1b" not in done.stdout
     assert list(shell.directory.glob("rotator-sandbox-*")) == []
+
+
+def test_status_is_drawn_anew_until_it_is_interrupted(rotator_command: Rotator) -> None:
+    """A rotation by somebody else appears by itself; Ctrl-C gives the screen back and is no failure."""
+    for name, user_id in (("first", 5001), ("second", 5002)):
+        rotator_command.policy(
+            name,
+            f"{{user_id: {user_id}, visibility: Private, schedule: manual, vault: {{path: ecgrid/{name}}}}}",
+        )
+    screen, side = pty.openpty()
+    with subprocess.Popen(
+        [*rotator_command.program, "status", "first", "--watch"],
+        cwd=rotator_command.directory,
+        env={**rotator_command.environment, "TERM": "xterm-256color"},
+        stdin=subprocess.DEVNULL,
+        stdout=side,
+        stderr=side,
+    ) as watching:
+        os.close(side)
+        shown = _until_shown(screen, "not-adopted")
+        assert "first" in shown
+        assert "second" not in shown
+        assert rotator_command("adopt", "first").code == 0
+        assert "ok" in _until_shown(screen, "ok")
+        watching.send_signal(signal.SIGINT)
+        assert "\x1b[?1049l" in _until_shown(screen, "\x1b[?1049l")
+        assert watching.wait(30) == 0
+    os.close(screen)
+
+
+def _until_shown(screen: int, text: str) -> str:
+    """What a terminal shows until that is among it."""
+    shown = ""
+    while text not in shown:
+        assert select.select([screen], [], [], 60)[0], shown
+        shown += os.read(screen, 65536).decode()
+    return shown
+
+
+def test_watching_needs_a_terminal(rotator_command: Rotator) -> None:
+    """Else a script would wait for ever."""
+    rotator_command.policy(
+        "edi", "{user_id: 5001, visibility: Private, schedule: manual, vault: {path: ecgrid/edi}}"
+    )
+    done = rotator_command("status", "--watch")
+    assert (done.code, "--watch draws at a terminal" in done.stderr) == (2, True)

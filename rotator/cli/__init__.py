@@ -97,6 +97,7 @@ def run(given: dict[str, str], /, **options: Any) -> None:
 @main.command()
 @NAMES
 @click.option("--strict", is_flag=True, help="Exit 1 if anything is overdue or failed.")
+@click.option("--watch", is_flag=True, help="Draw it anew every five seconds, until interrupted.")
 @as_json
 @click.pass_obj
 def status(given: dict[str, str], /, **options: Any) -> None:

@@ -4,65 +4,120 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rotator.cli import output
-from rotator.cli.common import FAILED, choose, exits, fleet_from, policies_from, settings_from
-from rotator.errors import BadInput, Failure, Problem
+from rotator.cli.common import (
+    FAILED,
+    bad_usage,
+    choose,
+    exits,
+    fleet_from,
+    policies_from,
+    settings_from,
+)
+from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.policy import Policy, json_schema, warnings
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from rotator.fleet import Fleet
+
+ALARMING = ("overdue", "failed")
+WATCH_EVERY = 5.0  # seconds
 CRONJOB = timedelta(minutes=1)  # between two ticks, at the shortest
 
 
-def status(given: dict[str, str], *, names: tuple[str, ...], strict: bool, json_: bool) -> None:
+def status(
+    given: dict[str, str], *, names: tuple[str, ...], strict: bool, watch: bool, json_: bool
+) -> None:
     """`rotator status`."""
+    with exits():
+        if watch and (json_ or not sys.stdout.isatty()):
+            bad_usage(
+                "--watch draws at a terminal: without it, or by `--json`, status answers once"
+            )
+        with fleet_from(given, ecgrid=False) as fleet:
+            chosen = choose(fleet.policies, names) if names else fleet.policies
+            if watch:
+                _watch(fleet, chosen)
+                return
+            now, rows, unread = _look(fleet, chosen)
+            if json_:
+                output.rows_as_json(rows, "policies")
+            else:
+                output.console().print(_drawn(rows, now))
+            alarming = any(one["state"] in ALARMING for one in rows)
+            sys.exit(FAILED if unread or (strict and alarming) else 0)
+
+
+def _look(fleet: Fleet, policies: list[Policy]) -> tuple[datetime, list[dict[str, Any]], bool]:
+    """Vault's time, a row for each policy, and whether a record could not be read."""
     from rotator.fleet.standing import row
 
-    with exits(), fleet_from(given, ecgrid=False) as fleet:
-        chosen = choose(fleet.policies, names) if names else fleet.policies
-        now = fleet.vault_time()
-        found = fleet.records(chosen)
-        rows = [row(policy, found[policy.name], now) for policy in chosen]
-        if json_:
-            output.rows_as_json(rows, "policies")
-        else:
-            _print_status(rows, now)
-        unread = any(isinstance(record, Failure) for record in found.values())
-        alarming = any(one["state"] in ("overdue", "failed") for one in rows)
-        sys.exit(FAILED if unread or (strict and alarming) else 0)
+    now, found = fleet.vault_time(), fleet.records(policies)
+    rows = [row(policy, found[policy.name], now) for policy in policies]
+    return now, rows, any(isinstance(record, Failure) for record in found.values())
 
 
-def _print_status(rows: list[dict[str, Any]], now: datetime) -> None:
+def _watch(fleet: Fleet, policies: list[Policy]) -> None:
+    """Draws anew every few seconds until it is interrupted; the alarming ones first, since a screen may be small."""
+    from rich.live import Live
+    from rich.text import Text
+
+    console = output.console()
+    with (
+        suppress(KeyboardInterrupt),
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            try:
+                now, rows, _ = _look(fleet, policies)
+            except RotatorError as error:  # Vault is away just now: said in place of the rows
+                live.update(Text(f"{error} [{error.kind}]", style="red"), refresh=True)
+            else:
+                rows.sort(key=lambda one: one["state"] not in ALARMING)
+                live.update(_drawn(rows, now), refresh=True)
+            time.sleep(WATCH_EVERY)
+
+
+def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
+    """The table, and below it what failed last."""
+    from rich.console import Group
+    from rich.text import Text
+
     def ahead(text: str | None) -> str:
         return output.distance(datetime.fromisoformat(text), now) if text else "-"
 
-    out = output.console()
-    out.print(
-        output.table(
-            ("POLICY", "STATE", "USER", "KEY", "AGE", "MAX", "LAST", "NEXT"),
+    drawn = output.table(
+        ("POLICY", "STATE", "USER", "KEY", "AGE", "MAX", "LAST", "NEXT"),
+        (
             (
-                (
-                    one["policy"],
-                    one["state"],
-                    one["user_id"],
-                    one["key_id"],
-                    output.span(one["key_age_s"]),
-                    output.span(one["max_age_s"]),
-                    ahead(one["last_rotated_at"]),
-                    ahead(one["next_due_at"]),
-                )
-                for one in rows
-            ),
-        )
-    )
-    for one in rows:
-        if one["last_failure"]:
-            failure = one["last_failure"]
-            out.print(
-                f"{one['policy']}: failed in {failure['phase']}: {failure['message']} [{failure['kind']}]"
+                one["policy"],
+                one["state"],
+                one["user_id"],
+                one["key_id"],
+                output.span(one["key_age_s"]),
+                output.span(one["max_age_s"]),
+                ahead(one["last_rotated_at"]),
+                ahead(one["next_due_at"]),
             )
+            for one in rows
+        ),
+    )
+    failures = [(one["policy"], one["last_failure"]) for one in rows if one["last_failure"]]
+    return Group(
+        drawn,
+        *(
+            Text(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
+            for name, told in failures
+        ),
+    )
 
 
 def history(given: dict[str, str], *, name: str, json_: bool) -> None:
