@@ -8,6 +8,7 @@ packages=(
   chromium                                                     # looks at the status page (test_status_page.py)
   buildah podman runc catatonit mmdebstrap                     # an image is built and run (image.py)
   openssl jq                                                   # signatures of a cluster, and a page that uses jq (test_kubernetes.py)
+  faketime                                                     # sets a daemon's clock (test_daemon_clock.py)
   bash-completion fish zsh                                     # completions and the manual are used (test_install.py)
 )
 # axe-core, the accessibility checker, comes by its lock file; npm may also be there from elsewhere.

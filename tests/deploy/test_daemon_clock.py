@@ -28,8 +28,9 @@ LIBRARY = os.environ.get("ROTATOR_TEST_FAKETIME") or next(
 # Under libfaketime, with the monotonic clock left alone, Python's own sleep fails with EINVAL.
 SLEEP = "import threading, time\ntime.sleep = lambda seconds: threading.Event().wait(seconds) and None\n"
 
+pytestmark = pytest.mark.deploy
 
-@pytest.mark.deploy
+
 @pytest.mark.parametrize("step", ["+86400s", "-86400s"])
 def test_setting_the_clock_neither_loses_nor_doubles_a_rotation(
     rotator_command: Rotator,
