@@ -52,14 +52,14 @@ def measure(world: World, scope: Scope) -> Iterator[Figure]:
         recovery = Counted.of(one, recorder, "run", "--once", environment=CLAIM)
         many = in_a_fleet(world, recorder, scope.of(40, 10))
     least = sum(LEAST_TIMES.get(name, 1) for name in LEAST_VAULT)
-    yield _figure("ECGrid, first (adopts, then rotates)", first.ecgrid)
-    yield _figure("ECGrid, steady", steady.ecgrid, len(LEAST_ECGRID), Aim("times", 1.0))
-    yield _figure("ECGrid, steady, in a fleet", many.ecgrid, len(LEAST_ECGRID), Aim("times", 1.0))
-    yield _figure("ECGrid, recovery (killed while publishing)", recovery.ecgrid)
-    yield _figure("Vault, first (adopts, then rotates)", first.vault)
-    yield _figure("Vault, steady, whole process", steady.vault, least)
-    yield _figure("Vault, steady, in a fleet", many.vault, least)
-    yield _figure("Vault, recovery (killed while publishing)", recovery.vault)
+    yield requests("ECGrid, first (adopts, then rotates)", first.ecgrid)
+    yield requests("ECGrid, steady", steady.ecgrid, len(LEAST_ECGRID), Aim("times", 1.0))
+    yield requests("ECGrid, steady, in a fleet", many.ecgrid, len(LEAST_ECGRID), Aim("times", 1.0))
+    yield requests("ECGrid, recovery (killed while publishing)", recovery.ecgrid)
+    yield requests("Vault, first (adopts, then rotates)", first.vault)
+    yield requests("Vault, steady, whole process", steady.vault, least)
+    yield requests("Vault, steady, in a fleet", many.vault, least)
+    yield requests("Vault, recovery (killed while publishing)", recovery.vault)
 
 
 class Counted:
@@ -115,9 +115,10 @@ def _crash(one: Fleet, recorder: Recorder) -> None:
     time.sleep(CLAIM_ENDS)
 
 
-def _figure(
+def requests(
     name: str, counted: dict[str, float], least: int | None = None, aim: Aim | None = None
 ) -> Figure:
+    """How many of each there were, beside the least."""
     return Figure(
         family="requests",
         name=name,

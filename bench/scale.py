@@ -13,12 +13,15 @@ from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
+from bench.calls import Counted, requests
 from bench.measure import Aim, BenchError, Figure, Sample, Scope, by_turns, resident, run
+from bench.recorder import Recorder
 from bench.world import ROOT, ROTATOR, Fleet, World, fleet
 
 SIZES = (10, 1_000, 10_000)
 QUICK_SIZES = (10, 200, 2_000)
 IDLE_TICK, MEMORY, HELP = 2.0, 250.0, 3.0
+IDLE_REQUESTS = 201.0  # fewer than that: at most 200
 WARM = 100  # ticks after which memory is to stay as it is
 GROWTH = 1.0  # MiB
 READY = 600.0  # seconds for a daemon to have read every record
@@ -32,6 +35,7 @@ def measure(world: World, scope: Scope) -> Iterator[Figure]:
         policies = fleet(world, size, "records")
         yield from _looking(policies, size, size == sizes[-1], scope)
         yield from _telling(policies, size, scope)
+        yield from _asking(policies, size, size == sizes[-1])
         yield _memory(policies, size, size == sizes[-1])
     yield _growth(fleet(world, scope.of(1000, 10), "records"), scope)
 
@@ -60,6 +64,24 @@ def _looking(policies: Fleet, size: int, largest: bool, scope: Scope) -> Iterato
     cold = _ms([found["ticks"][0]["cold"]])
     note = "reads every record; so does one after the due index was lost"
     yield Figure("scale", f"first tick ever, {size:,} policies", "ms", cold, note=note)
+
+
+def _asking(policies: Fleet, size: int, largest: bool) -> Iterator[Figure]:
+    """What each sends to Vault, as a whole process; none of it may ask ECGrid."""
+    policies.forget_index()
+    commands = {
+        "first tick ever": ("run", "--once"),
+        "idle tick": ("run", "--once"),
+        "`status`": ("status",),
+        "`plan`": ("plan",),
+    }
+    with Recorder(policies.world.vault.addr) as recorder:
+        for name, told in commands.items():
+            counted = Counted.of(policies, recorder, *told)
+            if counted.ecgrid:
+                raise BenchError(f"{name}: ECGrid was asked, and nothing is due")
+            aim = Aim("under", IDLE_REQUESTS) if largest and name == "idle tick" else None
+            yield requests(f"Vault, {name}, {size:,} policies", counted.vault, aim=aim)
 
 
 def _telling(policies: Fleet, size: int, scope: Scope) -> Iterator[Figure]:

@@ -6,22 +6,18 @@ nothing.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import queue
 import signal
 import subprocess
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from rotator.keys import secret_part
 from rotator.policy import Exec, Policy, Webhook
+from rotator.posting import post
 
 TIMEOUT = 30.0  # seconds, for each try
 PAUSES = (1.0, 5.0)  # seconds before each further try
@@ -74,16 +70,9 @@ def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | No
     if isinstance(hook, Exec):
         return _execute(hook, told, timeout)
     _watched = secret_part(hook.url)  # and a minute longer
-    # In a thread that may be left behind: an answer can come a byte at a time for hours.
-    answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    post = threading.Thread(
-        target=lambda: answer.put(_post(hook, told, timeout)), name="webhook", daemon=True
-    )
-    post.start()
-    try:
-        return answer.get(timeout=timeout)
-    except queue.Empty:
-        return f"no end within {timeout:.0f} s"
+    said = {name.removeprefix("ROTATOR_").lower(): value for name, value in told.items()}
+    status, words = post(hook.url, json.dumps(said).encode(), {}, timeout)
+    return None if 200 <= status < 300 else words
 
 
 def _execute(hook: Exec, told: dict[str, str], timeout: float) -> str | None:
@@ -108,28 +97,3 @@ def _execute(hook: Exec, told: dict[str, str], timeout: float) -> str | None:
         process.wait()
         return f"no end within {timeout:.0f} s"
     return f"exit code {code}" if code else None
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A webhook goes where the policy says, nowhere else."""
-
-    def redirect_request(self, *args: object) -> None:
-        return None
-
-
-def _post(hook: Webhook, told: dict[str, str], timeout: float) -> str | None:
-    """Posts the names and numbers as JSON; None if they were taken."""
-    body = json.dumps(
-        {name.removeprefix("ROTATOR_").lower(): value for name, value in told.items()}
-    )
-    try:
-        request = urllib.request.Request(  # noqa: S310 - http(s) only: the policy was checked
-            hook.url, body.encode(), {"Content-Type": "application/json"}, method="POST"
-        )
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return f"status {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"it could not be reached ({type(error).__name__})"

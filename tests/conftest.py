@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ hypothesis_settings.register_profile("house", deadline=None)
 hypothesis_settings.load_profile("house")
 
 OPERATOR = 5000  # the user whose key the rotator itself uses, a NetworkAdmin
+ROOT = Path(__file__).resolve().parent.parent
 USERS = (5001, 5002, 5003)  # users to rotate, each with one Private key
 
 # Read when pytest starts, in every worker, before anything is cleaned away.
@@ -56,6 +57,16 @@ _STRANGERS = (
     "NO_COLOR",
     "FORCE_COLOR",
 )
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    """Waits until that holds, and returns what it is; fails the test if it never does."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    return pytest.fail(f"never happened: {what}")
 
 
 @dataclass(frozen=True)
@@ -290,3 +301,65 @@ def rotator_command(
     command.secrets.add(vault.token)
     yield command
     command.close()
+
+
+class Roles:
+    """Logins by AppRole whose only Vault policy is one that the test gives."""
+
+    def __init__(self, vault: VaultServer, mount: str, command: Rotator) -> None:
+        self._vault, self._mount, self._command = vault, mount, command
+        self._auth = f"approle-{secrets.token_hex(6)}"
+        self._made: list[str] = []
+        vault.call("POST", f"sys/auth/{self._auth}", {"type": "approle"})
+
+    def environment(self, hcl: str) -> dict[str, str]:
+        """What makes a command log in with that policy, for this test's mount, in the role that ships."""
+        name = f"rotator-{secrets.token_hex(6)}"
+        self._made.append(name)
+        self._vault.call(
+            "PUT",
+            f"sys/policies/acl/{name}",
+            {"policy": hcl.replace('"secret/', f'"{self._mount}/')},
+        )
+        role = json.loads((ROOT / "vault" / "approle.json").read_text()) | {
+            "token_policies": [name]
+        }
+        at = f"auth/{self._auth}/role/{name}"
+        self._vault.call("POST", at, role)
+        role_id = self._vault.call("GET", f"{at}/role-id")["data"]["role_id"]
+        secret_id = self._vault.call("POST", f"{at}/secret-id")["data"]["secret_id"]
+        self._command.secrets.add(secret_id)
+        return {
+            "VAULT_TOKEN": "",
+            "ROTATOR_VAULT__AUTH": "approle",
+            "ROTATOR_VAULT__AUTH_MOUNT": self._auth,
+            "ROTATOR_VAULT__ROLE_ID": role_id,
+            "ROTATOR_VAULT__SECRET_ID": secret_id,
+        }
+
+    def token(self, hcl: str) -> str:
+        """A token with that policy and no other."""
+        name = f"rotator-{secrets.token_hex(6)}"
+        self._made.append(name)
+        self._vault.call("PUT", f"sys/policies/acl/{name}", {"policy": hcl})
+        made = self._vault.call(
+            "POST",
+            "auth/token/create",
+            {"policies": [name], "no_default_policy": True, "ttl": "1h"},
+        )
+        self._command.secrets.add(made["auth"]["client_token"])
+        return str(made["auth"]["client_token"])
+
+    def close(self) -> None:
+        """Leaves nothing in Vault."""
+        self._vault.call("DELETE", f"sys/auth/{self._auth}")
+        for name in self._made:
+            self._vault.call("DELETE", f"sys/policies/acl/{name}")
+
+
+@pytest.fixture
+def roles(vault: VaultServer, mount: str, rotator_command: Rotator) -> Iterator[Roles]:
+    """An AppRole login of this test's own."""
+    made = Roles(vault, mount, rotator_command)
+    yield made
+    made.close()

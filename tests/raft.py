@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from conftest import until
 
 from rotator.sandbox.openbao import _LAUNCH, _binary, _free_port
 
@@ -192,11 +192,8 @@ KV2 = {"type": "kv", "options": {"version": "2"}}
 
 
 def wait_for(fact: Callable[[], bool]) -> None:
-    """Waits until that holds."""
-    until = time.monotonic() + PATIENCE
-    while not fact():
-        assert time.monotonic() < until, "the cluster does not get that far"
-        time.sleep(0.05)
+    """Waits until that holds of the cluster."""
+    until(fact, "the cluster gets that far", PATIENCE)
 
 
 @contextmanager

@@ -9,13 +9,12 @@ import re
 import secrets
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Rotator
+from conftest import Rotator, until
 from receiver import Receiver, receiver
 
 from rotator.reporting import LEVELS, runbook
@@ -186,16 +185,6 @@ def test_links_are_the_anchors_that_the_runbook_has() -> None:
 # real processes
 
 
-def wait_for(found: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What is found, sooner or later."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if there := found():
-            return there
-        time.sleep(0.05)
-    return pytest.fail(f"never seen: {what}")
-
-
 def test_a_cronjob_reports_everything_before_it_ends(
     rotator_command: Rotator, simulator: Running, sentry: Receiver
 ) -> None:
@@ -241,7 +230,7 @@ def test_a_cronjob_tells_of_a_key_that_is_too_old(
         assert rotator_command("run", "--once").code == 0
         return [event for event in sentry.items("event") if event["tags"]["alarm"] == "overdue"]
 
-    (event, *_) = wait_for(overdue, "the overdue key")
+    (event, *_) = until(overdue, "the overdue key")
     assert event["fingerprint"][:3] == ["rotator", "overdue", "edi"]
     assert "`rotator rotate NAME`" in event["contexts"]["rotation"]["what_to_do"]
 
@@ -264,7 +253,7 @@ def test_a_process_killed_in_a_tick_leaves_its_check_in_open(
     rotator_command.policy("edi", POLICY)
     simulator.simulator.add_fault(Fault("hang", times=None, seconds=30))
     started = rotator_command.start("run", "--once", SENTRY_DSN=sentry.dsn, **QUICK)
-    wait_for(lambda: sentry.items("check_in"), "the first check-in")
+    until(lambda: sentry.items("check_in"), "the first check-in")
     started.finish(send=signal.SIGKILL)
     assert [one["status"] for one in sentry.items("check_in")] == ["in_progress"]
 

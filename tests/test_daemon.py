@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Rotator, Started, VaultServer
+from conftest import Rotator, Started, VaultServer, until
 from proxy import Answer, Forward, Proxy, Request, pass_on
 
 from rotator.sandbox.ecgrid import Fault, Running
@@ -46,17 +45,6 @@ def fleet_of(command: Rotator, simulator: Running, size: int, every: str = "2s")
         command.policy(name, policy(user_id, name, every))
         names.append(name)
     return names
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """Waits until that holds; fails the test if it never does."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    return pytest.fail(f"never happened: {what}")
 
 
 def events(daemon: Started) -> list[dict[str, Any]]:

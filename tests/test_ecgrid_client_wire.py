@@ -365,7 +365,7 @@ def test_what_a_proxy_does_not_pass_on_was_not_sent(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("http_proxy", "gopher://somewhere"), ("SSL_CERT_FILE", "/nowhere/at/all")]
+    ("name", "value"), [("https_proxy", "gopher://somewhere"), ("SSL_CERT_FILE", "/nowhere/at/all")]
 )
 def test_an_environment_that_cannot_be_used_is_bad_input(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -373,7 +373,7 @@ def test_an_environment_that_cannot_be_used_is_bad_input(
     """Before anything is sent; the value, which may hold a password, is not shown."""
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInput) as caught:
-        ECGrid(At("http://127.0.0.1:1", "http://127.0.0.1:1"), Credentials([]), Rate(None))
+        ECGrid(At("https://127.0.0.1:1", "https://127.0.0.1:1"), Credentials([]), Rate(None))
     assert value not in str(caught.value)
     assert caught.value.__context__ is None
 

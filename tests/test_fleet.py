@@ -9,8 +9,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import Rotator, VaultServer
-from test_daemon import FIRST_USER, fleet_of, logged, policy, record, rotations, until
+from conftest import Rotator, VaultServer, until
+from test_daemon import FIRST_USER, fleet_of, logged, policy, record, rotations
 
 from rotator.fleet.breaker import FIRST_PAUSE, THRESHOLD, Breaker
 from rotator.fleet.crew import Crew, Task

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Rotator, VaultServer
+from conftest import Roles, Rotator
 
 from rotator.cli.doctor import findings
 from rotator.fleet import Fleet
@@ -30,68 +28,6 @@ POLICY = """
     schedule: {every: 30d}
     vault: {path: ecgrid/edi}
 """
-
-
-class Roles:
-    """Logins by AppRole whose only Vault policy is one that the test gives."""
-
-    def __init__(self, vault: VaultServer, mount: str, command: Rotator) -> None:
-        self._vault, self._mount, self._command = vault, mount, command
-        self._auth = f"approle-{secrets.token_hex(6)}"
-        self._made: list[str] = []
-        vault.call("POST", f"sys/auth/{self._auth}", {"type": "approle"})
-
-    def environment(self, hcl: str) -> dict[str, str]:
-        """What makes a command log in with that policy, for this test's mount, in the role that ships."""
-        name = f"rotator-{secrets.token_hex(6)}"
-        self._made.append(name)
-        self._vault.call(
-            "PUT",
-            f"sys/policies/acl/{name}",
-            {"policy": hcl.replace('"secret/', f'"{self._mount}/')},
-        )
-        role = json.loads((ROOT / "vault" / "approle.json").read_text()) | {
-            "token_policies": [name]
-        }
-        at = f"auth/{self._auth}/role/{name}"
-        self._vault.call("POST", at, role)
-        role_id = self._vault.call("GET", f"{at}/role-id")["data"]["role_id"]
-        secret_id = self._vault.call("POST", f"{at}/secret-id")["data"]["secret_id"]
-        self._command.secrets.add(secret_id)
-        return {
-            "VAULT_TOKEN": "",
-            "ROTATOR_VAULT__AUTH": "approle",
-            "ROTATOR_VAULT__AUTH_MOUNT": self._auth,
-            "ROTATOR_VAULT__ROLE_ID": role_id,
-            "ROTATOR_VAULT__SECRET_ID": secret_id,
-        }
-
-    def token(self, hcl: str) -> str:
-        """A token with that policy and no other."""
-        name = f"rotator-{secrets.token_hex(6)}"
-        self._made.append(name)
-        self._vault.call("PUT", f"sys/policies/acl/{name}", {"policy": hcl})
-        made = self._vault.call(
-            "POST",
-            "auth/token/create",
-            {"policies": [name], "no_default_policy": True, "ttl": "1h"},
-        )
-        self._command.secrets.add(made["auth"]["client_token"])
-        return str(made["auth"]["client_token"])
-
-    def close(self) -> None:
-        """Leaves nothing in Vault."""
-        self._vault.call("DELETE", f"sys/auth/{self._auth}")
-        for name in self._made:
-            self._vault.call("DELETE", f"sys/policies/acl/{name}")
-
-
-@pytest.fixture
-def roles(vault: VaultServer, mount: str, rotator_command: Rotator) -> Iterator[Roles]:
-    """An AppRole login of this test's own."""
-    made = Roles(vault, mount, rotator_command)
-    yield made
-    made.close()
 
 
 def without(right: tuple[str, str]) -> str:

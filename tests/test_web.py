@@ -8,8 +8,7 @@ import json
 import re
 import secrets
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -17,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Rotator, Started
+from conftest import Rotator, Started, until
 from test_metrics import row, samples, value
 
 from rotator.keys import Secret
@@ -265,22 +264,12 @@ def test_clients_that_say_nothing_or_go_away_keep_nobody_waiting() -> None:
 
 def listening(daemon: Started) -> str:
     """Where a daemon serves."""
-    return f"http://127.0.0.1:{wait_for(lambda: _port(daemon), 'the daemon listens')}"
+    return f"http://127.0.0.1:{until(lambda: _port(daemon), 'the daemon listens')}"
 
 
 def _port(daemon: Started) -> int | None:
     found = re.search(r'"event": "daemon.listening", "port": (\d+)', daemon.so_far()[1])
     return int(found[1]) if found else None
-
-
-def wait_for(found: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-    """What is found, sooner or later."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if there := found():
-            return there
-        time.sleep(0.1)
-    return pytest.fail(f"never seen: {what}")
 
 
 def test_the_daemon_shows_its_policies_its_health_and_its_metrics(rotator_command: Rotator) -> None:
@@ -292,14 +281,14 @@ def test_the_daemon_shows_its_policies_its_health_and_its_metrics(rotator_comman
     )
     url = listening(daemon)
     assert get(f"{url}/healthz").json()["status"] == "ok"
-    wait_for(lambda: get(f"{url}/readyz").status_code == 200, "it is ready")
+    until(lambda: get(f"{url}/readyz").status_code == 200, "it is ready")
 
     def state() -> float | None:
         return value(
             samples(get(f"{url}/metrics").text), "rotator_policy_state", policy="edi", state="ok"
         )
 
-    wait_for(state, "the policy is adopted")
+    until(state, "the policy is adopted")
     page = get(url).text
     for part in ("edi-platform@example.com", "user 5001", "1 policies"):
         assert part in page

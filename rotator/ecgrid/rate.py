@@ -18,8 +18,9 @@ T = TypeVar("T")
 RATE_KIND = "ecgrid.RateLimitExceeded"
 DEFAULT_PAUSE = 1.0  # seconds after a 429 that does not say how long
 LONGEST_PAUSE = 300.0  # no answer may silence the process for longer
-RECOVERY = 60.0  # seconds in which a lowered rate doubles
-SOON = 5.0  # seconds after the pause; who is refused again by then was lowered too little
+RECOVERY = 120.0  # seconds in which a lowered rate doubles
+SOON = 5.0  # seconds after the pause; whoever is refused again by then was lowered too little
+GENTLY = 2  # times that the rate is lowered a little before it is halved
 LOWEST = 1 / 16  # of the rate that was set
 UNLIMITED_LOWERED = 20.0  # requests a second from which an unlimited rate is lowered
 LONGEST_NAP = 0.25  # so that a more urgent waiter, or a pause, is noticed in time
@@ -40,7 +41,7 @@ class Rate:
 
     Requests that are granted together may be sent together; the next ones then wait for their time. While ECGrid
     answers 429 nobody sends before the time that it named, and the rate is lowered: by a tenth, since a rate that is
-    just right is overstepped now and then, and to a half if that comes again soon. It doubles again every minute.
+    just right is overstepped now and then, and to a half from the third time in a row. It doubles again in two minutes.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Rate:
         self._number = 0
         self._free_at = self._paused_until = clock()
         self._factor, self._lowered_at = 1.0, clock() - LONGEST_PAUSE - SOON
+        self._in_a_row = 0
 
     @property
     def per_second(self) -> float | None:
@@ -134,7 +136,9 @@ class Rate:
             # Several calls that were under way together are one and the same overstepping.
             if now >= self._paused_until:
                 soon = now - self._lowered_at < pause + SOON
-                self._factor = max(LOWEST, self._factor_at(now) * (0.5 if soon else 0.9))
+                self._in_a_row = self._in_a_row + 1 if soon else 1
+                step = 0.9 if self._in_a_row <= GENTLY else 0.5
+                self._factor = max(LOWEST, self._factor_at(now) * step)
                 self._lowered_at = now
             self._paused_until = max(self._paused_until, now + pause)
 

@@ -220,6 +220,16 @@ class _Transport(httpx.HTTPTransport):
         super().close()
 
 
+def _tls(urls: Sequence[str]) -> ssl.SSLContext:
+    """To read the authorities takes longer than a rotation: done only where a connection needs them."""
+    schemes = {urlsplit(aim).scheme for url in urls for aim in (url, proxy_for(url) or "")}
+    return (
+        httpx.create_ssl_context()
+        if "https" in schemes
+        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    )
+
+
 class Wire:
     """Sends the calls of both surfaces. May be used by any number of threads."""
 
@@ -241,7 +251,7 @@ class Wire:
 
     def _connect(self, urls: Sequence[str]) -> dict[str, _Transport] | None:
         try:
-            tls = httpx.create_ssl_context()
+            tls = _tls(urls)
             return {_origin(url): _Transport(url, tls, self._until) for url in urls}
         except (OSError, ValueError, ImportError, httpx.InvalidURL):
             return None

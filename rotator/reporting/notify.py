@@ -13,14 +13,13 @@ import secrets
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from rotator import __version__
 from rotator.keys import Secret, secret_part
+from rotator.posting import Outcome, post
 from rotator.reporting.alarms import Alarm
 from rotator.reporting.sinks import scrub
 
@@ -32,13 +31,6 @@ PERMANENT = range(400, 500)  # statuses that another try does not change, but fo
 PASSING = (408, 425, 429)
 
 Done = Callable[[bool, str], None]  # delivered or not, and why not
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """What was meant for one address is not sent to another one."""
-
-    def redirect_request(self, *args: object) -> None:
-        return None
 
 
 class Notifier:
@@ -97,9 +89,8 @@ class Notifier:
                 break
         return problem
 
-    def _post(self, body: bytes, number: str) -> tuple[int, str]:
+    def _post(self, body: bytes, number: str) -> Outcome:
         headers = {
-            "Content-Type": "application/json",
             "User-Agent": f"rotator/{__version__}",
             "X-Rotator-Delivery": number,  # the same at every try: the receiver can tell a repetition
         }
@@ -107,17 +98,7 @@ class Notifier:
             at = str(int(time.time()))
             signed = self._secret.signature(f"{at}.".encode() + body)
             headers |= {"X-Rotator-Timestamp": at, "X-Rotator-Signature": f"sha256={signed}"}
-        request = urllib.request.Request(  # noqa: S310 - http(s) only: the settings see to that
-            self._url, body, headers, method="POST"
-        )
-        try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT) as answer:
-                return int(answer.status), f"status {answer.status}"
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, f"status {error.code}"
-        except (OSError, ValueError) as error:
-            return 0, type(error).__name__
+        return post(self._url, body, headers, TIMEOUT)
 
 
 def body_of(alarm: Alarm) -> bytes:

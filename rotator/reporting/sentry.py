@@ -21,16 +21,12 @@ from rotator.reporting.sinks import scrub, scrub_all
 
 PLACE = "sentry"
 _own: list[Secret] = []  # watched as long as the process lives
-_tell_lost: list[Callable[[str], None]] = []
-
-
-def _lost(reason: str) -> None:
-    for tell in _tell_lost:
-        tell(reason)
 
 
 class ScrubbingTransport(HttpTransport):
     """Sends envelopes anew, made of scrubbed JSON; what is no JSON and shows a secret is left out."""
+
+    tell_lost: Callable[[str], None]  # the SDK makes the transport, from the class alone
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Sends a scrubbed copy; sends nothing if none can be made."""
@@ -42,7 +38,7 @@ class ScrubbingTransport(HttpTransport):
 
     def on_dropped_event(self, reason: str) -> None:
         """Says that a report did not reach Sentry: `network`, `status_500`, and so on, in the SDK's words."""
-        _lost(reason)
+        type(self).tell_lost(reason)
 
 
 def scrubbed(envelope: Envelope) -> Envelope | None:
@@ -73,7 +69,7 @@ def start(
 
     `lost` is told why, whenever a report does not reach Sentry.
     """
-    _tell_lost[:] = [lost]
+    ScrubbingTransport.tell_lost = staticmethod(lost)
     user = urlsplit(dsn).username
     if user:
         _own.append(Secret(user))
@@ -116,4 +112,4 @@ def flush(seconds: float) -> None:
     began = time.monotonic()
     sentry_sdk.flush(seconds)
     if time.monotonic() - began >= seconds:
-        _lost("timeout")
+        ScrubbingTransport.tell_lost("timeout")

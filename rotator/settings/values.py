@@ -14,7 +14,7 @@ from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, PlainSerializer
 from pydantic_core import PydanticCustomError
@@ -106,23 +106,30 @@ def _level(text: str) -> str:
     return _words(levels)(text.upper())
 
 
-def _url(text: str) -> str:
-    parts = None
+def _web(text: str) -> SplitResult | None:
+    """The parts of an http(s) address in plain characters; None for anything else."""
     try:
         parts = urlsplit(text)
         good = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https")
     except ValueError:
-        good = False
-    if parts is None or not good or parts.query or parts.fragment or re.search(r"[^!-~]", text):
+        return None
+    return parts if good and not re.search(r"[^!-~]", text) else None
+
+
+def _encrypted(parts: SplitResult, what: str) -> None:
+    if parts.scheme == "http" and not _loopback(parts.hostname or ""):
+        raise _bad(f"plain http would send {what} in the clear; use https (http only to loopback)")
+
+
+def _url(text: str) -> str:
+    parts = _web(text)
+    if parts is None or parts.query or parts.fragment:
         raise _bad("must be an address such as https://host:8200")
     if parts.username is not None or parts.password is not None:
         raise _bad(
             "must not contain a user name or password; give credentials in their own settings"
         )
-    if parts.scheme == "http" and not _loopback(parts.hostname or ""):
-        raise _bad(
-            "plain http would send credentials in the clear; use https (http only to loopback)"
-        )
+    _encrypted(parts, "credentials")
     return text.rstrip("/")
 
 
@@ -149,16 +156,10 @@ def _dsn(text: str) -> str:
 
 def _webhook(text: str) -> str:
     """Such an address is often a secret by itself, so it may have a query, and is never shown."""
-    parts = None
-    try:
-        parts = urlsplit(text)
-        good = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https")
-    except ValueError:
-        good = False
-    if parts is None or not good or parts.username is not None or re.search(r"[^!-~]", text):
+    parts = _web(text)
+    if parts is None or parts.username is not None:
         raise _bad("must be an address such as https://host/path, without a user name or password")
-    if parts.scheme == "http" and not _loopback(parts.hostname or ""):
-        raise _bad("plain http would send it in the clear; use https (http only to loopback)")
+    _encrypted(parts, "it")
     return text
 
 

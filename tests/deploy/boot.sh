@@ -1,13 +1,13 @@
 #!/bin/bash
 # The first process of new mount, PID, UTS, IPC and cgroup namespaces (machine.py starts it): lays a throw-away root over
-# this machine's own, and becomes systemd in it. boot.sh DIRECTORY INSTALLED
+# this machine's own, and becomes systemd in it. boot.sh DIRECTORY INSTALLED CHECKOUT
 set -euo pipefail
-work=$1 installed=$2 root=$1/root
+work=$1 installed=$2 checkout=$3 root=$1/root
 
 mount --make-rprivate /
 mkdir "$work/layers" "$root"
 mount -t tmpfs -o size=512m layers "$work/layers"
-mkdir "$work/layers/upper" "$work/layers/work"
+mkdir "$work"/layers/{upper,work,checkout,checkout-work}
 mount -t overlay -o "lowerdir=/,upperdir=$work/layers/upper,workdir=$work/layers/work" overlay "$root"
 
 mount -t proc proc "$root/proc"
@@ -37,8 +37,11 @@ mount -t tmpfs run -o mode=755 "$root/run"
 mkdir "$root/run/lock"
 mount -t tmpfs tmp "$root/tmp"
 
-mkdir -p "$root/opt/rotator"
+mkdir -p "$root/opt/rotator" "$root/srv/rotator"
 mount --bind "$installed" "$root/opt/rotator"
+# The checkout may lie on a file system of its own, or below /tmp: it has one place there.
+mount -t overlay -o "lowerdir=$checkout,upperdir=$work/layers/checkout,workdir=$work/layers/checkout-work" \
+  overlay "$root/srv/rotator"
 # Nothing of what this machine would start by itself.
 rm -f "$root"/etc/systemd/system/*.wants/* "$root/etc/fstab"
 printf '%s\n' '[Unit]' 'Requires=sysinit.target dbus.socket' 'After=sysinit.target dbus.socket' \

@@ -11,28 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import pytest
+from conftest import until
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+CHECKOUT = "/srv/rotator"  # where this checkout is in the machine; what is written there is thrown away with it
 GROUPS = Path("/sys/fs/cgroup")
 MANAGER_ENDS = signal.SIGRTMIN + 4  # what systemd takes for "power off"
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """Waits until that holds; fails the test if it never does."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    return pytest.fail(f"never happened: {what}")
 
 
 def install(where: Path) -> Path:
@@ -76,7 +64,7 @@ class Machine:
             group.mkdir()
         enter = "".join(f"echo $$ > '{group}/cgroup.procs'\n" for group in self._groups)
         unshare = "exec unshare --kill-child -m -p -C -u -i --fork bash"
-        script = f"{enter}{unshare} '{HERE / 'boot.sh'}' '{where}' '{installed}'"
+        script = f"{enter}{unshare} '{HERE / 'boot.sh'}' '{where}' '{installed}' '{ROOT}'"
         with (where / "boot.log").open("wb") as log:
             self._shell = subprocess.Popen(
                 ["bash", "-euc", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log

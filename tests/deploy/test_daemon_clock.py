@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Rotator, VaultServer
+from conftest import Rotator, VaultServer, until
 from test_daemon import (
     FIRST_USER,
     QUICK,
@@ -17,7 +17,6 @@ from test_daemon import (
     grown,
     logged,
     rotations,
-    until,
 )
 
 from rotator.sandbox.ecgrid import Running

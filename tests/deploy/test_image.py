@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Rotator, VaultServer
+from conftest import Rotator, VaultServer, until
 from image import BASE, ROOT, Image, build, image
-from machine import until
 
 import rotator
 from rotator.sandbox.ecgrid import Running

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from conftest import Rotator
+from conftest import Rotator, until
 from image import OUTSIDE, ROOT, pip_told
-from machine import until
 
 import rotator
 from rotator.sandbox.ecgrid import Running

@@ -24,9 +24,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Finished, Rotator, Started, VaultServer
+from conftest import Finished, Rotator, Started, VaultServer, until
 from image import ROOT, Image, image
-from machine import until
 from manifests import Object, faults, label, template
 
 from rotator.sandbox.ecgrid import Running

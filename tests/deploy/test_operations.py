@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 from collections.abc import Iterator
 
 import pytest
-from conftest import Rotator, VaultServer
-from machine import ROOT, Machine, install
+from conftest import Roles, Rotator
+from machine import CHECKOUT, ROOT, Machine, install
 from pages import MARK, blocks
 
 from rotator.sandbox.ecgrid import Running
@@ -34,28 +32,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def started_here(
-    machine: Machine, vault: VaultServer, mount: str, rotator_command: Rotator
-) -> Iterator[Machine]:
+def started_here(machine: Machine, roles: Roles, rotator_command: Rotator) -> Iterator[Machine]:
     """With `my-rotator` in the checkout, as docs/start-here.md leaves it."""
-    name = f"rotator-{secrets.token_hex(6)}"
-    hcl = (ROOT / "vault" / "rotator.hcl").read_text().replace('"secret/', f'"{mount}/')
-    role = json.loads((ROOT / "vault" / "approle.json").read_text()) | {"token_policies": [name]}
-    vault.call("PUT", f"sys/policies/acl/{name}", {"policy": hcl})
-    vault.call("POST", f"sys/auth/{name}", {"type": "approle"})
-    vault.call("POST", f"auth/{name}/role/{name}", role)
-    role_id = vault.call("GET", f"auth/{name}/role/{name}/role-id")["data"]["role_id"]
-    secret_id = vault.call("POST", f"auth/{name}/role/{name}/secret-id")["data"]["secret_id"]
-    rotator_command.secrets.add(secret_id)
-    given = dict(rotator_command.environment)
-    key = given.pop("ROTATOR_ECGRID__API_KEY")
-    settings = {name: value for name, value in given.items() if name.startswith("ROTATOR_")} | {
-        "VAULT_ADDR": vault.addr,
-        "ROTATOR_VAULT__AUTH": "approle",
-        "ROTATOR_VAULT__AUTH_MOUNT": name,
-        "ROTATOR_VAULT__ROLE_ID": role_id,
-    }
-    here = f"{ROOT}/my-rotator"
+    hcl = (ROOT / "vault" / "rotator.hcl").read_text()
+    given = rotator_command.environment | roles.environment(hcl)
+    settings = {name: value for name, value in given.items() if name.startswith("ROTATOR_")}
+    key = settings.pop("ROTATOR_ECGRID__API_KEY")
+    secret_id = settings.pop("ROTATOR_VAULT__SECRET_ID")
+    settings["VAULT_ADDR"] = given["VAULT_ADDR"]
+    here = f"{CHECKOUT}/my-rotator"
     machine.write(f"{here}/rotator.env", "".join(f"{n}={v}\n" for n, v in settings.items()), 0o600)
     machine.write(f"{here}/policies/edi-gateway.yaml", POLICY, 0o600)
     machine.write(f"{here}/credentials/ecgrid__api_key", f"{key}\n", 0o600)
@@ -63,14 +48,12 @@ def started_here(
     machine("chmod", "0700", here, f"{here}/credentials")
     yield machine
     rotator_command.assert_silent(machine.journal())
-    vault.call("DELETE", f"sys/auth/{name}")
-    vault.call("DELETE", f"sys/policies/acl/{name}")
 
 
 def type_in(machine: Machine, *texts: str) -> list[str]:
     """What each text prints, typed in order by root in the checkout; fails at the first that fails."""
     script = "".join(f"printf '{MARK}'\n{text}" for text in texts)
-    root = f"set -eu; cd {ROOT}; PATH=/usr/local/sbin:$PATH\n"
+    root = f"set -eu; cd {CHECKOUT}; PATH=/usr/local/sbin:$PATH\n"
     return machine("sh", "-c", root + script).split(MARK)[1:]
 
 

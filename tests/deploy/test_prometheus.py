@@ -7,16 +7,14 @@ import re
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
-from conftest import Rotator
+from conftest import Rotator, until
 
 from rotator.reporting.metrics import Metrics
 from rotator.sandbox.ecgrid import Fault, Running
@@ -33,16 +31,6 @@ def promtool(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess
     return subprocess.run(
         ["promtool", *arguments], input=given, capture_output=True, timeout=120, check=False
     )
-
-
-def wait_for(found: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    """What is found, sooner or later."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if there := found():
-            return there
-        time.sleep(0.5)
-    return pytest.fail(f"never seen: {what}")
 
 
 def test_the_rules_are_good_and_do_what_their_tests_say() -> None:
@@ -130,7 +118,7 @@ def test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another(
         found = re.search(r'"daemon.listening", "port": (\d+)', daemon.so_far()[1])
         return found[1] if found else None
 
-    target = f"127.0.0.1:{wait_for(port, 'the daemon listens')}"
+    target = f"127.0.0.1:{until(port, 'the daemon listens')}"
     shown = httpx.get(f"http://{target}/metrics", timeout=30, trust_env=False)
     checked = promtool("check", "metrics", given=shown.content)
     assert (checked.returncode, checked.stderr) == (0, b"")
@@ -144,16 +132,16 @@ def test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another(
                 return False
             return bool(found["data"]["result"])
 
-        wait_for(up, "Prometheus has the policy's state")
-        wait_for(
+        until(up, "Prometheus has the policy's state")
+        until(
             lambda: firing(api) == set(),
             "no alert fires, that of a policy not yet adopted included",
         )
         simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
         assert rotator_command("rotate", "edi").code == 1
-        wait_for(lambda: "RotatorPolicyFailing" in firing(api), "the alert for the failed rotation")
+        until(lambda: "RotatorPolicyFailing" in firing(api), "the alert for the failed rotation")
         daemon.finish(send=signal.SIGTERM)
-        wait_for(lambda: "RotatorDown" in firing(api), "the alert for the daemon that is gone")
+        until(lambda: "RotatorDown" in firing(api), "the alert for the daemon that is gone")
 
 
 def test_a_metric_of_every_name_follows_the_conventions() -> None:

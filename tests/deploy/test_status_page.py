@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from browser import Browser
+from conftest import until
 
 from rotator.reporting.standing import Standing
 from rotator.web import Health, Site, View, Window
@@ -123,12 +123,9 @@ def key(browser: Browser, name: str, text: str = "") -> None:
         browser.ask("Input.dispatchKeyEvent", windowsVirtualKeyCode=codes.get(name, 0), **given)
 
 
-def until(browser: Browser, condition: str) -> None:
+def wait_in(browser: Browser, condition: str) -> None:
     """Waits until that holds in the page."""
-    limit = time.monotonic() + 30
-    while not browser.run(condition):
-        assert time.monotonic() < limit, condition
-        time.sleep(0.05)
+    until(lambda: browser.run(condition), condition)
 
 
 def test_it_is_used_by_keyboard_alone_and_refreshes_itself(browser: Browser) -> None:
@@ -142,7 +139,7 @@ def test_it_is_used_by_keyboard_alone_and_refreshes_itself(browser: Browser) -> 
         assert browser.run("document.activeElement.id") == "q"
         for letter in "0007":
             key(browser, letter, letter)
-        until(browser, "document.querySelectorAll('tbody tr').length === 1")
+        wait_in(browser, "document.querySelectorAll('tbody tr').length === 1")
         assert browser.run("location.search") == "?q=0007"
         assert browser.run("document.activeElement.id") == "q"
         assert "1 of 1 that fit, among 300" in browser.run(
@@ -153,7 +150,7 @@ def test_it_is_used_by_keyboard_alone_and_refreshes_itself(browser: Browser) -> 
         assert browser.run("document.querySelector('tbody details').open")
         browser.run("window.before = document.querySelector('tbody tr')")
         browser.run("document.dispatchEvent(new Event('visibilitychange'))")
-        until(browser, "document.querySelector('tbody tr') !== window.before")
+        wait_in(browser, "document.querySelector('tbody tr') !== window.before")
         assert browser.run("document.querySelector('tbody details').open")
         assert browser.run("document.activeElement.tagName") == "SUMMARY"
 
@@ -164,7 +161,7 @@ def test_it_says_so_when_the_rotator_is_gone(browser: Browser) -> None:
     with window(3) as url:
         browser.open(url)
     browser.run("document.dispatchEvent(new Event('visibilitychange'))")
-    until(browser, "document.body.classList.contains('lost')")
+    wait_in(browser, "document.body.classList.contains('lost')")
     assert browser.run("document.querySelectorAll('tbody tr').length") == 3
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Rotator, VaultServer
-from machine import ROOT, Machine, install, until
+from conftest import Roles, Rotator, VaultServer, until
+from machine import ROOT, Machine, install
 from proxy import Proxy, pass_on
 
 from rotator.sandbox.ecgrid import Fault, Running
@@ -107,27 +105,15 @@ class Service:
 
 
 @pytest.fixture
-def service(
-    machine: Machine, vault: VaultServer, mount: str, rotator_command: Rotator
-) -> Iterator[Service]:
+def service(machine: Machine, roles: Roles, rotator_command: Rotator) -> Iterator[Service]:
     """The service between this test's mount and its simulator, logged in by AppRole with the policy that ships."""
-    name = f"rotator-{secrets.token_hex(6)}"
-    hcl = (ROOT / "vault" / "rotator.hcl").read_text().replace('"secret/', f'"{mount}/')
-    role = json.loads((ROOT / "vault" / "approle.json").read_text()) | {"token_policies": [name]}
-    vault.call("PUT", f"sys/policies/acl/{name}", {"policy": hcl})
-    vault.call("POST", f"sys/auth/{name}", {"type": "approle"})
-    vault.call("POST", f"auth/{name}/role/{name}", role)
-    role_id = vault.call("GET", f"auth/{name}/role/{name}/role-id")["data"]["role_id"]
-    secret_id = vault.call("POST", f"auth/{name}/role/{name}/secret-id")["data"]["secret_id"]
-    rotator_command.secrets.add(secret_id)
-    given = rotator_command.environment
+    hcl = (ROOT / "vault" / "rotator.hcl").read_text()
+    given = rotator_command.environment | roles.environment(hcl)
     settings = {name: value for name, value in given.items() if name.startswith("ROTATOR_")}
     key = settings.pop("ROTATOR_ECGRID__API_KEY")
+    secret_id = settings.pop("ROTATOR_VAULT__SECRET_ID")
     settings |= {
-        "VAULT_ADDR": vault.addr,
-        "ROTATOR_VAULT__AUTH": "approle",
-        "ROTATOR_VAULT__AUTH_MOUNT": name,
-        "ROTATOR_VAULT__ROLE_ID": role_id,
+        "VAULT_ADDR": given["VAULT_ADDR"],
         "ROTATOR_LOG__FORMAT": "json",
         "ROTATOR_CHECK_EVERY": "0",
     }
@@ -135,8 +121,6 @@ def service(
     yield made
     made.close()
     rotator_command.assert_silent(machine.journal())
-    vault.call("DELETE", f"sys/auth/{name}")
-    vault.call("DELETE", f"sys/policies/acl/{name}")
 
 
 def faults_of_a_unit(machine: Machine, name: str, text: str) -> str:
