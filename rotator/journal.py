@@ -115,10 +115,11 @@ class Debt(_Value):
 
     key_id: int
     user_id: int
+    visibility: Visibility | None = None
     why: Literal["replaced", "stray"]
-    due_at: datetime
+    due_at: datetime  # when it is tried, or tried again
     waits: str | None = None  # why it could not be retired yet
-    tried: int = 0
+    tried: int = 0  # times in a row that it was tried, and failed
 
 
 class Place(_Value):
@@ -293,7 +294,13 @@ class Record(_Value):
             return self
         if self.current is not None and self.current.key_id == ref.key_id:
             return self
-        debt = Debt(key_id=ref.key_id, user_id=ref.user_id, why=why, due_at=due_at)
+        debt = Debt(
+            key_id=ref.key_id,
+            user_id=ref.user_id,
+            visibility=ref.visibility,
+            why=why,
+            due_at=due_at,
+        )
         return self.change(retiring=(*self.retiring, debt))
 
     def not_owing(self, key_id: int | None) -> Record:

@@ -316,11 +316,7 @@ class Roles:
         """What makes a command log in with that policy, for this test's mount, in the role that ships."""
         name = f"rotator-{secrets.token_hex(6)}"
         self._made.append(name)
-        self._vault.call(
-            "PUT",
-            f"sys/policies/acl/{name}",
-            {"policy": hcl.replace('"secret/', f'"{self._mount}/')},
-        )
+        self.grant(hcl)
         role = json.loads((ROOT / "vault" / "approle.json").read_text()) | {
             "token_policies": [name]
         }
@@ -337,11 +333,16 @@ class Roles:
             "ROTATOR_VAULT__SECRET_ID": secret_id,
         }
 
+    def grant(self, hcl: str) -> None:
+        """Gives the newest login this policy instead of its own, for this test's mount."""
+        policy = hcl.replace('"secret/', f'"{self._mount}/')
+        self._vault.call("PUT", f"sys/policies/acl/{self._made[-1]}", {"policy": policy})
+
     def token(self, hcl: str) -> str:
         """A token with that policy and no other."""
         name = f"rotator-{secrets.token_hex(6)}"
         self._made.append(name)
-        self._vault.call("PUT", f"sys/policies/acl/{name}", {"policy": hcl})
+        self.grant(hcl)
         made = self._vault.call(
             "POST",
             "auth/token/create",

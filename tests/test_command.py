@@ -192,6 +192,26 @@ def test_a_renamed_policy_takes_its_record_along(rotator_command: Rotator, mount
     assert rotator_command("check", "--json").json["without_policy"] == []
 
 
+def test_taking_a_record_over_can_be_done_again(
+    rotator_command: Rotator, vault: VaultServer, mount: str
+) -> None:
+    """The first try died before it marked the secret; and the old policy's last run had died with its claim."""
+    old = rotator_command.policy("edi", POLICY)
+    assert rotator_command("adopt", "edi").code == 0
+    old.unlink()
+    rotator_command.policy("new", POLICY)
+    record = vault.call("GET", f"{mount}/data/rotator/record/edi")["data"]["data"]
+    claim = {"holder": "x", "by": "elsewhere:1", "until": "2026-01-01T00:00:00Z"}
+    for name, data in (("edi", {**record, "claim": claim}), ("new", {**record, "policy": "new"})):
+        vault.call("POST", f"{mount}/data/rotator/record/{name}", {"data": data})
+    done = rotator_command("adopt", "new", "--from", "edi")
+    assert done.code == 0, done.stderr
+    assert rotator_command("rotate", "new", "--json").json["summary"] == {"rotated": 1}
+    assert rotator_command("check", "--json").json["without_policy"] == []
+    again = rotator_command("adopt", "new", "--from", "edi")
+    assert (again.code, "no record to take over" in again.stderr) == (1, True)
+
+
 def test_check_finds_drift_and_repair_heals_it(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:

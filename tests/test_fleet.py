@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from typing import Any
@@ -198,6 +199,22 @@ def test_a_signal_ends_a_command_after_what_is_past_issue(
         assert (there.get("claim"), there.get("underway")) == (None, None)
         assert (there.get("current") is not None) == (outcome == "rotated")
     assert simulator.simulator.issued() == Counter(told.values())["rotated"]
+
+
+@pytest.mark.parametrize("command", [("check",), ("status",), ("rotate", "edi"), ("plan",)])
+def test_an_interrupted_command_that_has_begun_nothing_ends_with_130(
+    rotator_command: Rotator, command: tuple[str, ...]
+) -> None:
+    """While Vault says nothing."""
+    rotator_command.policy("edi", policy(FIRST_USER, "edi", "30d"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = rotator_command.start(*command, VAULT_ADDR=address)
+        with silent.accept()[0]:
+            done = started.finish(send=signal.SIGINT)
+    assert (done.code, done.stdout) == (130, "")
+    assert "interrupted" in done.stderr
 
 
 def test_waiting_for_the_rate_does_not_keep_a_process_from_stopping(

@@ -402,3 +402,17 @@ def test_each_policy_is_checked_once_in_each_period(tmp_path: Path) -> None:
     assert checking.next(dataclasses.replace(policy, name="p0"), after) - after == timedelta(
         hours=1
     )
+
+
+def test_a_destination_that_lacks_the_key_is_tried_at_every_tick(tmp_path: Path) -> None:
+    """The back-off of its failure holds back nothing that is past issue."""
+    scene = Scene(tmp_path)
+    party = adopted(scene)
+    scene.policy = policy_from(tmp_path, POLICY + "also: [{path: dr/edi}]\n")
+    away = scene.rotator(lambda call: "fail" if call == "vault write dr/edi" else "go")
+    assert away.tick().outcome == "failed"
+    failed = scene.stored().record.failed
+    assert failed is not None
+    assert failed.retry_at is not None
+    assert scene.vault.now() < failed.retry_at
+    assert party.work(scene.policy) == {"edi"}

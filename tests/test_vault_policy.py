@@ -12,6 +12,7 @@ import pytest
 from conftest import Roles, Rotator
 
 from rotator.cli.doctor import findings
+from rotator.errors import Permanent
 from rotator.fleet import Fleet
 from rotator.policy import PolicyDefaults, load
 from rotator.sandbox.ecgrid import Running
@@ -113,10 +114,8 @@ def test_each_capability_that_is_missing_fails_in_doctor(
     for right in RIGHTS:
         path, name = right
         hcl = without(right)
-        if path == OF_TOKENS:
-            environment = {"VAULT_TOKEN": roles.token(hcl.replace('"secret/', f'"{mount}/'))}
-        else:
-            environment = roles.environment(hcl)
+        of_tokens = path == OF_TOKENS
+        environment = {"VAULT_TOKEN": roles.token(hcl)} if of_tokens else roles.environment(hcl)
         found = refused(rotator_command, environment, mount)
         # Without these there is nothing to look up what is missing with.
         blind = path in (OF_TOKENS, "sys/capabilities-self")
@@ -129,6 +128,26 @@ def test_each_capability_that_is_missing_fails_in_doctor(
         if len(found) != 1 or not named:
             unnoticed.append((right, found))
     assert unnoticed == []
+
+
+def test_a_right_that_was_granted_is_noticed_without_a_restart(
+    rotator_command: Rotator, roles: Roles, mount: str
+) -> None:
+    """The daemon goes on as soon as somebody has done what its error says."""
+    rotator_command.policy("edi", POLICY)
+    lacking = without(
+        next(right for right in RIGHTS if "/ecgrid/" in right[0] and "data" in right[0])
+    )
+    environment = roles.environment(lacking)
+    settings = Settings.load(
+        {**rotator_command.environment, **environment}, rotator_command.directory
+    )
+    policies = load(rotator_command.policies, PolicyDefaults(mount=mount))
+    with Fleet(settings, policies) as fleet:
+        with pytest.raises(Permanent, match="lacks"):
+            fleet.vault.require(policies)
+        roles.grant(SHIPPED)
+        fleet.vault.require(policies)
 
 
 def test_doctor_is_content_with_the_shipped_policy(

@@ -117,6 +117,28 @@ def test_other_addresses_are_not_there() -> None:
             assert get(url + path).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("http://[", "localhost"),
+        ("/", "["),
+        ("/?" + "&".join(f"a{n}=1" for n in range(30)), "localhost"),
+    ],
+)
+def test_what_no_browser_asks_for_is_400_and_no_event(
+    target: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger must not fill the log."""
+    with window() as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        connection.putrequest("GET", target, skip_host=True)
+        connection.putheader("Host", host)
+        connection.endheaders()
+        assert connection.getresponse().status == 400
+        connection.close()
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_from_outside_becomes_part_of_the_page() -> None:
     """An owner, a message or a question that is markup is shown as text."""
     failure = {

@@ -159,7 +159,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         bad_usage(f"--shard {text!r}: I/N, with I from 0 to N-1")
     return int(index), int(count)
 

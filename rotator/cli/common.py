@@ -40,6 +40,9 @@ def exits() -> Iterator[None]:
         code, text = BAD_INPUT, "\n".join(f"error: {problem}" for problem in error.problems)
     except RotatorError as error:
         code, text = FAILED, f"error: {error} [{error.kind}]"
+    except KeyboardInterrupt:
+        say("interrupted")
+        os._exit(128 + signal.SIGINT)  # nothing has begun that threads would have to finish
     except Exception as error:  # noqa: BLE001 - the last line: its text may quote anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         code = FAILED

@@ -224,6 +224,8 @@ class Fleet:
             self.reports.failed_before(policy.name, run.failing)
         if run.stored is not None:
             self._settled.append(Ended(policy, run.stored, began))
+            if run.failing is not None and run.stored.record.failed is None:
+                self.reports.alarms.works(policy.name, run.failing.phase)
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings
@@ -358,8 +360,11 @@ class Fleet:
             except Failure as error:
                 return error
 
-        with ThreadPoolExecutor(self.settings.concurrency, "check") as pool:
+        pool = ThreadPoolExecutor(self.settings.concurrency, "check")
+        try:
             return dict(zip([p.name for p in policies], pool.map(one, policies), strict=True))
+        finally:  # who interrupts it does not wait for those that are being patient
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def vault_time(self) -> datetime:
         """Vault's time, from an answer of Vault: asked for if there was none yet."""
@@ -390,20 +395,25 @@ class Fleet:
     def take_over_record(self, policy: Policy, old: str) -> None:
         """Makes the record of a renamed policy this one's; raises Failure if that cannot be done safely.
 
-        The new record is written first, where none may be, and only then the old one is destroyed.
+        The new record is written first, where none may be, then the secrets are marked, and only then the old record
+        is destroyed: until then the command can be given again.
         """
-        there = self.vault.record(old)
-        if there is None or there.record.underway is not None or there.record.claim is not None:
+        there, now = self.vault.record(old), self.vault_time()
+        if there is None or there.record.underway or there.record.claimed_by_other("", now):
             raise Permanent(
                 f"policy {old} has no record to take over, or a rotation of it is open: see `rotator check`",
                 kind="policy.NoRecord",
             )
-        self.vault.save(there.record.change(policy=policy.name), 0)
-        self.vault.kv.destroy(self.vault.record_at(old))
-        current, now = there.record.current, self.vault.now()
-        if current is not None:
+        taken = there.record.change(policy=policy.name, claim=None)
+        mine = self.vault.record(policy.name)
+        if (
+            mine is None or mine.record.hmac_key != taken.hmac_key
+        ):  # else it was written by an earlier try
+            self.vault.save(taken, 0)
+        if taken.current is not None:
             for to in policy.destinations:
-                self.vault.mark(to, policy.name, current.ref, now)
+                self.vault.mark(to, policy.name, taken.current.ref, now)
+        self.vault.kv.destroy(self.vault.record_at(old))
 
 
 def _which(run: Run) -> dict[str, object]:

@@ -40,7 +40,7 @@ def ahead(policy: Policy, record: Record | None, now: datetime, until: datetime)
     if not policy.enabled:
         return []
     known = record or Record.new(policy.name)
-    instants = takewhile(lambda one: one[0] <= until, _instants(policy, known, now))
+    instants = takewhile(lambda one: one[0] <= until, _instants(policy, known, now, until))
     start = known.current.user_id if known.current and fits(policy, known) else None
     return [
         Ahead(policy.name, _user(policy, start, turn), at, why)
@@ -59,9 +59,11 @@ def _user(policy: Policy, published: int | None, turn: int) -> int:
     return users[(first + turn) % len(users)]
 
 
-def _instants(policy: Policy, record: Record, now: datetime) -> Iterator[tuple[datetime, Why]]:
+def _instants(
+    policy: Policy, record: Record, now: datetime, until: datetime
+) -> Iterator[tuple[datetime, Why]]:
     """Every instant at which the policy rotates, each counted from the one before."""
-    schedule, last = policy.schedule, now
+    last = now
     if fits(policy, record):
         first = _next(policy, record, now)
         if first is None:
@@ -70,9 +72,8 @@ def _instants(policy: Policy, record: Record, now: datetime) -> Iterator[tuple[d
         last = first[0]
     elif policy.first == "rotate":
         yield now, "first"
-    while (due := schedule.next_due(last, policy.name)) is not None:
+    for due in policy.schedule.occurrences(last, until, policy.name):
         yield due, "scheduled"
-        last = due
 
 
 def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why] | None:

@@ -17,6 +17,7 @@ from rotator.fleet.survey import (
     CHECK_SHARE,
     Checking,
     has_work,
+    lacks,
     last_check,
     outlived,
     quiet_until,
@@ -166,7 +167,8 @@ class Rounds:
             return
         record = answer.record if answer else Record.new(policy.name)
         working, check_at = has_work(policy, record, now), checking.next(policy, last_check(record))
-        owes = record.underway is not None or bool(record.due_debts(now))
+        # An open rotation, a debt, and a destination that lacks the key are tried at every tick.
+        owes = record.underway is not None or bool(record.due_debts(now)) or lacks(policy, record)
         waits = None if owes else record.waits_until(policy.digest, now)
         if waits is not None and (working or now >= check_at):
             again = Waits(waits)

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rotator.errors import Failure, Transient
-from rotator.journal import Record
+from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
+from rotator.rotation.retiring import RETRY, RetirementFailed
 from rotator.vault import Stored
 
 Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
@@ -32,7 +33,7 @@ def row(policy: Policy, record: Record | Failure | None, now: datetime) -> dict[
 
 def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]:
     record = record or Record.new(policy.name)
-    current, failed = record.current, record.failed
+    current, failed = record.current, record.failed or _not_retired(record)
     due, age = due_since(policy, record), key_age(current, now)
     failure = None
     if failed is not None:
@@ -56,11 +57,27 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
     }
 
 
+def _not_retired(record: Record) -> Failed | None:
+    """The failure of a retirement, which the record keeps with the debt."""
+    debt = next((debt for debt in record.retiring if debt.tried), None)
+    if debt is None:
+        return None
+    return Failed(
+        at=debt.due_at - RETRY,
+        phase="retire",
+        kind=RetirementFailed.kind,
+        message=f"key {debt.key_id} could not be retired: {debt.waits}",
+        attempts=debt.tried,
+        retry_at=debt.due_at,
+        digest="",
+    )
+
+
 def _state(policy: Policy, record: Record, now: datetime) -> str:
     """The one word for a policy, the most alarming first."""
     if is_overdue(policy, record, now):
         return "overdue"
-    if record.failed is not None:
+    if record.failed is not None or _not_retired(record) is not None:
         return "failed"
     if record.underway is not None:
         return "rotating"

@@ -46,16 +46,22 @@ def last_check(record: Record) -> datetime | None:
 
 def has_work(policy: Policy, record: Record, now: datetime) -> bool:
     """Whether a tick has anything to do for the policy, drift checks aside."""
-    written = {(p.mount, p.path, p.field) for p in record.places if p.version}
-    missing = any((to.mount, to.path, to.field) not in written for to in policy.destinations)
     watched = record.watch_until is not None and now < record.watch_until
     return (
         record.underway is not None
         or kind_wanted(policy, record, Order("schedule"), now) is not None
         or bool(record.due_debts(now))
         or record.hooks_due is not None
-        or (record.current is not None and (missing or watched))
+        or lacks(policy, record)
+        or (record.current is not None and watched)
     )
+
+
+def lacks(policy: Policy, record: Record) -> bool:
+    """Whether a destination was never written with the current key, as far as the record knows."""
+    written = {(p.mount, p.path, p.field) for p in record.places if p.version}
+    missing = any((to.mount, to.path, to.field) not in written for to in policy.destinations)
+    return record.current is not None and missing
 
 
 def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
@@ -117,7 +123,7 @@ def would_issue(policy: Policy, record: Record, now: datetime) -> bool:
 
 def outlived(record: Record, now: datetime, grace: timedelta) -> timedelta | None:
     """How long the oldest debt that nobody has tried to retire waits, if that is longer than the grace itself."""
-    waits = [now - debt.due_at for debt in record.due_debts(now) if not debt.tried]
+    waits = [now - debt.due_at for debt in record.due_debts(now) if debt.waits is None]
     longest = max(waits, default=timedelta(0))
     return longest if longest > max(grace, timedelta(minutes=1)) else None
 

@@ -11,7 +11,7 @@ from typing import Any
 from rotator.errors import Failure, FenceLost, RotatorError, Transient
 from rotator.journal import Failed, Past
 from rotator.reporting import scrub
-from rotator.rotation import due, own
+from rotator.rotation import claiming, due, own, publishing
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.page import rotate
@@ -92,6 +92,7 @@ def tend(run: Run) -> Result:
     except Busy as busy:
         result = _result(run, "busy")
         result.busy = str(busy)
+        result.warnings.append(result.busy)
     except Stopped:
         _close_unissued(run, "stopped")
         result = _result(run, run.outcome or "unchanged")
@@ -133,12 +134,17 @@ def _result(run: Run, outcome: str) -> Result:
 def _success(run: Run) -> Result:
     quiet = "not-due" if run.order.what == "schedule" else "unchanged"
     result = _result(run, run.outcome or quiet)
-    places = run.record.places if run.record.current else ()
-    missing = ", ".join(f"{place.mount}/{place.path}" for place in places if place.version is None)
+    lacking = [] if run.others_claim else publishing.lacking(run)
+    missing = ", ".join(f"{to.mount}/{to.path}" for to in lacking)
     if missing:
         result.outcome, result.phase = "failed", "publish"
         message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
         result.error = {"kind": "vault.DestinationMissing", "message": message}
+    elif run.order.retire_now and (run.record.retiring or run.record.others):
+        result.failed_retiring = True
+        result.warnings.append(
+            "another run holds the claim: the replaced keys are not retired; give the command again"
+        )
     return result
 
 
@@ -222,7 +228,7 @@ def _close_unissued(run: Run, error: str) -> None:
 def would(run: Run) -> Result:
     """`--dry-run`: what `tend` would do now; writes nothing anywhere."""
     run.observe()
-    if run.record.claimed_by_other(run.id, run.now()):
+    if run.others_claim:
         return _result(run, "busy")
     kind = due.wanted(run)
     if run.record.underway is not None:
@@ -232,6 +238,8 @@ def would(run: Run) -> Result:
         return _result(run, "unchanged" if run.order.what == "demand" else "not-due")
     user_id, _ = run.target()
     run.world.vault.require([run.policy])
+    for to in run.policy.destinations:
+        claiming.refuse_others(run, run.seen(to))
     own.check(run)
     result = _result(run, "would-rotate")
     result.user_id, result.previous_key_id, result.key_id = user_id, result.key_id, None

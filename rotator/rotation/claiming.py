@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
-from rotator.journal import Known, Underway, known_from
+from rotator.journal import Held, Known, Underway, known_from
 from rotator.keys import Issue, Secret, Seen, Visibility
 from rotator.rotation import due, own
 from rotator.rotation.run import Run
@@ -62,15 +62,18 @@ def say_what_is_odd(run: Run) -> None:
             "there is a secret of this policy but no record: it is built anew; keys to be retired may be forgotten"
         )
     if current is not None and not due.fits(policy, record):
-        run.warn(
-            f"key {current.key_id} of user {current.user_id} is no longer this policy's: left alone"
-        )
+        run.warn(left_alone(current))
     early = record.rotated_at is not None and now - record.rotated_at < policy.grace
     cut_off = len(policy.users) > 1 and record.previous_of(run.target()[0]) is not None
     if cut_off and run.order.what == "demand" and early:
         run.warn(
             "rotated again within the grace: consumers that have not read the last key yet are cut off"
         )
+
+
+def left_alone(held: Held) -> str:
+    """What is said of a key that a change of the policy's user or visibility has left behind."""
+    return f"key {held.key_id} of user {held.user_id} is no longer this policy's: left alone"
 
 
 def take_over(run: Run) -> None:

@@ -47,13 +47,12 @@ def compare_published(run: Run, there: Published, value: Secret, user_id: int) -
     except Refused:
         answers_as = None
     try:
-        shown = shown_now(run, user_id)
+        shown, hidden = shown_now(run, user_id), False
     except (Forbidden, NotFound) as error:
-        if answers_as is None:
-            return Check("refused", f"ECGrid refuses to show user {user_id}'s keys ({error.kind})")
-        shown = []
+        shown, hidden = [], isinstance(error, Forbidden)
     if answers_as is None:
-        return Check("drift" if shown else "no-key", "ECGrid does not accept the published key")
+        state = "drift" if shown or hidden else "no-key"
+        return Check(state, "ECGrid does not accept the published key")
     if answers_as not in run.policy.users:
         return Check("drift", f"the published key is user {answers_as}'s")
     for seen in shown:
@@ -114,9 +113,13 @@ def look(run: Run) -> None:
     check = compare(run)
     for warning in check.warnings:
         run.warn(warning)
-    if check.state in ("drift", "no-key", "not-published", "unreadable"):
+    record = run.record
+    if check.state != "in-sync":
         run.warn(f"found {check.state}: {check.why}")
-        run.done.add("drift")
+        # What nobody may look at, and was never adopted, is a person's to begin with.
+        if check.state != "refused" or record.current is not None:
+            run.done.add("drift")
         run.world.report("policy.drift", state=check.state)
-    elif run.record.current is not None and not run.record.claimed_by_other(run.id, run.now()):
-        run.give_back(run.record.change(checked_at=run.now()))
+    elif record.current is not None and run.others_claim is None:
+        failed = None if record.failed and record.failed.phase == "check" else record.failed
+        run.give_back(record.change(checked_at=run.now(), failed=failed))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Literal
 
-from rotator.errors import Failure, RotatorError
+from rotator.errors import Failure, RotatorError, Transient
 from rotator.journal import Failed, Held, Record
 from rotator.policy import Policy
-from rotator.rotation.run import Order, Run
+from rotator.rotation.run import CONTENDED, Order, Run
 
 GRAIN = timedelta(
     seconds=1
@@ -108,7 +108,7 @@ def stop(run: Run) -> None:
 
 def is_claimed_elsewhere(run: Run) -> bool:
     """Whether another run's claim still holds, and this run wants something that needs one."""
-    if run.record.claimed_by_other(run.id, run.now()) is None:
+    if run.others_claim is None:
         return False
     return run.record.underway is not None or run.orphan is not None or is_wanted(run)
 
@@ -118,8 +118,14 @@ def wait_or_leave(run: Run) -> None:
     claim = run.record.claim
     if claim is None:
         run.observe()
-    elif run.orphan is None or run.world.clock.boot() > run.deadline:
+    elif run.orphan is None:
         raise Busy(f"claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}")
+    elif run.world.clock.boot() > run.deadline:
+        raise Transient(
+            f"this run issued key {run.orphan.ref.key_id}, lost its claim to {claim.by}, and has not seen what came of "
+            "it: the next run looks",
+            kind=CONTENDED,
+        )
     else:
         run.world.clock.sleep(1.0)
         run.observe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Underway
@@ -36,8 +36,8 @@ def find(run: Run) -> None:
             unreadable = True
     if unreadable and underway.kind == "adopt" and run.order.what != "demand":
         raise Permanent(
-            f"user {underway.user_id} has a key, but its value cannot be read in full, and the destination does not "
-            "hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
+            f"user {underway.user_id} has a key, or may have one, whose value cannot be read in full, and the "
+            "destination does not hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
             kind="ecgrid.Unreadable",
         )
     one_more(run, underway)
@@ -49,11 +49,42 @@ def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | 
         yield from staged(run)
     there = run.seen(run.main)
     shown = all_shown(run, user_id)
-    if there is not None and there.value is not None:
+    if there is not None and there.value is not None and not is_of_another_kind(run, there.value):
         yield ApiKey(named(shown, there.value, user_id, there.key_id), there.value)
     for seen in shown:
         if not run.record.owes(seen.ref.key_id):
             yield seen.whole
+    if not shown and is_hidden(run, user_id):
+        yield None
+
+
+def is_hidden(run: Run, user_id: int) -> bool:
+    """Whether ECGrid refuses to show the user's keys in every way: nobody knows whether there is one."""
+    ways: list[Callable[[], object]] = [lambda: run.account.read(user_id, run.within())]
+    if run.policy.issue is not Issue.GENERATE:
+        ways.append(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
+    return all(is_forbidden(run, way) for way in ways)
+
+
+def is_forbidden(run: Run, ask: Callable[[], object]) -> bool:
+    """Whether ECGrid refuses to answer that."""
+    try:
+        run.patiently(ask)
+    except Forbidden:
+        return True
+    except NotFound:
+        pass
+    return False
+
+
+def is_of_another_kind(run: Run, value: Secret) -> bool:
+    """Whether it is known as this policy's key from before its visibility changed."""
+    current = run.record.current
+    return (
+        current is not None
+        and run.record.shows(value)
+        and current.visibility != run.rotation.visibility
+    )
 
 
 def staged(run: Run) -> Iterator[ApiKey]:
@@ -123,6 +154,7 @@ def one_more(run: Run, underway: Underway) -> None:
     if run.order.what != "demand":
         claiming.refuse_above_limit(run)
     record = run.record.counting_issue(run.now(), beyond_schedule=True)
+    run.done.add("counted")
     run.save(record.change(underway=underway.model_copy(update={"sent": underway.sent + 1})))
 
 

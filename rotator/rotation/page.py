@@ -69,10 +69,10 @@ STEPS = (
     Step("settle", retiring.has_orphan, retiring.settle_orphan),
     # Something is staged that belongs to no rotation.
     Step("settle", retiring.has_leftover, retiring.clear_leftover),
+    # The hooks of a settled rotation, which wait for no further destination.
+    Step("hooks", telling.has_hooks_due, telling.run_hooks),
     # A further destination lacks the key.
     Step("publish", publishing.lacks_a_destination, publishing.fill),
-    # The hooks of a settled rotation.
-    Step("hooks", telling.has_hooks_due, telling.run_hooks),
     # A replaced key has outlived its grace, or a stray is known.
     Step("retire", retiring.has_due_debts, retiring.retire),
     # Nothing is left to do, and a claim is still held, since its fence was lost on the way: it is given back.

@@ -9,6 +9,8 @@ from rotator.journal import known_from
 from rotator.keys import Agreement, ApiKey, Issue, Seen
 from rotator.rotation.run import Run
 
+UNFIT = ("ecgrid.NewKeyRefused", "ecgrid.OtherUser")  # the probe's verdict, which may be a moment's
+
 
 def has_key(run: Run) -> bool:
     """Whether the new key's value is known and it is still to be proved."""
@@ -28,7 +30,7 @@ def prove(run: Run) -> None:
         calls.append(lambda: be_accepted(run, key))
     try:
         run.world.together(calls)
-    except Transient as trouble:
+    except Failure as trouble:
         unproved(run, key, trouble)
         raise
     run.verified = True
@@ -153,16 +155,16 @@ def unconfirmed(run: Run, key: ApiKey, problem: str) -> Transient:
     )
 
 
-def unproved(run: Run, key: ApiKey, trouble: Transient) -> None:
-    """At the deadline: a key that ECGrid contradicts, no longer has, or has refused in two runs is a stray."""
+def unproved(run: Run, key: ApiKey, trouble: Failure) -> None:
+    """A key that ECGrid contradicts, no longer has, or has in two runs refused or taken for another's is a stray."""
     underway = run.record.underway
     if underway is None or run.staged is None or run.staged.key is None:
         return
-    if trouble.kind == "ecgrid.NewKeyRefused" and underway.refusals == 0:
+    if trouble.kind in UNFIT and underway.refusals == 0:
         counted = underway.model_copy(update={"refusals": 1})
         run.note(run.record.change(underway=counted))
         return
-    if trouble.kind not in ("ecgrid.NewKeyRefused", "ecgrid.NotConfirmed"):
+    if trouble.kind not in (*UNFIT, "ecgrid.NotConfirmed"):
         return
     if trouble.kind == "ecgrid.NotConfirmed" and not surely_wrong(run, key):
         return

@@ -106,7 +106,9 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     record, previous = run.record, run.record.previous_of(key.ref.user_id)
     visibility = key.ref.visibility or underway.visibility
     closed = record.holding(key, visibility, now, None if adopted else underway.began)
-    if previous is not None and previous.fingerprint != record.fingerprint(key.value):
+    if previous is not None and previous.visibility != visibility:
+        run.warn(claiming.left_alone(previous))
+    elif previous is not None and previous.fingerprint != record.fingerprint(key.value):
         closed = closed.owing(previous.ref, "replaced", now + grace(run))
     places = ledger(run, key)
     dropped = [
@@ -184,13 +186,15 @@ def show_elsewhere(run: Run, key: ApiKey) -> None:
 
 def lacks_a_destination(run: Run) -> bool:
     """Whether the record says that a destination of the policy does not have the current key."""
-    if run.record.current is None or run.record.underway is not None or "fill" in run.done:
+    if run.record.underway is not None or "fill" in run.done or run.others_claim is not None:
         return False
     return bool(lacking(run))
 
 
 def lacking(run: Run) -> list[Destination]:
-    """The destinations of the policy that were never written with the current key."""
+    """The destinations of the policy that were never written with the current key; none while there is no key."""
+    if run.record.current is None:
+        return []
     have = {(place.mount, place.path, place.field) for place in run.record.places if place.version}
     return [to for to in run.policy.destinations if (to.mount, to.path, to.field) not in have]
 

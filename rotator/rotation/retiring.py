@@ -35,19 +35,19 @@ def has_due_debts(run: Run) -> bool:
         and record.underway is None
         and record.current is not None
         and (run.order.retire_now or bool(record.due_debts(run.now())))
-        and record.claimed_by_other(run.id, run.now()) is None
+        and run.others_claim is None
     )
 
 
 def retire(run: Run) -> None:
     """Removes each key whose time has come, under the claim; what cannot be retired yet says why."""
-    run.done.add("retire")
     if run.order.retire_now:
         everything_now(run)
     record = run.record
     due = record.due_debts(run.now())
     current = record.current
     if not due or current is None:
+        run.done.add("retire")
         return
     run.save(record)  # the check-and-set that only one run can win
     reason = unfit(run, current)
@@ -57,19 +57,18 @@ def retire(run: Run) -> None:
         if why_not is None:
             try:
                 remove(run, debt)
-                continue
             except FenceLost:
                 raise
             except RotatorError as error:
-                why_not = str(error)
                 failed.append(f"key {debt.key_id} could not be retired: {error}")
+                run.note(waiting(run, debt, str(error), tried=debt.tried + 1))
         elif debt.key_id == current.key_id:
             run.note(run.record.not_owing(debt.key_id))
-            continue
         else:
             run.warn(f"key {debt.key_id} is not retired yet: {why_not}")
-        run.note(waiting(run, debt, why_not))
+            run.note(waiting(run, debt, why_not))
     run.give_back(run.record)
+    run.done.add("retire")
     if failed or (reason and run.order.retire_now):
         raise RetirementFailed("; ".join(failed) or f"the replaced keys are not retired: {reason}")
     run.outcome = run.outcome or "retired"
@@ -87,10 +86,10 @@ def everything_now(run: Run) -> None:
     run.note(record.change(retiring=due_now, others=()))
 
 
-def waiting(run: Run, debt: Debt, why: str) -> Record:
-    """The record with a debt that waits."""
+def waiting(run: Run, debt: Debt, why: str, tried: int = 0) -> Record:
+    """The record with a debt that waits; `tried`: how often in a row it was tried, and failed."""
     later = debt.model_copy(
-        update={"waits": why[:300], "tried": debt.tried + 1, "due_at": run.now() + RETRY}
+        update={"waits": why[:300], "tried": tried, "due_at": run.now() + RETRY}
     )
     rest = [other for other in run.record.retiring if other.key_id != debt.key_id]
     return run.record.change(retiring=(*rest, later))
@@ -123,8 +122,9 @@ def remove(run: Run, debt: Debt) -> None:
     lost: object = None
     with suppress(NotFound):  # gone already
         lost = unknown_if_lost(lambda: run.account.remove(debt.key_id, within))()
-    if not proved_gone(run, debt):
-        how = "the answer was lost" if isinstance(lost, AnswerLost) else "ECGrid said yes"
+    said_yes = not isinstance(lost, AnswerLost)
+    if not proved_gone(run, debt, said_yes=said_yes):
+        how = "ECGrid said yes" if said_yes else "the answer was lost"
         raise RetirementFailed(
             f"key {debt.key_id} is still accepted or listed after KeyRemove ({how})"
         )
@@ -137,8 +137,8 @@ def remove(run: Run, debt: Debt) -> None:
     run.world.report("rotation.retired", key_id=debt.key_id, why=debt.why)
 
 
-def proved_gone(run: Run, debt: Debt) -> bool:
-    """By the value, where an earlier version of the secret has it; else by the list."""
+def proved_gone(run: Run, debt: Debt, *, said_yes: bool) -> bool:
+    """By the value, where an earlier version of the secret has it; else by the list; else by ECGrid's word."""
     there = run.seen(run.main)
     value = there and run.world.vault.earlier_value(run.main, debt.key_id, there.version)
     if value:
@@ -147,12 +147,11 @@ def proved_gone(run: Run, debt: Debt) -> bool:
         except Refused:
             return True
         return False
+    visibility = debt.visibility or run.policy.visibility
     try:
-        listed = run.patiently(
-            lambda: run.account.keys(debt.user_id, run.policy.visibility, run.within())
-        )
+        listed = run.patiently(lambda: run.account.keys(debt.user_id, visibility, run.within()))
     except (Forbidden, NotFound):
-        return True  # KeyRemove said yes, and there is no way to look
+        return said_yes
     return all(seen.ref.key_id != debt.key_id for seen in listed)
 
 
@@ -161,7 +160,8 @@ def proved_gone(run: Run, debt: Debt) -> bool:
 
 def has_leftover(run: Run) -> bool:
     """Whether something is staged and no rotation is open: it belongs to none."""
-    return run.staged is not None and run.record.underway is None and "drift" not in run.done
+    nobodys = run.record.underway is None and "drift" not in run.done
+    return run.staged is not None and nobodys and run.others_claim is None
 
 
 def clear_leftover(run: Run) -> None:

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 MARGIN = 1.0  # seconds of the claim that are never used: Vault's clock tells whole seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+CONTENDED = "rotation.Contended"
 
 
 class Clock(Protocol):
@@ -97,7 +98,6 @@ class Order:
     since: datetime | None = None
     retire_now: bool = False  # --grace 0s
     grace: timedelta | None = None
-    check_every: timedelta | None = None
 
 
 @dataclass
@@ -181,6 +181,11 @@ class Run:
         return not self.unsure and claim is not None and claim.holder == self.id
 
     @property
+    def others_claim(self) -> Claim | None:
+        """The claim of another run, while it holds: what needs one is that run's to do."""
+        return self.record.claimed_by_other(self.id, self.now())
+
+    @property
     def main(self) -> Destination:
         """The first destination: what it shows is what is published."""
         return self.policy.destinations[0]
@@ -213,7 +218,7 @@ class Run:
             return Stored(Record.new(name), gone.version)
         raise Gone(
             f"the record of {name} was deleted in Vault (version {gone.version}). Undelete that version, or, if it is "
-            f"lost, `rotator adopt {name}` builds it anew from the secret and ECGrid. Nothing was issued",
+            f"lost, `rotator adopt {name}` builds it anew from the secret and ECGrid",
             version=gone.version,
         )
 
@@ -231,7 +236,7 @@ class Run:
         if self.world.clock.boot() > self.deadline:
             raise Transient(
                 "other runs, or other writers, keep changing the record; the next run goes on",
-                kind="rotation.Contended",
+                kind=CONTENDED,
             )
         pause = min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE)
         self.world.clock.sleep(pause * random.uniform(0.5, 1.0))
@@ -258,9 +263,10 @@ class Run:
             gone = error
         if self.order.what == "adopt":
             return Published.nothing(at, gone.version)
+        nothing = "" if self.record.underway else ". Nothing was issued"
         raise Gone(
             f"the secret {at} was deleted in Vault (version {gone.version}). Undelete that version, or publish the "
-            f"present key there again by `rotator adopt {self.policy.name}`. Nothing was issued",
+            f"present key there again by `rotator adopt {self.policy.name}`{nothing}",
             version=gone.version,
         )
 

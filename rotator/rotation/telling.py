@@ -11,7 +11,7 @@ def has_hooks_due(run: Run) -> bool:
     return (
         run.record.hooks_due is not None
         and run.record.underway is None
-        and run.record.claimed_by_other(run.id, run.now()) is None
+        and run.others_claim is None
     )
 
 

@@ -332,7 +332,7 @@ def _time(text: object) -> datetime | None:
 
 
 def _number(value: object) -> int | None:
-    return int(value) if isinstance(value, int | str) and str(value).isdigit() else None
+    return int(value) if isinstance(value, int | str) and str(value).isdecimal() else None
 
 
 def _visibility(value: object) -> Visibility | None:

@@ -134,18 +134,25 @@ class Server:
     # what the login may do
 
     def missing(self, needs: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-        """See `KV.missing`. API: POST sys/capabilities-self, once per login and path."""
+        """See `KV.missing`. API: POST sys/capabilities-self, once per login and path, if it suffices."""
         with self._lock:
             self._logged_in()
-            unknown = sorted(path for path in needs if path not in self._capabilities)
+            told = {path: self._capabilities[path] for path in needs if path in self._capabilities}
+        unknown = sorted(needs.keys() - told.keys())
         for start in range(0, len(unknown), PATHS):
             some = unknown[start : start + PATHS]
             answer = self._ask(partial(self._hvac.sys.get_capabilities, some))
-            told = _fields(answer) or answer
-            self._capabilities.update({path: _words(told.get(path)) for path in some})
-        missing = {path: wanted - self._capabilities[path] for path, wanted in needs.items()}
+            said = _fields(answer) or answer
+            told |= {path: _words(said.get(path)) for path in some}
         root = frozenset({"root"})
-        return {p: lacks for p, lacks in missing.items() if lacks and self._capabilities[p] != root}
+        missing = {path: needs[path] - has for path, has in told.items() if has != root}
+        missing = {path: lacks for path, lacks in missing.items() if lacks}
+        with self._lock:
+            # What is lacking is asked for again: somebody may have granted it since.
+            self._capabilities |= {path: has for path, has in told.items() if path not in missing}
+            for path in missing:
+                self._capabilities.pop(path, None)
+        return missing
 
     def expiring(self, at: At) -> bool:
         """Whether versions at that path, or in its whole mount, delete themselves (`delete_version_after`)."""
@@ -166,7 +173,7 @@ class Server:
             answer = self._ask(
                 lambda: self._wire.request("get", f"/v1/sys/internal/ui/mounts/{mount}")
             )
-        except (Forbidden, NotFound, Permanent) as error:
+        except Permanent as error:
             problem, kind = error.kind, "vault.NoMount"
         else:
             about = _fields(answer)

@@ -101,7 +101,11 @@ class Window:
 
     def _answer(self, target: str, headers: Message) -> Answer:
         """What a GET of that target is answered."""
-        parts = urlsplit(target)
+        try:
+            parts, host = urlsplit(target), urlsplit(f"//{headers.get('Host', '')}").hostname
+            query = dict(parse_qsl(parts.query, max_num_fields=20))
+        except ValueError:
+            return _text(400, "that is not what a browser asks for")
         known = self._token is None or _shows(headers.get("Authorization", ""), self._token)
         if parts.path == "/healthz":
             return _health(self._site.alive(), in_full=known)
@@ -109,13 +113,13 @@ class Window:
             return _health(self._site.ready(), in_full=known)
         if not known:
             return _text(401, "a token is needed", ("WWW-Authenticate", 'Basic realm="rotator"'))
-        if self._token is None and not _is_direct(headers.get("Host", "")):
+        if self._token is None and not _is_direct(host or "localhost"):
             # A page elsewhere could have its own name point here, and read this one with the operator's browser.
             return _text(421, "ask by address, or as localhost; other names need a token")
         if parts.path == "/metrics":
             return Answer(200, metrics.CONTENT_TYPE, self._site.metrics())
         if parts.path == "/":
-            asked = page.Asked.of(dict(parse_qsl(parts.query, max_num_fields=20)))
+            asked = page.Asked.of(query)
             html = reporting.scrub(
                 page.render(self._site.view(), self._site.ready(), asked), "page"
             )
@@ -138,12 +142,11 @@ def _shows(authorization: str, token: Secret) -> bool:
 
 
 def _is_direct(host: str) -> bool:
-    """Whether a Host header names an address, or this machine by its own name for itself."""
-    name = urlsplit(f"//{host}").hostname or "localhost"
+    """Whether that is an address, or this machine's own name for itself."""
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(host)
     except ValueError:
-        return name == "localhost"
+        return host == "localhost"
     return True
 
 
