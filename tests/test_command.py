@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pty
+import re
 import secrets
+import subprocess
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -190,6 +195,35 @@ def test_a_renamed_policy_takes_its_record_along(rotator_command: Rotator, mount
     assert rotator_command("adopt", "new", "--from", "edi").code == 0
     assert rotator_command("rotate", "new", "--json").json["summary"] == {"rotated": 1}
     assert rotator_command("check", "--json").json["without_policy"] == []
+
+
+def test_at_a_terminal_no_line_of_the_log_is_written_into_the_progress(
+    rotator_command: Rotator,
+) -> None:
+    """The progress is drawn below them."""
+    for user_id in (5001, 5002, 5003):
+        text = POLICY.replace("5001", str(user_id)).replace("ecgrid/edi", f"ecgrid/p{user_id}")
+        rotator_command.policy(f"p{user_id}", text)
+    screen, terminal = pty.openpty()
+    arguments = [*rotator_command.program, "rotate", "--all"]
+    started = subprocess.Popen(
+        arguments,
+        cwd=rotator_command.directory,
+        env={**rotator_command.environment, "TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # that is how a terminal ends
+        while some := os.read(screen, 65536):
+            shown += some
+    os.close(screen)
+    assert started.wait(60) == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    rotator_command.assert_silent(lines)
+    assert "NOW" in lines
+    assert len(re.findall(r"[\r\n]\d{4}-[^\r\n]*rotation\.outcome", lines)) == 3, lines
 
 
 def test_taking_a_record_over_can_be_done_again(

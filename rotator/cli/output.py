@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from rotator import reporting
+
 if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
     from rich.console import Console
     from rich.table import Table
@@ -152,9 +154,8 @@ def progress(names: Sequence[str], wanted: bool) -> Iterator[Callable[[str, str]
         shown = [item for item in state.items() if item[1] != "waiting"][-15:]
         return table(("POLICY", "NOW"), shown)
 
-    with Live(
-        picture(), console=Console(stderr=True), refresh_per_second=8, transient=True
-    ) as live:
+    live = Live(picture(), console=Console(stderr=True), refresh_per_second=8, transient=True)
+    with live, reporting.lines_through(sys.stderr):  # which is the display's own by now
 
         def tell(policy: str, event: str) -> None:
             state[policy] = event.removeprefix("rotation.")

@@ -12,6 +12,8 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -134,6 +136,19 @@ def setup(level: str = "INFO", form: str = "auto", stream: TextIO | None = None)
     LOG.setLevel(level)
     LOG.propagate = False
     silence_libraries()
+
+
+@contextmanager
+def lines_through(stream: TextIO) -> Iterator[None]:
+    """Meanwhile our events go there: what is drawn on a terminal is torn by lines that it does not know of."""
+    handlers = [one for one in LOG.handlers if isinstance(one, logging.StreamHandler)]
+    before = [(one, one.setStream(stream)) for one in handlers]
+    try:
+        yield
+    finally:
+        for handler, old in before:
+            if old is not None:
+                handler.setStream(old)
 
 
 def silence_libraries() -> None:
