@@ -1,6 +1,6 @@
 """What has to be timed inside a process: `python -m bench.inside WHAT ...`, a process of its own that prints JSON.
 
-`load DIRECTORY ROUNDS`, `ticks COUNT MARK...`, `net SECRETS RECORDS ROUNDS`, `page ROWS ROUNDS`, `idle`.
+`load DIRECTORY ROUNDS`, `ticks COUNT MARK...`, `requests`, `net SECRETS RECORDS ROUNDS`, `page ROWS ROUNDS`, `idle`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import io
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -70,6 +72,34 @@ def ticks(count: str, *marks: str) -> dict[str, Any]:
             if str(number) in marks:
                 memory[str(number)] = resident(os.getpid())
     return {"cold": cold, "idle": seconds, "memory": memory}
+
+
+def requests() -> dict[str, dict[str, int]]:
+    """How often Vault was asked, by operation, as the metrics tell it; `ecgrid` is how often that was asked."""
+    from rotator.cli.common import policies_from, settings_from
+    from rotator.fleet import Fleet
+
+    settings = settings_from({})
+    told = {}
+    with Fleet(settings, policies_from(settings), serving=True) as fleet:
+        before = Counter[str]()
+        for name, call in (
+            ("the first tick", fleet.tick),
+            ("an idle tick", fleet.tick),
+            ("`status`, `plan`", lambda: fleet.records(fleet.policies)),
+        ):
+            call()
+            now = _asked(fleet.reports.metrics.page() if fleet.reports.metrics else b"")
+            told[name], before = dict(now - before), now
+    return told
+
+
+def _asked(page: bytes) -> Counter[str]:
+    counted = Counter[str]()
+    line = r'^rotator_(vault|ecgrid)_requests_total\{operation="([^"]+)"[^}]*\} ([0-9.e+]+)$'
+    for server, operation, times in re.findall(line, page.decode(), re.MULTILINE):
+        counted[operation if server == "vault" else "ecgrid"] += int(float(times))
+    return counted
 
 
 def net(count: str, records: str, rounds: str) -> Times:
@@ -175,6 +205,7 @@ def idle() -> None:
 WHAT: Mapping[str, Callable[..., Any]] = {
     "load": load,
     "ticks": ticks,
+    "requests": requests,
     "net": net,
     "page": page,
     "idle": idle,

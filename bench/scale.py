@@ -13,13 +13,12 @@ from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
-from bench.calls import Counted, requests
+from bench.calls import requests
 from bench.measure import Aim, BenchError, Figure, Sample, Scope, by_turns, resident, run
-from bench.recorder import Recorder
 from bench.world import ROOT, ROTATOR, Fleet, World, fleet
 
 SIZES = (10, 1_000, 10_000)
-QUICK_SIZES = (10, 200, 2_000)
+QUICK_SIZES = (10, 100, 1_000)
 IDLE_TICK, MEMORY, HELP = 2.0, 250.0, 3.0
 IDLE_REQUESTS = 201.0  # fewer than that: at most 200
 WARM = 100  # ticks after which memory is to stay as it is
@@ -67,25 +66,17 @@ def _looking(policies: Fleet, size: int, largest: bool, scope: Scope) -> Iterato
 
 
 def _asking(policies: Fleet, size: int, largest: bool) -> Iterator[Figure]:
-    """What each sends to Vault, as a whole process; none of it may ask ECGrid."""
+    """What each asks of Vault; none of it may ask ECGrid."""
     policies.forget_index()
-    commands = {
-        "first tick ever": ("run", "--once"),
-        "idle tick": ("run", "--once"),
-        "`status`": ("status",),
-        "`plan`": ("plan",),
-    }
-    with Recorder(policies.world.vault.addr) as recorder:
-        for name, told in commands.items():
-            counted = Counted.of(policies, recorder, *told)
-            if counted.ecgrid:
-                raise BenchError(f"{name}: ECGrid was asked, and nothing is due")
-            aim = Aim("under", IDLE_REQUESTS) if largest and name == "idle tick" else None
-            yield requests(f"Vault, {name}, {size:,} policies", counted.vault, aim=aim)
+    for name, counted in _inside(policies, "requests").items():
+        if "ecgrid" in counted:
+            raise BenchError(f"{name}: ECGrid was asked, and nothing is due")
+        aim = Aim("under", IDLE_REQUESTS) if largest and "idle" in name else None
+        yield requests(f"Vault, {name}, {size:,} policies", counted, aim=aim)
 
 
 def _telling(policies: Fleet, size: int, scope: Scope) -> Iterator[Figure]:
-    rounds = scope.of(7, 2) if size <= 10 else scope.of(3, 1) if size <= 1000 else 1
+    rounds = scope.of(7, 1) if size <= 10 else scope.of(3, 1) if size <= 1000 else 1
     commands = {
         "status --json": ("status", "--json"),
         "plan --json": ("plan", "--json"),
