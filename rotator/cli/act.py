@@ -49,7 +49,7 @@ def rotate(
             order = Order(
                 "demand",
                 reason=reason or "on demand",
-                since=fleet.vault_time(),
+                since=fleet.patiently(fleet.vault_time),
                 grace=overlap,
                 retire_now=overlap == timedelta(0),
             )

@@ -118,7 +118,7 @@ class Fleet:
             self.vault_time()
             return self._rounds.look(mine, len(mine))
 
-        found = self._patiently(look)
+        found = self.patiently(look)
         until = self.boot() + TICK_DEADLINE
         results = {result.policy: result for result in found.results}
         for result in found.results:
@@ -164,8 +164,8 @@ class Fleet:
     def _mine(self, shard: tuple[int, int] | None) -> list[Policy]:
         return [policy for policy in self.policies if shard is None or in_shard(policy.name, shard)]
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Calls again while Vault is away, until the deadline."""
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Calls again while Vault is away; raises its last error once the deadline is over."""
         until = self.boot() + self.settings.deadline.total_seconds()
         while True:
             try:

@@ -84,8 +84,9 @@ def kind_wanted(policy: Policy, record: Record, order: Order, now: datetime) -> 
             return None
         return "rotate" if policy.first == "rotate" and order.what != "adopt" else "adopt"
     if order.what == "demand":
-        current = record.current
-        fresh = current and current.began and order.since and current.began > order.since + GRAIN
+        began = record.current.began if record.current else None
+        # One that began in the future did so by a clock that was set back since.
+        fresh = began and order.since and order.since + GRAIN < began <= now + GRAIN
         return None if fresh else "rotate"
     if order.what == "schedule":
         return "rotate" if is_due(policy, record, now) else None

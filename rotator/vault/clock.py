@@ -40,6 +40,8 @@ class ServerClock:
             return datetime.fromtimestamp(self._latest, UTC)
 
     def skew(self) -> float:
-        """The server's time minus the local clock's, in seconds; 0 before the first answer."""
+        """What counts as the server's time minus the local clock's, in seconds; 0 before the first answer."""
         with self._lock:
-            return 0.0 if self._offset is None else self._boot() + self._offset - self._wall()
+            if self._offset is None:
+                return 0.0
+            return max(self._latest, self._boot() + self._offset) - self._wall()
