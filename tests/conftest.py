@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> An
             return found
         time.sleep(0.05)
     return pytest.fail(f"never happened: {what}")
+
+
+def events(stderr: str, name: str, **fields: Any) -> list[dict[str, Any]]:
+    """The events of that name with these fields, from a log in JSON; a last line that is not whole yet is left out."""
+    lines = [line for line in stderr.splitlines() if line.startswith("{") and line.endswith("}")]
+    told: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [one for one in told if one["event"] == name and fields.items() <= one.items()]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, be it waited for or not."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return True
 
 
 @dataclass(frozen=True)

@@ -93,16 +93,21 @@ class Node:
             self._process.wait()
 
     def ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        token: str = "",
+        within: float = 10.0,
     ) -> tuple[int, dict[str, Any]]:
-        """Status and parsed body of `/v1/PATH`; status 0 if nobody answers."""
+        """Status and parsed body of `/v1/PATH`; status 0 if nobody answers within so many seconds."""
         try:
             answer = httpx.request(
                 method,
                 f"{self.addr}/v1/{path}",
                 json=body,
                 headers={"X-Vault-Token": token} if token else {},
-                timeout=10,
+                timeout=within,
                 trust_env=False,
             )
         except httpx.HTTPError:
@@ -129,7 +134,8 @@ class Cluster:
             node.start(self.nodes)
         first = self.nodes[0]
         wait_for(lambda: all(node.health for node in self.nodes))
-        status, told = first.ask("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+        shares = {"secret_shares": 1, "secret_threshold": 1}
+        status, told = first.ask("PUT", "sys/init", shares, within=PATIENCE)  # never asked twice
         assert status == 200, told
         self.key, self.token = told["keys_base64"][0], told["root_token"]
         self.unseal(first)

@@ -1,11 +1,13 @@
-"""An HTTP endpoint that takes what is sent to it: Sentry's envelopes, and the notifications of a webhook."""
+"""Who only listens: an HTTP endpoint (Sentry, a webhook, a thief), and a service manager's end of NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Taken:
-    """One request: its path, headers and body."""
+    """One request: its path, headers and body, unpacked."""
 
     path: str
     headers: dict[str, str]
@@ -30,6 +32,11 @@ class Receiver:
     taken: list[Taken] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     delay: float = 0.0  # seconds
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self.url.removeprefix("http://")
 
     @property
     def dsn(self) -> str:
@@ -55,19 +62,24 @@ class Receiver:
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """Takes requests on a loopback port of the kernel's choice."""
+    """Takes requests of whatever method on a loopback port of the kernel's choice."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            coding = self.headers.get("Content-Encoding")
+            if coding == "gzip":
                 body = gzip.decompress(body)
+            elif coding == "deflate":
+                body = zlib.decompress(body)
             there.taken.append(Taken(self.path, dict(self.headers.items()), body))
             time.sleep(there.delay)
             self.send_response(there.answers.pop(0) if there.answers else 200)
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        do_GET = do_PUT = do_PATCH = do_DELETE = do_LIST = do_POST  # noqa: N815 - http.server's names
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
             pass
@@ -77,3 +89,34 @@ def receiver() -> Iterator[Receiver]:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield there
         server.shutdown()
+
+
+@dataclass
+class Manager:
+    """A service manager; `said` are the lines that it was told."""
+
+    said: list[str] = field(default_factory=list)
+
+    def heard(self, line: str, more_than: int) -> bool:
+        """Whether it was told that more often."""
+        return self.said.count(line) > more_than
+
+
+@contextmanager
+def manager(address: str) -> Iterator[Manager]:
+    """Listens at a path, or at an abstract address (`\\0name`); at the end all that was sent has been taken."""
+    there = Manager()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(address)
+
+        def listen() -> None:
+            while datagram := listening.recv(65536):  # nothing: it was shut down
+                there.said += datagram.decode().splitlines()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield there
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()

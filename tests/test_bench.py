@@ -236,6 +236,8 @@ def imported_by_a_daemon(environment: dict[str, str]) -> set[str]:
                 break
             if line.startswith("import time:"):
                 names.add(line.rpartition("|")[2].strip())
+        else:
+            pytest.fail("the daemon ended before its first turn did")
         process.terminate()
     return telling(names)
 

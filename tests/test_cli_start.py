@@ -10,12 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import Finished, Rotator, Started
+from conftest import Finished, Rotator, Started, until
 
 import rotator
 from rotator.cli import main
@@ -131,29 +131,42 @@ def test_help_and_version_cost_no_more_than_click(shell: Shell) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def _at_a_terminal(command: Rotator, *arguments: str, **environment: str) -> str:
-    """What a command shows where stdout and stderr are a terminal."""
+@contextmanager
+def _at_a_terminal(
+    command: Rotator, *arguments: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A command whose stdout and stderr are a terminal, and the end of it that shows them; killed at the end."""
     screen, side = pty.openpty()
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [*command.program, *arguments],
         cwd=command.directory,
         env={**command.environment, "TERM": "xterm-256color", **environment},
         stdin=subprocess.DEVNULL,
         stdout=side,
         stderr=side,
-    ):
-        os.close(side)
-        shown = b""
-        while True:
-            try:
-                more = os.read(screen, 65536)
-            except OSError:  # the last writer has closed it
-                break
-            if not more:
-                break
-            shown += more
-    os.close(screen)
-    return shown.decode()
+    )
+    os.close(side)
+    try:
+        yield process, screen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+
+
+def _shown(screen: int, text: str | None = None) -> str:
+    """What a terminal shows until that is among it, or else until its last writer has closed it."""
+    shown = b""
+    while text is None or text.encode() not in shown:
+        assert select.select([screen], [], [], 120)[0], shown
+        more = b""
+        with suppress(OSError):  # the last writer has closed it
+            more = os.read(screen, 65536)
+        if not more:
+            assert text is None, shown
+            break
+        shown += more
+    return shown.decode(errors="replace")
 
 
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
@@ -165,8 +178,10 @@ def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_comman
         "a-policy-with-a-long-name",
         "{user_id: 5001, visibility: Private, schedule: manual, vault: {path: ecgrid/long}}",
     )
-    assert COLOUR.search(_at_a_terminal(rotator_command, "status"))
-    plain = _at_a_terminal(rotator_command, "status", NO_COLOR="1")
+    with _at_a_terminal(rotator_command, "status") as (_, screen):
+        assert COLOUR.search(_shown(screen))
+    with _at_a_terminal(rotator_command, "status", NO_COLOR="1") as (_, screen):
+        plain = _shown(screen)
     assert "not-adopted" in plain
     assert not COLOUR.search(plain)
     piped = rotator_command("status", TERM="xterm-256color", COLUMNS="40")
@@ -178,10 +193,9 @@ def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_comman
 
 def _told_by(started: Started, end: str) -> str:
     """stdout, as soon as `end` is in it."""
-    for _ in range(1200):
-        if end in started.so_far()[0] or started.process.poll() is not None:
-            break
-        time.sleep(0.05)
+    until(
+        lambda: end in started.so_far()[0] or started.process.poll() is not None, f"{end!r} is said"
+    )
     assert end in started.so_far()[0], started.so_far()
     return started.so_far()[0]
 
@@ -229,34 +243,15 @@ def test_status_is_drawn_anew_until_it_is_interrupted(rotator_command: Rotator) 
             name,
             f"{{user_id: {user_id}, visibility: Private, schedule: manual, vault: {{path: ecgrid/{name}}}}}",
         )
-    screen, side = pty.openpty()
-    with subprocess.Popen(
-        [*rotator_command.program, "status", "first", "--watch"],
-        cwd=rotator_command.directory,
-        env={**rotator_command.environment, "TERM": "xterm-256color"},
-        stdin=subprocess.DEVNULL,
-        stdout=side,
-        stderr=side,
-    ) as watching:
-        os.close(side)
-        shown = _until_shown(screen, "not-adopted")
+    with _at_a_terminal(rotator_command, "status", "first", "--watch") as (watching, screen):
+        shown = _shown(screen, "not-adopted")
         assert "first" in shown
         assert "second" not in shown
         assert rotator_command("adopt", "first").code == 0
-        assert "ok" in _until_shown(screen, "ok")
+        _shown(screen, "ok")
         watching.send_signal(signal.SIGINT)
-        assert "\x1b[?1049l" in _until_shown(screen, "\x1b[?1049l")
-        assert watching.wait(30) == 0
-    os.close(screen)
-
-
-def _until_shown(screen: int, text: str) -> str:
-    """What a terminal shows until that is among it."""
-    shown = ""
-    while text not in shown:
-        assert select.select([screen], [], [], 60)[0], shown
-        shown += os.read(screen, 65536).decode()
-    return shown
+        _shown(screen, "\x1b[?1049l")
+        assert watching.wait(60) == 0
 
 
 def test_watching_needs_a_terminal(rotator_command: Rotator) -> None:

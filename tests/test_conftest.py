@@ -6,12 +6,11 @@ import os
 import secrets
 import signal
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import OPERATOR, USERS, Rotator, VaultServer
+from conftest import OPERATOR, USERS, Rotator, VaultServer, until
 
 from rotator.sandbox.ecgrid import Running
 
@@ -68,8 +67,7 @@ def test_a_command_reports_its_exit_code_and_both_streams(python: Rotator) -> No
 def test_a_command_that_goes_on_can_be_ended_by_a_signal(python: Rotator) -> None:
     """SIGTERM reaches the process itself."""
     started = python.start("import time; print('up', flush=True); time.sleep(600)")
-    while not started.so_far()[0]:
-        time.sleep(0.01)
+    until(lambda: started.so_far()[0], "it is up")
     assert started.finish(send=signal.SIGTERM).code == -signal.SIGTERM
 
 

@@ -458,7 +458,7 @@ def test_a_call_that_cannot_connect_was_not_sent(world: World, way: Way) -> None
 def test_a_hanging_call_ends(world: World, verify: Verify) -> None:
     """With a timeout that names its setting."""
     world.simulator.add_fault(Fault("hang", seconds=600))
-    error = failing(world, lambda: world.account(Issue.KEYSET, verify).read(USER, 0.5))
+    error = failing(world, lambda: world.account(Issue.KEYSET, verify).read(USER, 3.0))
     assert (type(error), error.kind) == (Transient, "ecgrid.Timeout")
     assert "ROTATOR_ECGRID__TIMEOUT" in str(error)
 

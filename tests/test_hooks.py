@@ -8,15 +8,14 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Rotator
+from conftest import Rotator, is_gone, until
+from receiver import Receiver, receiver
 from worlds import POLICY, policy_from
 
 from rotator.hooks import after_rotation
@@ -32,40 +31,11 @@ TOLD = {
 }
 
 
-@dataclass
-class Receiver:
-    """A web server that answers with these statuses, the last one for ever."""
-
-    url: str = ""
-    statuses: list[int] = field(default_factory=lambda: [204])
-    taken: list[dict[str, str]] = field(default_factory=list)
-
-
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def webhook() -> Iterator[Receiver]:
     """A web server on loopback."""
-    made = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            made.taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status = made.statuses.pop(0) if len(made.statuses) > 1 else made.statuses[0]
-            self.send_response(status)
-            if status == 302:
-                self.send_header("Location", f"{made.url}/elsewhere")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with receiver() as there:
+        yield there
 
 
 def run(tmp_path: Path, *hooks: Hook, timeout: float = 20.0, hurry: bool = False) -> list[str]:
@@ -140,20 +110,11 @@ def test_a_webhook_that_answers_a_byte_at_a_time_holds_up_nothing(tmp_path: Path
 def test_a_command_that_hangs_ends_with_all_that_it_started(tmp_path: Path) -> None:
     """At the timeout; a process that is to stop does not try again."""
     pid = tmp_path / "pid"
-    body = (
-        "import subprocess, sys, time; "
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
-        f"open({str(pid)!r}, 'w').write(str(child.pid)); time.sleep(600)"
-    )
-    (warning,) = run(tmp_path, script(body), timeout=3.0, hurry=True)
-    assert warning == "hook 1 (exec) was tried once and failed: no end within 3 s"
+    hanging = Exec(("sh", "-c", f"sleep 600 & echo $! >{pid}; wait"))
+    (warning,) = run(tmp_path, hanging, timeout=5.0, hurry=True)
+    assert warning == "hook 1 (exec) was tried once and failed: no end within 5 s"
     child = int(pid.read_text())
-    state = Path(f"/proc/{child}/stat")
-    for _ in range(100):  # the kernel ends it in its own time
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.1)
-    pytest.fail("a process that the hook started is still there")
+    until(lambda: is_gone(child), "what the hook started ends too")
 
 
 def test_a_command_that_does_not_exist_is_a_warning_without_its_arguments(tmp_path: Path) -> None:
@@ -164,23 +125,23 @@ def test_a_command_that_does_not_exist_is_a_warning_without_its_arguments(tmp_pa
 
 
 def test_a_webhook_gets_the_same_as_json_and_is_tried_again(
-    tmp_path: Path, receiver: Receiver
+    tmp_path: Path, webhook: Receiver
 ) -> None:
     """Until it is taken."""
-    receiver.statuses = [503, 204]
-    assert run(tmp_path, Webhook(receiver.url)) == []
+    webhook.answers = [503, 204]
+    assert run(tmp_path, Webhook(webhook.url)) == []
     expected = {name.removeprefix("ROTATOR_").lower(): value for name, value in TOLD.items()}
-    assert receiver.taken == [expected, expected]
+    assert webhook.documents() == [expected, expected]
 
 
 def test_a_webhook_is_not_redirected_and_its_address_is_not_told(
-    tmp_path: Path, receiver: Receiver
+    tmp_path: Path, webhook: Receiver
 ) -> None:
     """The address may carry a token."""
-    receiver.statuses = [302]
-    (warning,) = run(tmp_path, Webhook(f"{receiver.url}/hook?token=private"))
+    webhook.answers = [302] * 20
+    (warning,) = run(tmp_path, Webhook(f"{webhook.url}/hook?token=private"))
     assert warning == "hook 1 (webhook) was tried 3 times and failed: status 302"
-    assert len(receiver.taken) == 3
+    assert [taken.path for taken in webhook.taken] == ["/hook?token=private"] * 3
     (gone,) = run(tmp_path, Webhook("http://127.0.0.1:1/private"))
     assert "could not be reached" in gone
     assert "private" not in gone

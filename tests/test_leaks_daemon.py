@@ -15,9 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import VaultServer
+from conftest import VaultServer, events
 from leaks.hunt import Hunt, canary, hunt
-from leaks.parties import Misdeed, supervisor
+from leaks.parties import Misdeed
+from receiver import manager
 
 from rotator.sandbox.ecgrid import Fault
 
@@ -35,9 +36,7 @@ class Daemon:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """What it has logged under that name."""
-        lines = self.stderr.read_text(errors="replace").splitlines()
-        told = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [one for one in told if one["event"] == name]
+        return events(self.stderr.read_text(errors="replace"), name)
 
     def until(self, what: Callable[[], object]) -> None:
         """Waits until that is so; fails if it never is."""
@@ -65,11 +64,11 @@ def quarry(tmp_path: Path, vault: VaultServer, mount: str) -> Iterator[Hunt]:
 
 @contextmanager
 def daemon(quarry: Hunt, deeds: Sequence[str] = ()) -> Iterator[Daemon]:
-    """The daemon at DEBUG, under a supervisor; when it has ended, what it said is added to what is searched."""
+    """The daemon at DEBUG, under a service manager; when it has ended, what it said is added to what is searched."""
     program = ["-m", "leaks.driver", *deeds, "--"] if deeds else ["-m", "rotator"]
     out, err = quarry.directory / "daemon.out", quarry.directory / "daemon.err"
     with (
-        supervisor(str(quarry.directory / "notify")) as heard,
+        manager(str(quarry.directory / "notify")) as systemd,
         out.open("wb") as stdout,
         err.open("wb") as stderr,
     ):
@@ -92,8 +91,8 @@ def daemon(quarry: Hunt, deeds: Sequence[str] = ()) -> Iterator[Daemon]:
             process.kill()
             process.wait()
     quarry.keep("the daemon", out.read_bytes(), err.read_bytes())
-    quarry.left.append(("what systemd was told", b"\n".join(heard)))
-    assert any(b"READY=1" in datagram for datagram in heard)
+    quarry.left.append(("what systemd was told", "\n".join(systemd.said).encode()))
+    assert "READY=1" in systemd.said
 
 
 def look(quarry: Hunt, started: Daemon) -> None:
@@ -101,7 +100,9 @@ def look(quarry: Hunt, started: Daemon) -> None:
     port = started.events("daemon.listening")[-1]["port"]
     for path in PAGES:
         answer = httpx.get(
-            f"http://127.0.0.1:{port}{path}?key={quarry.environment['CANARY']}", trust_env=False
+            f"http://127.0.0.1:{port}{path}?key={quarry.environment['CANARY']}",
+            timeout=60,
+            trust_env=False,
         )
         shown = answer.content + json.dumps(dict(answer.headers)).encode()
         quarry.left.append((f"page {path}", shown))
@@ -139,8 +140,8 @@ def test_nothing_leaks_from_the_daemon(quarry: Hunt) -> None:
         started.process.send_signal(signal.SIGUSR1)
         look(quarry, started)
     assert list(quarry.home.glob("hook.*")) != []
-    assert len(quarry.webhook.heard) >= 10
-    assert len(quarry.sentry.heard) >= 5
+    assert len(quarry.webhook.taken) >= 10
+    assert len(quarry.sentry.taken) >= 5
     assert quarry.findings() == []
     assert quarry.said_so == []
 

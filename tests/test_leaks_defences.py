@@ -22,7 +22,7 @@ from leaks.parties import Misdeed
 from rotator.sandbox.ecgrid import Fault
 
 FULL = bool(os.environ.get("ROTATOR_TEST_FULL"))
-IMPATIENT = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "4s"}
+IMPATIENT = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "60s"}
 MISTAKES = (
     "lib-log", "http-debug", "log", "event", "log-secret", "print", "warn", "thread", "del", "sentry", "exit",
 )  # fmt: skip
@@ -33,6 +33,10 @@ AIDS = {
     "PYTHONASYNCIODEBUG": "1",
     "PYTHONDEVMODE": "1",
 }
+
+
+# Nobody is there; but TLS is made ready, which is where the interpreter opens the file for its keys.
+OVER_TLS = {"ROTATOR_ECGRID__REST_URL": "https://127.0.0.1:1"}
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_with_all_defences_every_mistake_shows_nothing(quarry: Hunt) -> None:
     places = {re.sub(r":\d+", "", line["place"]) for line in lines}
     assert places == {"stdout", "stderr", "sentry", "log leaks/driver.py", "log rotator"}
     assert {line["level"] for line in lines} == {"error"}
-    assert any(b"leak.prevented" in heard.body for heard in quarry.sentry.heard)
+    assert any(b"leak.prevented" in taken.body for taken in quarry.sentry.taken)
     assert done.stderr.count("Carrier at driver.py") >= 3  # the thread, __del__, and the end
 
 
@@ -78,8 +82,9 @@ def test_debugging_aids_open_no_hole(quarry: Hunt) -> None:
     done = quarry.run("rotate", "edi", env=aids)
     assert done.code == 0
     assert quarry.run("rotate", "edi", deeds=["sentry"], env=aids).code == 0
+    assert quarry.run("rotate", "edi", env=aids | OVER_TLS | IMPATIENT).code == 1
     assert not keylog.exists()
-    assert quarry.thief.heard == []
+    assert quarry.thief.taken == []
     assert "Envelope" not in done.stderr + done.stdout
     assert quarry.findings() == []
 
@@ -153,7 +158,7 @@ def test_without_a_defence_the_hunt_finds_the_leak(quarry: Hunt, defence: str) -
     if scene is not None:
         scene(quarry)
     keylog = quarry.directory / "tmp" / "tls-keys"
-    aids = {"SSLKEYLOGFILE": str(keylog)} if defence == "no-dropping" else {}
+    aids = OVER_TLS | {"SSLKEYLOGFILE": str(keylog)} if defence == "no-dropping" else {}
     quarry.run("rotate", "edi", deeds=[*mistakes, defence.strip()], env=IMPATIENT | aids)
     caught = quarry.said_so and defence not in MESHES
     assert quarry.findings() or caught or keylog.exists()
@@ -174,7 +179,7 @@ def test_a_proxys_password_is_told_to_nobody_else(quarry: Hunt) -> None:
 
 def test_a_secret_is_not_shown_before_logging_was_set_up(quarry: Hunt) -> None:
     """Printed, warned of, logged by a library and by us, right after the settings were read."""
-    done = quarry.run("rotate", "edi", deeds=["early"], env=IMPATIENT)
+    done = quarry.run("rotate", "edi", deeds=["early"])
     assert done.code == 0
     assert "early: " in done.stdout
     assert quarry.findings() == []
@@ -185,4 +190,4 @@ def test_with_its_defence_the_same_scene_shows_nothing(quarry: Hunt, scene: Scen
     """And nobody to whom the command was sent on hears of it."""
     scene(quarry)
     quarry.run("rotate", "edi", env=IMPATIENT)
-    assert (quarry.findings(), quarry.said_so, quarry.thief.heard) == ([], [], [])
+    assert (quarry.findings(), quarry.said_so, quarry.thief.taken) == ([], [], [])

@@ -89,8 +89,8 @@ def test_nothing_leaks_when_ecgrid_fails_in_every_way(quarry: Hunt) -> None:
     model.clear_faults()
     quarry.run("check", "--repair", env=PATIENCE)
     quarry.run("check")
-    assert len(quarry.sentry.heard) >= 20
-    assert quarry.thief.heard == []
+    assert len(quarry.sentry.taken) >= 20
+    assert quarry.thief.taken == []
     assert_nothing_found(quarry)
 
 
@@ -116,9 +116,10 @@ def test_nothing_leaks_when_vault_fails_in_every_way(quarry: Hunt) -> None:
     done = quarry.run("rotate", "--all", "--json", env=PATIENCE)
     assert done.code == 1
     assert sum(one["outcome"] == "failed" for one in results(done)) >= 15
+    assert [misdeed for misdeed in quarry.before_vault.misdeeds if not misdeed.met] == []
     quarry.before_vault.misdeeds.clear()
     quarry.run("run", "--once", env=PATIENCE)
-    assert quarry.thief.heard == []
+    assert quarry.thief.taken == []
     assert_nothing_found(quarry)
 
 
@@ -129,9 +130,11 @@ def test_nothing_leaks_when_vault_fails_at_the_login(quarry: Hunt, auth: str, ki
     quarry.policy("edi", 6001)
     if auth == "approle":
         approle(quarry)
-    quarry.before_vault.misdeeds.append(Misdeed(kind, path="auth/(token/lookup-self|.*/login)"))
+    misdeed = Misdeed(kind, path="auth/(token/lookup-self|.*/login)")
+    quarry.before_vault.misdeeds.append(misdeed)
     quarry.run("rotate", "edi", "--json", env=PATIENCE)
-    assert quarry.thief.heard == []
+    assert misdeed.met
+    assert quarry.thief.taken == []
     assert_nothing_found(quarry)
 
 
@@ -173,7 +176,7 @@ def test_nothing_leaks_when_all_goes_well(quarry: Hunt) -> None:
     ]  # fmt: skip
     codes = {command: quarry.run(*command.split()).code for command in commands}
     assert {command: code for command, code in codes.items() if code} == {}
-    assert len(quarry.webhook.heard) >= 5
+    assert len(quarry.webhook.taken) >= 5
     assert len(list(quarry.home.glob("hook.*"))) >= 5
     assert_nothing_found(quarry)
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import pkgutil
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
-from conftest import Rotator, VaultServer
+from conftest import Rotator, VaultServer, until
 from leaks.hunt import canary
-from leaks.parties import MISDEEDS, BeforeVault, Listener, Misdeed
+from leaks.parties import MISDEEDS, BeforeVault, Misdeed
 from leaks.search import Search
 from pydantic import BaseModel
+from receiver import receiver
+from worlds import POLICY
 
 import rotator
+from rotator.cli import main
 from rotator.ecgrid import Credentials, ECGrid, Rate, Urgency
 from rotator.errors import RotatorError
 from rotator.keys import Issue, Secret, Verify, Visibility
@@ -143,7 +148,7 @@ def test_no_error_from_vault_carries_what_was_said(
     value, secret_id = canary(), canary()
     vault.call("POST", f"{mount}/data/here", {"data": {"api_key": value}})
     search = Search([value, secret_id, vault.token])
-    with Listener() as thief, BeforeVault(vault.addr, thief.address) as before:
+    with receiver() as thief, BeforeVault(vault.addr, thief.address) as before:
         server = Server(
             VaultSettings(addr=f"http://{before.address}", token=Secret(vault.token)),
             boot=lambda: 0.0,
@@ -164,7 +169,7 @@ def test_no_error_from_vault_carries_what_was_said(
             raised(Server(by_role, boot=lambda: 0.0).login_left),
         ]
         server.close()
-        assert thief.heard == []
+        assert thief.taken == []
     assert sum(error is not None for error in errors) >= 3
     for error in errors:
         for text in carried(error):
@@ -214,13 +219,39 @@ def test_no_error_from_ecgrid_carries_what_was_said(simulator: Running, fault: F
     assert all(error.__context__ is None for error in errors if error is not None)
 
 
-def test_no_secret_is_in_the_arguments_of_a_running_command(rotator_command: Rotator) -> None:
-    """`/proc/PID/cmdline` may be read by everybody; every secret comes by a file or the environment."""
-    from rotator.cli import main
-
+def test_no_option_takes_a_secret() -> None:
+    """What is typed is in the shell's history, and `/proc/PID/cmdline` may be read by everybody."""
     names = {
         o for command in (main, *main.commands.values()) for p in command.params for o in p.opts
     }
-    assert not any(
-        word in name for name in names for word in ("token", "key", "secret", "password")
-    )
+    assert len(names) > 20
+    words = ("token", "key", "secret", "password")
+    assert [name for name in names if any(word in name for word in words)] == []
+
+
+# Holds the command up, with every secret in its memory, until a file is there; not for ever.
+HOOK = "touch {there}; for _ in $(seq 250); do test -e {over} && exit; sleep 0.1; done"
+
+
+def test_no_secret_is_in_the_arguments_of_a_running_command(
+    rotator_command: Rotator, tmp_path: Path
+) -> None:
+    """Nor in those of what it has started, nor in the environment of that."""
+    there, over = tmp_path / "there", tmp_path / "over"
+    hook = json.dumps(["sh", "-c", HOOK.format(there=there, over=over)])
+    rotator_command.policy("edi", f"{POLICY}first: rotate\nafter: [{{exec: {hook}}}]\n")
+    started = rotator_command.start("rotate", "edi")
+    until(there.exists, "the rotation is over, and its hook runs")
+    running = Path(f"/proc/{started.process.pid}")
+    (child,) = "".join(one.read_text() for one in running.glob("task/*/children")).split()
+    of_child = Path("/proc", child)
+    shown = [
+        path.read_text()
+        for path in (running / "cmdline", of_child / "cmdline", of_child / "environ")
+    ]
+    over.touch()
+    assert started.finish().code == 0
+    assert "rotate" in shown[0]
+    assert str(there) in shown[1]
+    assert "ROTATOR_POLICY=edi" in shown[2]
+    rotator_command.assert_silent(*shown)

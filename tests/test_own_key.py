@@ -153,7 +153,6 @@ def test_the_answer_is_lost_with_the_process(place: Place, simulator: Running) -
     place.log_in()
     place.command.policy("own", ONE)
     place.rotated()
-    place.command.environment |= {"ROTATOR_DEADLINE": "1s", "ROTATOR_CLAIM_TTL": "2s"}
 
     def between(request: Request, forward: Forward) -> Answer | None:
         answer = forward()
@@ -163,11 +162,13 @@ def test_the_answer_is_lost_with_the_process(place: Place, simulator: Running) -
         return None
 
     with Proxy(between) as proxy:
-        urls = {
+        given = {
             "ROTATOR_ECGRID__REST_URL": proxy.before("ecgrid", simulator.rest_url),
             "ROTATOR_ECGRID__SOAP_URL": proxy.before("ecgrid", simulator.soap_url),
+            "ROTATOR_DEADLINE": "3s",
+            "ROTATOR_CLAIM_TTL": "5s",
         }
-        started = place.command.start("rotate", "own", **urls)
+        started = place.command.start("rotate", "own", **given)
         assert started.finish().code == -signal.SIGKILL
     assert not place.works()
     while (done := place.command("run", "--once", "--json")).json["summary"] == BUSY:

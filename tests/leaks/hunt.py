@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 from conftest import Finished, VaultServer
+from receiver import Receiver, receiver
 
 import rotator
-from leaks.parties import BeforeVault, Listener
+from leaks.parties import BeforeVault
 from leaks.search import Search
 from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, start
 
@@ -46,9 +47,9 @@ class Hunt:
     mount: str
     simulator: Running
     before_vault: BeforeVault
-    sentry: Listener
-    webhook: Listener
-    thief: Listener
+    sentry: Receiver
+    webhook: Receiver
+    thief: Receiver
     environment: dict[str, str]
     secrets: set[str]
     dsn_key: str
@@ -134,10 +135,10 @@ class Hunt:
             ("webhook", self.webhook),
             ("thief", self.thief),
         ):
-            for heard in party.heard:
-                headers = {k: v for k, v in heard.headers.items() if k != "X-Sentry-Auth"}
+            for taken in party.taken:
+                headers = {k: v for k, v in taken.headers.items() if k != "X-Sentry-Auth"}
                 yield f"{name}'s headers", json.dumps(headers).encode()
-                yield f"{name}'s body", heard.body
+                yield f"{name}'s body", taken.body
 
     def _in_vault(self) -> Iterator[tuple[str, bytes]]:
         """Every version of every document, but for the value where it belongs."""
@@ -177,9 +178,9 @@ def hunt(directory: Path, vault: VaultServer, mount: str) -> Iterator[Hunt]:
         (directory / name).mkdir()
     with (
         start(model) as simulator,
-        Listener() as thief,
-        Listener() as sentry,
-        Listener() as webhook,
+        receiver() as thief,
+        receiver() as sentry,
+        receiver() as webhook,
         BeforeVault(vault.addr, thief.address) as before_vault,
     ):
         environment = {

@@ -1,19 +1,15 @@
-"""The other parties of the hunt, all on loopback: one that only listens, and one before Vault that misbehaves."""
+"""The party before Vault that misbehaves, on loopback."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import http.client
 import json
 import re
-import socket
 import threading
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -23,7 +19,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Hands every request to the party."""
 
     protocol_version = "HTTP/1.1"
-    party: ClassVar[Party]
+    party: ClassVar[BeforeVault]
 
     def handle_one_request(self) -> None:
         """One request of whatever method; a connection that the client drops is nobody's error."""
@@ -45,59 +41,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-class Party:
-    """A server in threads of this process; a context manager."""
-
-    def __init__(self) -> None:
-        handler = type("Handler", (_Handler,), {"party": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
-        )
-
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
-        """What the party answers; None closes the connection."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Any:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
-
-@dataclass(frozen=True)
-class Heard:
-    """One request, unpacked."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-
-class Listener(Party):
-    """Takes whatever comes, says `{}`, and remembers all of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: list[Heard] = []
-
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
-        """`{}`."""
-        coding = headers.get("Content-Encoding", "")
-        if coding == "gzip":
-            body = gzip.decompress(body)
-        elif coding == "deflate":
-            body = zlib.decompress(body)
-        self.heard.append(Heard(path, headers, body))
-        return 200, {"Content-Type": "application/json"}, b"{}"
-
-
 @dataclass(frozen=True)
 class Misdeed:
     """What the party before Vault does to requests whose method and path match, from the `nth` on."""
@@ -113,6 +56,11 @@ class Misdeed:
         if not (re.fullmatch(self.method, method) and re.search(self.path, path)):
             return False
         self._seen[0] += 1
+        return self.met
+
+    @property
+    def met(self) -> bool:
+        """Whether something was done to a request."""
         return self._seen[0] >= self.nth
 
 
@@ -123,17 +71,35 @@ MISDEEDS = (
 )  # fmt: skip
 
 
-class BeforeVault(Party):
-    """A proxy before Vault: passes everything on, but for what is hit by a misdeed. Then it quotes all it knows."""
+class BeforeVault:
+    """A proxy before Vault: passes everything on, but for what is hit by a misdeed. Then it quotes all it knows.
+
+    It serves in threads of this process, from the beginning of its context to the end.
+    """
 
     def __init__(self, vault: str, thief: str) -> None:
         """`thief` is the address that redirects point to."""
-        super().__init__()
         self._vault, self._thief = urlsplit(vault), thief
         self.misdeeds: list[Misdeed] = []
+        handler = type("Handler", (_Handler,), {"party": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
-        """Vault's own answer, or what a misdeed makes of it."""
+        """Vault's own answer, or what a misdeed makes of it; None closes the connection."""
         misdeed = next((one for one in self.misdeeds if one.hits(method, path)), None)
         carried_out = (
             misdeed is None
@@ -199,26 +165,3 @@ class BeforeVault(Party):
             if name in answer.headers
         }
         return answer.status, said, content
-
-
-@contextlib.contextmanager
-def supervisor(path: str) -> Iterator[list[bytes]]:
-    """A socket as systemd's NOTIFY_SOCKET, and what was said to it."""
-    heard: list[bytes] = []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(path)
-        listening.settimeout(0.1)
-        done = threading.Event()
-
-        def listen() -> None:
-            while not done.is_set():
-                with contextlib.suppress(TimeoutError):
-                    heard.append(listening.recv(65536))
-
-        thread = threading.Thread(target=listen, daemon=True)
-        thread.start()
-        try:
-            yield heard
-        finally:
-            done.set()
-            thread.join(5)
