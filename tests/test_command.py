@@ -10,6 +10,7 @@ import re
 import secrets
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -195,6 +196,58 @@ def test_a_renamed_policy_takes_its_record_along(rotator_command: Rotator, mount
     assert rotator_command("adopt", "new", "--from", "edi").code == 0
     assert rotator_command("rotate", "new", "--json").json["summary"] == {"rotated": 1}
     assert rotator_command("check", "--json").json["without_policy"] == []
+
+
+@pytest.mark.parametrize("command", [("rotate", "edi"), ("run", "--once"), ("adopt", "edi")])
+def test_results_are_told_also_where_nothing_could_be_seen(
+    rotator_command: Rotator, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Vault is away: one object on stdout, an error in the log, the textfile written."""
+    rotator_command.policy("edi", POLICY)
+    done = rotator_command(
+        *command,
+        "--json",
+        VAULT_ADDR="http://127.0.0.1:1",
+        ROTATOR_DEADLINE="1s",
+        ROTATOR_METRICS__TEXTFILE=str(tmp_path / "rotator.prom"),
+    )
+    (result,) = done.json["results"]
+    assert (done.code, result["policy"], result["outcome"]) == (1, "edi", "failed")
+    assert result["error"]["kind"] == "vault.Unreachable"
+    if command[0] == "run":
+        assert "daemon.tick_failed" in done.stderr
+        assert (tmp_path / "rotator.prom").exists()
+
+
+@pytest.mark.parametrize("command", [("status", "--json"), ("schema",), ("check",)])
+def test_a_reader_that_has_seen_enough_is_no_failure(
+    rotator_command: Rotator, command: tuple[str, ...]
+) -> None:
+    """As `| head -1` does; the exit code is the command's own."""
+    rotator_command.policy("edi", POLICY)
+    assert rotator_command("run", "--once").code == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*rotator_command.program, *command],
+        cwd=rotator_command.directory,
+        env=rotator_command.environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, "fault" in done.stderr, "Error" in done.stderr) == (0, False, False)
+
+
+def test_an_option_that_is_no_duration_is_named(rotator_command: Rotator) -> None:
+    """With what it must be."""
+    rotator_command.policy("edi", POLICY)
+    for arguments in (("rotate", "edi", "--grace", "1x"), ("plan", "--for", "soon")):
+        done = rotator_command(*arguments)
+        assert (done.code, f"{arguments[-2]} '{arguments[-1]}': " in done.stderr) == (2, True)
 
 
 def test_at_a_terminal_no_line_of_the_log_is_written_into_the_progress(

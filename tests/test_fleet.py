@@ -100,6 +100,25 @@ def test_only_so_many_keys_are_issued_in_one_tick(
     assert names[0] == told[2].json["results"][0]["policy"]
 
 
+def test_the_limit_of_a_tick_holds_for_adoptions_that_have_to_issue(
+    rotator_command: Rotator, simulator: Running
+) -> None:
+    """Whoever has a key is adopted all the same."""
+    names = fleet_of(rotator_command, simulator, 4, "30d")
+    for user_id in range(FIRST_USER, FIRST_USER + 3):
+        for key in simulator.simulator.keys(user_id):
+            simulator.simulator.remove_key(key.key_id)
+    rotator_command.environment |= NO_CHECKS
+    for tick in (1, 2, 3):
+        done = rotator_command("run", "--once", "--json", ROTATOR_MAX_PER_RUN="1")
+        assert (done.code, simulator.simulator.issued()) == (0, tick), done.stdout
+        waiting = [one for one in done.json["results"] if one["warnings"]]
+        assert {one["outcome"] for one in waiting} <= {"not-due"}
+        assert len(waiting) == 3 - tick
+    assert set(outcomes(rotator_command("run", "--once", "--json")).values()) == {"not-due"}
+    assert len(names) == 4
+
+
 def test_when_ecgrid_fails_for_everyone_nothing_more_is_issued(
     rotator_command: Rotator, simulator: Running
 ) -> None:

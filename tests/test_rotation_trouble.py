@@ -17,7 +17,7 @@ from rotator.errors import Forbidden, Permanent
 from rotator.fleet.standing import row
 from rotator.journal import Claim, Debt
 from rotator.keys import ApiKey, Visibility
-from rotator.rotation import Order, would
+from rotator.rotation import Order, compare, would
 
 GENERATE = POLICY + "issue: generate\nverify: get-api-key\n"
 TWO_PLACES = POLICY + "also: [{path: dr/edi}]\n"
@@ -228,6 +228,27 @@ def test_hooks_do_not_wait_for_a_destination_that_is_away(tmp_path: Path) -> Non
     assert told.exists()
 
 
+@pytest.mark.parametrize("trouble", ["gone", "overwritten"])
+def test_a_further_destination_that_lost_the_key_is_found_and_healed(
+    tmp_path: Path, trouble: str
+) -> None:
+    """Somebody removed or overwrote it: no new key is needed."""
+    scene = Scene(tmp_path, TWO_PLACES)
+    scene.rotator().rotate()
+    at = scene.vault.places(scene.policy)[1]
+    if trouble == "gone":
+        del scene.store.paths[at]
+    else:
+        scene.store.write(at, {"api_key": "x" * 20}, scene.store.paths[at].latest)
+    check = compare(scene.rotator().run(Order("repair")))
+    assert (check.state, "dr/edi" in check.why) == ("not-published", True)
+    assert scene.rotator().repair().outcome == "repaired"
+    there = scene.vault.published(scene.policy.destinations[1])
+    assert there is not None
+    assert (there.value, scene.issued()) == (scene.published().value, 1)
+    assert compare(scene.rotator().run(Order("repair"))).state == "in-sync"
+
+
 def test_a_destination_that_left_the_policy_fails_nothing_any_more(tmp_path: Path) -> None:
     """It never got the key, and need not."""
     scene = Scene(tmp_path, TWO_PLACES)
@@ -267,6 +288,38 @@ def test_a_check_that_failed_is_forgotten_once_one_finds_all_well(tmp_path: Path
     scene.pass_time(hours=1)
     assert scene.rotator().repair().outcome == "unchanged"
     assert scene.stored().record.failed is None
+
+
+def test_a_rotation_on_demand_that_failed_is_forgotten_once_all_is_well(tmp_path: Path) -> None:
+    """The command said so when it ended; nothing by itself would try it again."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    assert scene.rotator(forbidding("KeySet")).rotate().outcome == "failed"
+    assert scene.stored().record.failed is not None
+    scene.pass_time(hours=2)
+    assert scene.rotator().repair().outcome == "unchanged"
+    assert scene.stored().record.failed is None
+
+
+def test_a_scheduled_rotation_that_failed_stays_failed_until_it_succeeds(tmp_path: Path) -> None:
+    """However often its key is found to work meanwhile."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.pass_time(days=31)
+    assert scene.rotator(forbidding("KeySet")).tick().outcome == "failed"
+    assert scene.rotator().repair().outcome in ("failed", "unchanged", "rotated")
+    failed = scene.stored().record.failed
+    assert (failed is None) == (scene.issued() == 1)
+
+
+def test_what_a_person_asked_for_counts_for_no_limit(tmp_path: Path) -> None:
+    """Every answer is lost, three times over; the schedule's own three are all left."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    for _ in range(4):
+        scene.rotator(lambda call: "fail" if call == "ecgrid KeySet" else "go").rotate()
+    record = scene.stored().record
+    assert record.issues_left(scene.vault.now()) == 3
 
 
 def test_a_key_that_was_refused_does_not_count_as_issued(tmp_path: Path) -> None:

@@ -18,14 +18,15 @@ from rotator.cli.common import (
     choose,
     exits,
     fleet_from,
+    length_of,
     policies_from,
 )
-from rotator.errors import Failure
+from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
+from rotator.fleet.renaming import take_over
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
 from rotator.rotation import Check, Order, Result
-from rotator.schedule import duration
 
 
 def rotate(
@@ -46,10 +47,15 @@ def rotate(
         overlap = None if grace is None else _grace(grace)
         with fleet_from(given) as fleet:
             chosen = _chosen(fleet, names, tag)
+            try:
+                since = fleet.patiently(fleet.vault_time)
+            except RotatorError as error:
+                unseen = fleet.not_seen(chosen, error)
+                _end(fleet, None, unseen, json_, named=bool(names))
             order = Order(
                 "demand",
                 reason=reason or "on demand",
-                since=fleet.patiently(fleet.vault_time),
+                since=since,
                 grace=overlap,
                 retire_now=overlap == timedelta(0),
             )
@@ -70,8 +76,11 @@ def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) ->
                 return
             stop = Stop(fleet)
             check_ins = CheckIns(slug("rotator-once", part), fleet.settings.sentry.cron)
-            with fleet.reports.ticking(check_ins):
-                results = fleet.tick(part)
+            try:
+                with fleet.reports.ticking(check_ins):
+                    results = fleet.tick(part)
+            except RotatorError as error:
+                results = fleet.not_seen(fleet.of_shard(part), error)
             summary = output.summary_of(results)
             reporting.event("run.summary", **summary)
             _end(fleet, stop, results, json_, named=False)
@@ -127,12 +136,12 @@ def adopt(given: dict[str, str], *, names: tuple[str, ...], old: str | None, jso
         with fleet_from(given) as fleet:
             chosen = choose(fleet.policies, names)
             if old is not None:
-                fleet.take_over_record(chosen[0], old)
+                take_over(fleet.vault, chosen[0], old)
             _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=True)
 
 
 def _grace(text: str) -> timedelta:
-    return timedelta(0) if text == "0" else duration(text)
+    return timedelta(0) if text == "0" else length_of("--grace", text)
 
 
 def _chosen(fleet: Fleet, names: tuple[str, ...], tag: str | None) -> list[Policy]:

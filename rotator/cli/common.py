@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, NoReturn
 from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
 from rotator.policy import Policy, PolicyDefaults, load, own_key_problems, warnings
+from rotator.reporting.sinks import guard
+from rotator.schedule import duration
 from rotator.settings import Settings
 
 if TYPE_CHECKING:  # half of a command's start, for those that ask nobody
@@ -33,6 +36,7 @@ def say(text: str) -> None:
 @contextmanager
 def exits() -> Iterator[None]:
     """Turns our errors into their text and exit code; anything else into its place and class, without values."""
+    guard()  # before anything can be said
     try:
         yield
         return
@@ -126,6 +130,15 @@ def choose(policies: list[Policy], names: Iterable[str]) -> list[Policy]:
 def bad_usage(text: str) -> NoReturn:
     """Raises BadInput for options that do not go together."""
     raise BadInput([Problem("", text)])
+
+
+def length_of(option: str, text: str) -> timedelta:
+    """A duration that was given with an option; raises BadInput, which names that."""
+    try:
+        return duration(text)
+    except BadInput as error:
+        problem = str(error)
+    bad_usage(f"{option} {text!r}: {problem}")
 
 
 class Stop:

@@ -15,6 +15,7 @@ from rotator.errors import Forbidden, NotFound, Refused, RotatorError
 from rotator.fleet import CLOCK_SKEW, Fleet
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Policy
+from rotator.rotation import Order, claiming, own
 
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
@@ -51,10 +52,13 @@ def findings(fleet: Fleet) -> Iterator[Line]:
     """All findings, in the order in which they depend on each other."""
     vault_line = _try("Vault login", lambda: _vault_login(fleet))
     yield vault_line
+    readable = set()
     if vault_line.state != "failed":
         yield _try("Vault clock", lambda: _clock(fleet))
         for policy in fleet.policies:
-            yield _try(f"Vault rights for {policy.name}", partial(_rights, fleet, policy))
+            rights = _try(f"Vault rights for {policy.name}", partial(_rights, fleet, policy))
+            yield rights
+            readable |= {policy.name} if rights.state != "failed" else set()
     yield _try("ECGrid REST", lambda: _version(fleet, Verify.GET_KEY))
     if any(policy.verify.over_soap or policy.issue is Issue.KEYSET for policy in fleet.policies):
         yield _try("ECGrid SOAP", lambda: _version(fleet, Verify.KEY_GET))
@@ -62,7 +66,12 @@ def findings(fleet: Fleet) -> Iterator[Line]:
     yield credential
     if credential.state != "failed":
         for policy in fleet.policies:
-            yield _try(f"keys of {policy.name}", partial(_family, fleet, policy))
+            if policy.name in readable:
+                line = _try(f"own key and {policy.name}", partial(_own_key, fleet, policy))
+                if line.state != "ok":
+                    yield line
+            for user_id in policy.users:
+                yield _try(f"keys of {policy.name}", partial(_family, fleet, policy, user_id))
 
 
 def _try(what: str, look: Callable[[], Finding]) -> Line:
@@ -102,6 +111,9 @@ def _rights(fleet: Fleet, policy: Policy) -> Finding:
     places = [fleet.vault.record_at(policy.name), *fleet.vault.places(policy)]
     for at in places:
         fleet.vault.kv.read(at)
+    run = fleet.run_of(policy, Order("schedule"))
+    for to in policy.destinations:
+        claiming.refuse_others(run, fleet.vault.published(to))
     expiring = [str(at) for at in places if fleet.server.expiring(at)]
     if expiring:
         return (
@@ -127,9 +139,16 @@ def _credential(fleet: Fleet) -> Finding:
     return "ok", text
 
 
-def _family(fleet: Fleet, policy: Policy) -> Finding:
+def _own_key(fleet: Fleet, policy: Policy) -> Finding:
+    """Whether a rotation of this policy would cut the rotator off."""
+    run = fleet.run_of(policy, Order("schedule"))
+    run.observe()
+    own.check(run)
+    return "ok", "another user's, or cared for"
+
+
+def _family(fleet: Fleet, policy: Policy, user_id: int) -> Finding:
     """Which family of keys the account really has for this user, and whether the policy's calls fit it."""
-    user_id = policy.users[0]
     account = fleet.ecgrid.account(policy.issue, policy.verify, Urgency.CHECK)
     if policy.issue is Issue.GENERATE:
         account.read(user_id, LIMIT)

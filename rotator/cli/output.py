@@ -130,8 +130,6 @@ def results(found: list[Result], json_: bool) -> None:
                     style="red",
                 )
             )
-        if result.busy:
-            out.print(f"{result.policy}: {result.busy}")
         for warning in result.warnings:
             out.print(Text(f"{result.policy}: {warning}", style="yellow"))
     out.print(

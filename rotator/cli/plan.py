@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 from rich.text import Text
 
 from rotator.cli import output
-from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, say
+from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, length_of, say
 from rotator.errors import Failure
 from rotator.fleet.plan import MOST, Ahead, ahead
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.schedule import duration
 
 BAR = 40  # characters of the longest bar
 ROWS = 200  # of the table
@@ -26,7 +25,7 @@ LONGEST = timedelta(days=3660)
 def plan(given: dict[str, str], *, span: str, ics: bool, json_: bool) -> None:
     """`rotator plan`."""
     with exits():
-        length = duration(span)
+        length = length_of("--for", span)
         if ics and json_:
             bad_usage("--ics and --json are two forms of one answer: choose one")
         if length > LONGEST:

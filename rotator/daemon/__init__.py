@@ -26,9 +26,8 @@ from rotator.daemon.site import LATE, Face, Pulse
 from rotator.daemon.watch import Watched
 from rotator.errors import BadInput, RotatorError
 from rotator.fleet import TURN, Fleet, Turn
-from rotator.fleet.reports import TURNS
+from rotator.fleet.reports import TURNS, tick_failed
 from rotator.policy import Policy
-from rotator.reporting import runbook
 from rotator.reporting.alarms import CheckIns, slug
 
 SHORTEST = 1.0  # seconds between two turns: Vault tells whole seconds
@@ -164,9 +163,7 @@ class _Daemon:
             self.wake(after)
 
     def _missed(self, kind: str, message: str) -> None:
-        reporting.event(
-            "daemon.tick_failed", error=kind, message=message, runbook=runbook.link(kind)
-        )
+        tick_failed(kind, message)
         self.pulse.ended(message)
         if self.pulse.fails_for > LATE:
             self._fleet.reports.alarms.failed(TURNS, "observe", kind, message)

@@ -6,6 +6,7 @@ work that it begins; `tend` carries out an order on demand.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from hashlib import sha256
 from typing import Self, TypeVar
 
 from rotator import reporting
-from rotator.errors import Failure, NotFound, Permanent, RotatorError, Transient
+from rotator.errors import Failure, NotFound, RotatorError, Transient
 from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
@@ -78,6 +79,7 @@ class Fleet:
         self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
         self._failing: set[str] = set()
         self._settled: list[Ended] = []  # runs that the due index does not know of yet
+        self._counting = threading.Lock()
         self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
 
     def __enter__(self) -> Self:
@@ -111,7 +113,7 @@ class Fleet:
 
         Raises RotatorError if Vault cannot be asked at all, after the deadline if that is Transient.
         """
-        mine = self._mine(shard)
+        mine = self.of_shard(shard)
         self._issued.clear()
 
         def look() -> Found:
@@ -136,7 +138,7 @@ class Fleet:
 
         Raises RotatorError if Vault cannot be asked.
         """
-        mine, at_work, now = self._mine(shard), self._crew.names(), self.boot()
+        mine, at_work, now = self.of_shard(shard), self._crew.names(), self.boot()
         while self._issued and now - self._issued[0] >= TURN:
             self._issued.popleft()
         self._resting = {name: until for name, until in self._resting.items() if until > now}
@@ -153,6 +155,12 @@ class Fleet:
         self.report_skew()
         return Turn(len(mine), self._crew.running, len(self._failing), found.next)
 
+    @staticmethod
+    def not_seen(policies: list[Policy], error: RotatorError) -> list[Result]:
+        """What there is to say of policies that could not be looked at."""
+        told = {"kind": error.kind, "message": str(error)}
+        return [Result(one.name, "failed", phase="observe", error=told) for one in policies]
+
     def finish(self) -> None:
         """Waits for what has begun; with `stopping` set, nothing that has issued nothing goes on."""
         self._crew.finish()
@@ -161,7 +169,8 @@ class Fleet:
         """The policies whose run claimed so long ago that it must hang."""
         return self._around.claimed_longer_than(STUCK * self.settings.claim_ttl.total_seconds())
 
-    def _mine(self, shard: tuple[int, int] | None) -> list[Policy]:
+    def of_shard(self, shard: tuple[int, int] | None) -> list[Policy]:
+        """The policies of that shard; None: all."""
         return [policy for policy in self.policies if shard is None or in_shard(policy.name, shard)]
 
     def patiently(self, call: Callable[[], T]) -> T:
@@ -203,7 +212,9 @@ class Fleet:
 
     # one
 
-    def run_of(self, policy: Policy, order: Order) -> Run:
+    def run_of(
+        self, policy: Policy, order: Order, may_issue: Callable[[], bool] = lambda: True
+    ) -> Run:
         """A run over one policy, with this process' world around it."""
 
         def report(event: str, /, **fields: object) -> None:
@@ -213,13 +224,14 @@ class Fleet:
             if event != "rotation.failed" or fields.get("phase") == "retire":  # else see _tell
                 reporting.event(event, **{"policy": policy.name, **_which(run), **fields})
 
-        run = Run(policy, order, self._around.world(policy, report))
+        run = Run(policy, order, self._around.world(policy, report, may_issue))
         return run
 
     def _carry_out(self, task: Task) -> Result:
         policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
-            run = self.run_of(policy, task.order)
+            of_tick = task.check or task.order.what == "schedule"
+            run = self.run_of(policy, task.order, self._may_issue if of_tick else lambda: True)
             result = tend(run)
             self.reports.failed_before(policy.name, run.failing)
         if run.stored is not None:
@@ -247,8 +259,15 @@ class Fleet:
             return True
         if self._limit_reached() or not self._breaker.allows():
             return False
-        self._issued.append(self.boot())
-        return True
+        return self._may_issue()
+
+    def _may_issue(self) -> bool:
+        """Counts one more key that this tick issues; False if ROTATOR_MAX_PER_RUN is reached."""
+        with self._counting:
+            if self._limit_reached():
+                return False
+            self._issued.append(self.boot())
+            return True
 
     def _limit_reached(self) -> bool:
         limit = self.settings.max_per_run
@@ -347,8 +366,7 @@ class Fleet:
             try:
                 results.append(would(self.run_of(policy, order)))
             except RotatorError as error:
-                told = {"kind": error.kind, "message": str(error)}
-                results.append(Result(policy.name, "failed", phase="observe", error=told))
+                results += self.not_seen([policy], error)
         return results
 
     def check(self, policies: list[Policy]) -> dict[str, Check | Failure]:
@@ -391,29 +409,6 @@ class Fleet:
             return sorted(name for name in self.vault.policies_with_records() if name not in named)
         except NotFound:
             return []
-
-    def take_over_record(self, policy: Policy, old: str) -> None:
-        """Makes the record of a renamed policy this one's; raises Failure if that cannot be done safely.
-
-        The new record is written first, where none may be, then the secrets are marked, and only then the old record
-        is destroyed: until then the command can be given again.
-        """
-        there, now = self.vault.record(old), self.vault_time()
-        if there is None or there.record.underway or there.record.claimed_by_other("", now):
-            raise Permanent(
-                f"policy {old} has no record to take over, or a rotation of it is open: see `rotator check`",
-                kind="policy.NoRecord",
-            )
-        taken = there.record.change(policy=policy.name, claim=None)
-        mine = self.vault.record(policy.name)
-        if (
-            mine is None or mine.record.hmac_key != taken.hmac_key
-        ):  # else it was written by an earlier try
-            self.vault.save(taken, 0)
-        if taken.current is not None:
-            for to in policy.destinations:
-                self.vault.mark(to, policy.name, taken.current.ref, now)
-        self.vault.kv.destroy(self.vault.record_at(old))
 
 
 def _which(run: Run) -> dict[str, object]:

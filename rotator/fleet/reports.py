@@ -15,6 +15,7 @@ from rotator.errors import Failure, RotatorError
 from rotator.fleet.standing import Answer, Board, row
 from rotator.journal import Failed
 from rotator.policy import Policy
+from rotator.reporting import runbook
 from rotator.reporting.alarms import Alarms, CheckIns, to_sentry
 from rotator.reporting.notify import Notifier
 from rotator.reporting.sinks import on_catch
@@ -30,6 +31,11 @@ TURNS = "(turns)"  # in place of a policy: looking round all of them
 LAST_TRIES = 10.0  # seconds that a process which ends gives its notifications
 ENDED = ("rotated", "repaired", "adopted")
 Observer = Callable[[str, str, float], None]
+
+
+def tick_failed(kind: str, message: str) -> None:
+    """A look round all policies failed."""
+    reporting.event("daemon.tick_failed", error=kind, message=message, runbook=runbook.link(kind))
 
 
 class Reports:
@@ -118,13 +124,17 @@ class Reports:
             well = True
             if not self._serving:
                 self.alarms.works(TURNS)
-                self.leave_textfile()
         except RotatorError as error:
-            if not self._serving:  # a daemon's next turn may be better, and it counts them
+            if (
+                not self._serving
+            ):  # a daemon's next turn may be better, and it counts and tells them
                 self.alarms.failed(TURNS, "observe", error.kind, str(error))
+                tick_failed(error.kind, str(error))
             raise
         finally:
             check_ins.end(well=well)
+            if not self._serving:
+                self.leave_textfile()
 
     # how it stands
 

@@ -113,7 +113,7 @@ class Surroundings:
         now = self.clock.boot()
         return [name for name, since in list(self._claimed.items()) if now - since > seconds]
 
-    def world(self, policy: Policy, report: Report) -> World:
+    def world(self, policy: Policy, report: Report, may_issue: Callable[[], bool]) -> World:
         """The world as a run over one policy sees it."""
         settings, own = self.settings, self.settings.ecgrid
 
@@ -138,4 +138,5 @@ class Surroundings:
             together=side_by_side(self._side),
             stopping=self.stopping.is_set,
             hold=hold,
+            may_issue=may_issue,
         )

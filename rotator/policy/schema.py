@@ -62,11 +62,10 @@ def _properties() -> Schema:
             "A key older than this is overdue: an alarm, first in line, window lifted. "
             "Default: 1.5 x every (cron: x the longest gap) + jitter; manual: none."
         ),
-        "grace": {
-            "description": "How long the replaced key stays valid where ECGrid leaves it valid; 0 = none. "
-            "Default: 24h, or half of every if that is less.",
-            "oneOf": [{"type": "string", "pattern": _DURATION}, {"const": 0}],
-        },
+        "grace": _duration_or_0(
+            "How long the replaced key stays valid where ECGrid leaves it valid; 0 = none. "
+            "Default: 24h, or half of every if that is less."
+        ),
         "issue": _words("The call that issues a key.", [choice.value for choice in Issue]),
         "verify": _words("The call that reads it back.", [choice.value for choice in Verify]),
         "probe": _flag(
@@ -100,8 +99,8 @@ def _schedule() -> Schema:
         "every": _duration("Time from one rotation to the next, at least 1s."),
         "cron": _text("Five fields as in Vixie cron, such as 0 3 * * SUN."),
         "timezone": _text("Zone of cron, window and freeze, such as Europe/Berlin. Default: UTC."),
-        "jitter": _duration(
-            "Spreads policies by their name: up to this much later, the same each time."
+        "jitter": _duration_or_0(
+            "Spreads policies by their name: up to this much later, the same each time. Default: 0."
         ),
         "window": _mapping("Hours in which a rotation may begin.", window, both),
         "freeze": _list("Days without rotations.", _mapping("A freeze.", freeze, both), 0),
@@ -166,6 +165,13 @@ def _text(description: str, pattern: str = ".") -> Schema:
 
 def _duration(description: str) -> Schema:
     return _text(f"{description} Written as 90s, 15m, 12h, 30d or 8w.", _DURATION)
+
+
+def _duration_or_0(description: str) -> Schema:
+    return {
+        "description": description,
+        "oneOf": [{"type": "string", "pattern": _DURATION}, {"const": 0}],
+    }
 
 
 def _flag(description: str) -> Schema:

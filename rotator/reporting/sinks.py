@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
@@ -114,11 +116,21 @@ class _Scrubbed(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError("a text stream takes text")
-        self.inner.write(scrub(text, self._place))
+        with self._reader_may_leave():
+            self.inner.write(scrub(text, self._place))
         return len(text)
 
     def flush(self) -> None:
-        self.inner.flush()
+        with self._reader_may_leave():
+            self.inner.flush()
+
+    @contextmanager
+    def _reader_may_leave(self) -> Iterator[None]:
+        """`| head` has seen enough: that is no failure of what was done, and the exit code stays the command's."""
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.inner.fileno())
 
     def isatty(self) -> bool:
         return self.inner.isatty()

@@ -93,10 +93,13 @@ def tend(run: Run) -> Result:
         result = _result(run, "busy")
         result.busy = str(busy)
         result.warnings.append(result.busy)
-    except Stopped:
+    except Stopped as why:
         _close_unissued(run, "stopped")
         result = _result(run, run.outcome or "unchanged")
-        result.stopped = True
+        result.stopped = run.world.stopping()
+        if not result.stopped:
+            result.outcome = "not-due"
+            result.warnings.append(str(why))
     except RotatorError as error:
         result = _failure(run, error)
     except Exception as fault:  # noqa: BLE001 - a fault of this program must not end the other policies' rotations

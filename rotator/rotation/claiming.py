@@ -153,8 +153,8 @@ def refuse_above_limit(run: Run) -> None:
     """Raises Permanent once three keys were issued beyond the schedule within 24 hours: something is wrong."""
     if run.record.issues_left(run.now()) <= 0:
         raise Permanent(
-            "three keys were issued beyond the schedule within 24 hours: no more until one of them is a day old. "
-            "See `rotator history` for why they failed; `rotator rotate` is not bound by this",
+            "three keys were asked for beyond the schedule within 24 hours: no more until the first of these requests "
+            "is a day old. The log says what became of them; `rotator rotate` is not bound by this",
             kind="rotation.IssueLimit",
         )
 

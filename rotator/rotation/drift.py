@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from rotator.errors import Forbidden, NotFound, Refused
 from rotator.keys import Agreement, Issue, Secret, Seen
 from rotator.rotation import finding
-from rotator.rotation.due import fits
-from rotator.rotation.run import Run
+from rotator.rotation.due import fits, kind_wanted
+from rotator.rotation.run import Order, Run
 from rotator.vault import Published
 
 
@@ -31,6 +31,10 @@ def compare(run: Run) -> Check:
         return unpublished(run, user_id)
     user_id = there.user_id or user_id
     check = compare_published(run, there, there.value, user_id)
+    for to in run.policy.destinations[1:]:
+        if check.state == "in-sync" and not run.covers(there.value, to):
+            check.state = "not-published"
+            check.why = f"{to.mount}/{to.path} does not show the key that {there.at} shows"
     if run.record.underway is not None:
         check.warnings.append("a rotation is open: the next run finishes it")
     if not fits(run.policy, run.record):
@@ -121,5 +125,7 @@ def look(run: Run) -> None:
             run.done.add("drift")
         run.world.report("policy.drift", state=check.state)
     elif record.current is not None and run.others_claim is None:
-        failed = None if record.failed and record.failed.phase == "check" else record.failed
-        run.give_back(record.change(checked_at=run.now(), failed=failed))
+        now = run.now()
+        # What failed was on demand, or is well again; what is still wanted has still failed.
+        wanted = kind_wanted(run.policy, record, Order("schedule"), now)
+        run.give_back(record.change(checked_at=now, failed=record.failed if wanted else None))

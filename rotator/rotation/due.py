@@ -23,7 +23,7 @@ class Busy(RotatorError):
 
 
 class Stopped(RotatorError):
-    """The process was told to stop, and nothing has been issued."""
+    """The process was told to stop, or may issue no more keys in this tick; nothing has been issued."""
 
     kind = "rotation.Stopped"
 

@@ -166,13 +166,14 @@ def again(run: Run, unreadable: list[Seen]) -> None:
             "looks again, then asks again",
             kind="ecgrid.AnswerLost",
         )
-    if run.order.what != "demand":
+    on_demand = run.order.what == "demand"
+    if not on_demand:
         refuse_above_limit(run)
     name, over = run.policy.name, run.staged.version if run.staged else 0
     run.staged = run.patiently(
         lambda: run.world.vault.stage(name, underway.run, run.id, None, over)
     )
-    record = record.counting_issue(now, beyond_schedule=True)
+    record = record.counting_issue(now, beyond_schedule=not on_demand)
     seen_ids = {known.key_id for known in underway.baseline}
     more = tuple(known for known in known_from(record, unreadable) if known.key_id not in seen_ids)
     underway = underway.model_copy(

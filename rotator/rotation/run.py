@@ -65,6 +65,8 @@ class World:
     stopping: Callable[[], bool]
     # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
     hold: Callable[[], None] = lambda: None
+    # Whether one more key may be issued now than was expected of this run; counts it.
+    may_issue: Callable[[], bool] = lambda: True
 
 
 def side_by_side(pool: ThreadPoolExecutor) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
@@ -210,17 +212,13 @@ class Run:
         try:
             return self.patiently(lambda: self.world.vault.record(name))
         except Gone as error:
+            if self.order.what != "adopt":
+                raise
             gone = error
-        if self.order.what == "adopt":
-            self.warn(
-                "the record was deleted and is built anew: keys that were to be retired are forgotten"
-            )
-            return Stored(Record.new(name), gone.version)
-        raise Gone(
-            f"the record of {name} was deleted in Vault (version {gone.version}). Undelete that version, or, if it is "
-            f"lost, `rotator adopt {name}` builds it anew from the secret and ECGrid",
-            version=gone.version,
+        self.warn(
+            "the record was deleted and is built anew: keys that were to be retired are forgotten"
         )
+        return Stored(Record.new(name), gone.version)
 
     def start_again(self) -> None:
         """After a lost fence: everything is read anew; a key that this run issued is not forgotten."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from rotator.errors import AnswerLost, Failure, FenceLost, Mismatch, Permanent, Transient
+from rotator.errors import AnswerLost, Failure, FenceLost, Gone, Mismatch, Permanent, Transient
 from rotator.journal import Record
 from rotator.keys import ApiKey, KeyRef, Secret, Visibility
 from rotator.policy import Destination, Policy
@@ -82,10 +82,19 @@ class Vault:
     def record(self, policy: str) -> Stored | None:
         """The record, or None if there never was one; raises Gone if it was deleted."""
         at = self.record_at(policy)
-        document = self.kv.read(at)
-        if document is None:
-            return None
-        return Stored(Record.parse(document.data, str(at)), document.version)
+        try:
+            document = self.kv.read(at)
+        except Gone as error:
+            gone = error
+        else:
+            if document is None:
+                return None
+            return Stored(Record.parse(document.data, str(at)), document.version)
+        raise Gone(
+            f"the record of {policy} was deleted in Vault (version {gone.version}). Undelete that version, or, if it "
+            f"is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
+            version=gone.version,
+        )
 
     def save(self, record: Record, over: int) -> Stored:
         """Writes the record as the version after `over`; raises FenceLost if another run has written since.
