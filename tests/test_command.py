@@ -435,7 +435,7 @@ def test_validate_needs_no_credentials(rotator_command: Rotator) -> None:
     ]:
         del rotator_command.environment[name]
     done = rotator_command("validate")
-    assert (done.code, done.stdout) == (0, "1 policies, no errors\n")
+    assert (done.code, done.stdout) == (0, "1 policy, no errors\n")
     assert json.loads(rotator_command("schema").stdout)["$schema"]
 
 

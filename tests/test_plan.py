@@ -140,7 +140,7 @@ def test_the_command_prints_a_table_json_and_a_calendar(rotator_command: Rotator
     due = rotator_command("status", "--json").json["policies"][0]["next_due_at"]
     (row,) = rotator_command("plan", "--for", "40d", "--json").json["rotations"]
     assert row == {"policy": "edi", "user_id": 5001, "at": due, "why": "scheduled"}
-    assert "1 rotations" in rotator_command("plan", "--for", "40d").stdout
+    assert "1 rotation\n" in rotator_command("plan", "--for", "40d").stdout
     assert rotator_command("plan", "--for", "1d", "--json").json["rotations"] == []
     assert rotator_command("plan", "--ics").stdout.startswith("BEGIN:VCALENDAR")
     assert rotator_command("plan", "--ics", "--json").code == 2

@@ -54,7 +54,7 @@ def rotate(
                 _end(fleet, None, unseen, json_, named=bool(names))
             order = Order(
                 "demand",
-                reason=reason or "on demand",
+                reason=" ".join(reason.split()) or "on demand",
                 since=since,
                 grace=overlap,
                 retire_now=overlap == timedelta(0),

@@ -85,6 +85,11 @@ def distance(at: datetime | None, now: datetime) -> str:
     return f"in {span(left)}" if left >= 0 else f"{span(-left)} ago"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """`1 policy`, `2 policies`."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def summary_of(results: Iterable[Result]) -> dict[str, int]:
     """How many results had which outcome."""
     return dict(Counter(result.outcome for result in results))

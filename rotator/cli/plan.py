@@ -102,7 +102,7 @@ def _table(rows: list[Ahead], now: datetime) -> None:
     if terminal:
         for line in chart(rows):
             out.print(line)
-    out.print(f"{len(rows)} rotations")
+    out.print(output.counted(len(rows), "rotation", "rotations"))
 
 
 def chart(rows: list[Ahead]) -> Iterator[Text]:

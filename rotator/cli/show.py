@@ -183,7 +183,7 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
         out = output.console()
         for warning in told:
             out.print(f"warning: {warning}")
-        out.print(f"{len(policies)} policies, no errors")
+        out.print(f"{output.counted(len(policies), 'policy', 'policies')}, no errors")
 
 
 def too_quick(policies: list[Policy]) -> list[Problem]:
