@@ -171,9 +171,8 @@ def test_a_command_ends_with_a_clear_error_where_no_name_is_known(
     rotator_command.policy("edi", POLICY)
     away = {"VAULT_ADDR": "https://vault.invalid:8200", "ROTATOR_DEADLINE": "1s"}
     done = rotator_command(*command, timeout=60, **away)
-    assert done.code == 1
-    assert "[vault.Unreachable]" in done.stderr
-    assert "VAULT_ADDR" in done.stderr
+    said = done.stdout + done.stderr
+    assert (done.code, "[vault.Unreachable]" in said, "VAULT_ADDR" in said) == (1, True, True)
     assert simulator.simulator.issued() == 0
 
 
