@@ -77,7 +77,8 @@ def test_what_may_not_be_seen_and_was_never_adopted_is_said(tmp_path: Path) -> N
     hidden = forbidding("ListKeys", "GetKey")
     for result in (scene.rotator(hidden).repair(), scene.rotator(hidden).adopt()):
         assert result.error is not None
-        assert result.error["kind"] == "ecgrid.Unreadable"
+        assert result.error["kind"] == "ecgrid.AccessDenied"
+        assert "first: rotate" in result.error["message"]
     assert scene.issued() == 0
     scene.simulator.switch(private_read="owner-403")
     assert scene.rotator(forbidding("ListKeys")).rotate().outcome == "rotated"

@@ -35,10 +35,13 @@ def find(run: Run) -> None:
                 found(run, underway, key)
                 return
             unreadable = True
-    if unreadable and underway.kind == "adopt" and run.order.what != "demand":
+    by_itself = underway.kind == "adopt" and run.order.what != "demand"
+    if by_itself and not unreadable:
+        refuse_what_is_hidden(run, underway.user_id)
+    if by_itself and unreadable:
         raise Permanent(
-            f"user {underway.user_id} has a key, or may have one, whose value cannot be read in full, and the "
-            "destination does not hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
+            f"user {underway.user_id} has a key, but its value cannot be read in full, and the destination does not "
+            "hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
             kind="ecgrid.Unreadable",
         )
     one_more(run, underway)
@@ -55,27 +58,31 @@ def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | 
     for seen in shown:
         if not run.record.owes(seen.ref.key_id):
             yield seen.whole
-    if not shown and is_hidden(run, user_id):
-        yield None
 
 
-def is_hidden(run: Run, user_id: int) -> bool:
-    """Whether ECGrid refuses to show the user's keys in every way: nobody knows whether there is one."""
+def refuse_what_is_hidden(run: Run, user_id: int) -> None:
+    """Raises Forbidden if ECGrid refuses to show the user's keys in every way: there may be one that is in use."""
     ways: list[Callable[[], object]] = [lambda: run.account.read(user_id, run.within())]
     if run.policy.issue is not Issue.GENERATE:
         ways.append(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
-    return all(is_forbidden(run, way) for way in ways)
+    refusals = [refusal(run, way) for way in ways]
+    if refusals[0] is not None and None not in refusals:
+        raise Forbidden(
+            f"{refusals[0]}. User {user_id} may have a key that is in use, so none is issued: give the rotator's user "
+            "the right to see it, or let a new key be issued by `first: rotate`",
+            kind=refusals[0].kind,
+        )
 
 
-def is_forbidden(run: Run, ask: Callable[[], object]) -> bool:
-    """Whether ECGrid refuses to answer that."""
+def refusal(run: Run, ask: Callable[[], object]) -> Forbidden | None:
+    """ECGrid's refusal to answer that; None if it answers."""
     try:
         run.patiently(ask)
-    except Forbidden:
-        return True
+    except Forbidden as error:
+        return error
     except NotFound:
         pass
-    return False
+    return None
 
 
 def is_of_another_kind(run: Run, value: Secret) -> bool:
