@@ -16,7 +16,7 @@ FROM = 0.02  # seconds of latency
 
 def measure(world: World, scope: Scope) -> Iterator[Figure]:
     """At each latency: the rotator, one policy after the other in one process, and the bare calls, by turns."""
-    count, rounds = scope.of(20, 6), scope.of(4, 2)
+    count, rounds = scope.of(20, 4), scope.of(4, 2)
     ours, bare = fleet(world, count), fleet(world, count)
     single = fleet(world, scope.of(8, 1))
     for latency in LATENCIES:

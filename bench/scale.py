@@ -18,7 +18,7 @@ from bench.measure import Aim, BenchError, Figure, Sample, Scope, by_turns, resi
 from bench.world import ROOT, ROTATOR, Fleet, World, fleet
 
 SIZES = (10, 1_000, 10_000)
-QUICK_SIZES = (10, 100, 1_000)
+QUICK_SIZES = (10, 100, 400)
 IDLE_TICK, MEMORY, HELP = 2.0, 250.0, 3.0
 IDLE_REQUESTS = 201.0  # fewer than that: at most 200
 WARM = 100  # ticks after which memory is to stay as it is
