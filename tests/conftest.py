@@ -33,6 +33,10 @@ from rotator.sandbox.openbao import OpenBao
 hypothesis_settings.register_profile("house", deadline=None)
 hypothesis_settings.load_profile("house")
 
+# Minutes instead of seconds: `make test-crash` and `make test-leaks` set it, `make test` takes a sample.
+FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
+in_full = pytest.mark.skipif(not FULL, reason="ROTATOR_TEST_FULL=1 runs it")
+
 OPERATOR = 5000  # the user whose key the rotator itself uses, a NetworkAdmin
 ROOT = Path(__file__).resolve().parent.parent
 USERS = (5001, 5002, 5003)  # users to rotate, each with one Private key

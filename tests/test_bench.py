@@ -130,6 +130,7 @@ def test_the_bare_loop_sends_as_many_requests_as_it_is_told(here: World) -> None
     assert_published(policies, 2)
 
 
+# `make test` needs no program but make, git and Python; without curl the benchmark leaves the script out as well.
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the script needs curl")
 def test_both_peers_publish_a_good_key_and_the_script_hides_it_as_well_as_we_do(
     here: World, tmp_path: Path

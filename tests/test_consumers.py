@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -10,15 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Rotator, VaultServer, until
+from conftest import Rotator, VaultServer, in_full, until
 from worlds import POLICY, Scene
 
 from rotator.sandbox.ecgrid import Running
 
 STEP = 10  # minutes between two calls of a consumer
-in_full = pytest.mark.skipif(
-    os.environ.get("ROTATOR_TEST_FULL") != "1", reason="ROTATOR_TEST_FULL=1 runs it"
-)
 ALTERNATING = POLICY.replace("user_id: 5001", "users: [5001, 5002]")
 
 

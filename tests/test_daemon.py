@@ -16,13 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Rotator, Started, VaultServer, events, until
+from conftest import FULL, Rotator, Started, VaultServer, events, until
 from proxy import Answer, Forward, Proxy, Request, pass_on
 from receiver import manager
 
 from rotator.sandbox.ecgrid import Fault, Running
 
-FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
 FIRST_USER = 6000
 QUICK = {"ROTATOR_DEADLINE": "4s", "ROTATOR_CLAIM_TTL": "6s", "ROTATOR_CHECK_EVERY": "0"}
 LIFE = 18  # seconds of a Vault token: a turn may be late by some of its last third

@@ -467,7 +467,7 @@ def test_zeep_is_not_imported_by_rest(simulator: Running) -> None:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
     """A certificate for 127.0.0.1, made for this session, and a server's context with it."""
     openssl = shutil.which("openssl")
-    if openssl is None:
+    if openssl is None:  # `make test` needs no program but make, git and Python
         pytest.skip("no openssl on this machine")
     where = tmp_path_factory.mktemp("tls")
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -10,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import Rotator, VaultServer, until
+from conftest import FULL, Rotator, VaultServer, until
 from test_daemon import FIRST_USER, fleet_of, logged, policy, record, rotations
 
 from rotator.fleet.breaker import FIRST_PAUSE, THRESHOLD, Breaker
@@ -18,7 +17,6 @@ from rotator.fleet.crew import Crew, Task
 from rotator.rotation import Order, Result
 from rotator.sandbox.ecgrid import Fault, Running
 
-FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
 NO_CHECKS = {"ROTATOR_CHECK_EVERY": "0"}
 
 

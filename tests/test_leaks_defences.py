@@ -7,21 +7,19 @@ that one held back: in what left the process, or by the net's alarm where the ne
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import VaultServer
+from conftest import FULL, VaultServer
 from leaks.driver import RAISED
 from leaks.hunt import Hunt, canary, hunt
 from leaks.parties import Misdeed
 
 from rotator.sandbox.ecgrid import Fault
 
-FULL = bool(os.environ.get("ROTATOR_TEST_FULL"))
 IMPATIENT = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "60s"}
 MISTAKES = (
     "lib-log", "http-debug", "log", "event", "log-secret", "print", "warn", "thread", "del", "sentry", "exit",

@@ -6,19 +6,17 @@ By default a selection that covers every kind of fault and every place; ROTATOR_
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VaultServer
+from conftest import FULL, VaultServer
 from leaks.hunt import OPERATOR, Hunt, canary, hunt, results
 from leaks.parties import MISDEEDS, Misdeed
 
 from rotator.sandbox.ecgrid import Fault
 
-FULL = bool(os.environ.get("ROTATOR_TEST_FULL"))
 PATIENCE = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "4s", "ROTATOR_CONCURRENCY": "24"}
 SOAP, REST = "issue: keyset\nverify: key-get\n", "issue: create-key\nverify: get-key\n"
 VALUES = "issue: generate\nverify: get-api-key\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import USERS, Finished, Rotator, VaultServer
+from conftest import USERS, Finished, Rotator, VaultServer, in_full
 from proxy import Answer, Between, Forward, Proxy, Request
 from raft import MOUNT, Cluster, Node, cluster, wait_for
 
@@ -25,8 +24,6 @@ POLICY = """
     vault: {path: ecgrid/edi}
 """
 AWAY = 1.5  # seconds until a server that was killed is started again
-FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
-in_full = pytest.mark.skipif(not FULL, reason="ROTATOR_TEST_FULL=1 runs it")
 
 Where = Callable[[Request], bool]
 

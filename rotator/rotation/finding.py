@@ -35,15 +35,14 @@ def find(run: Run) -> None:
                 found(run, underway, key)
                 return
             unreadable = True
-    by_itself = underway.kind == "adopt" and run.order.what != "demand"
-    if by_itself and not unreadable:
+    if underway.kind == "adopt" and run.order.what != "demand":
+        if unreadable:
+            raise Permanent(
+                f"user {underway.user_id} has a key, but its value cannot be read in full, and the destination does "
+                "not hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
+                kind="ecgrid.Unreadable",
+            )
         refuse_what_is_hidden(run, underway.user_id)
-    if by_itself and unreadable:
-        raise Permanent(
-            f"user {underway.user_id} has a key, but its value cannot be read in full, and the destination does not "
-            "hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
-            kind="ecgrid.Unreadable",
-        )
     one_more(run, underway)
 
 
