@@ -279,6 +279,24 @@ def test_at_a_terminal_no_line_of_the_log_is_written_into_the_progress(
     assert len(re.findall(r"[\r\n]\d{4}-[^\r\n]*rotation\.outcome", lines)) == 3, lines
 
 
+def test_doctor_meets_what_a_rotation_would_be_refused_for(rotator_command: Rotator) -> None:
+    """Another policy's secret, the rotator's own key, and the second of two users."""
+    rotator_command.policy("edi", POLICY)
+    assert rotator_command("adopt", "edi").code == 0
+    (rotator_command.policies / "edi.yaml").rename(rotator_command.policies / "new.yaml")
+    rotator_command.policy(
+        "own", POLICY.replace("5001", str(OPERATOR)).replace("ecgrid/edi", "ecgrid/own")
+    )
+    rotator_command.policy(
+        "two",
+        POLICY.replace("user_id: 5001", "users: [5002, 59999]").replace("ecgrid/edi", "ecgrid/two"),
+    )
+    done = rotator_command("doctor", "--json")
+    assert done.code == 1
+    for told in ("adopt new --from edi", "policy.OwnKey", "ecgrid.ObjectNotFound"):
+        assert told in done.stdout, done.stdout
+
+
 def test_taking_a_record_over_can_be_done_again(
     rotator_command: Rotator, vault: VaultServer, mount: str
 ) -> None:
