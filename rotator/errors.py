@@ -10,6 +10,7 @@ RotatorError
       Forbidden            the credential is accepted, the act is not allowed (403)
       NotFound             what the call names does not exist (404)
       Gone                 a document in Vault was deleted or destroyed: not "never existed"
+    HeldBack             held back before anything was done: told, and nothing is recorded for it
     Transient            worth another try
       NotSent              the request certainly did not reach the other side
       AnswerLost           the request may have been carried out: look before doing it again
@@ -98,6 +99,10 @@ class Gone(Permanent):
     def __init__(self, message: str, *, version: int, kind: str | None = None) -> None:
         super().__init__(message, kind=kind)
         self.version = version
+
+
+class HeldBack(Failure):
+    """Held back before anything was done: it is told, exit 1, and nothing is written for it."""
 
 
 class Transient(Failure):

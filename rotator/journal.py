@@ -31,7 +31,10 @@ from pydantic import (
 from rotator.errors import Permanent
 from rotator.keys import ApiKey, Issue, KeyRef, Secret, Seen, Visibility
 
-FORMAT = 1
+FORMAT = 2  # the newest that this version reads
+# The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
+# before goes on reading the steady ones.
+SINCE: dict[str, int] = {}
 HISTORY = 50  # rotations that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
@@ -174,9 +177,13 @@ class Caller(_Value):
 class Record(_Value):
     """The whole record of one policy."""
 
-    format: int = FORMAT
+    format: int = 1
     policy: str
     nonce: str = ""  # new at every write, so that a write whose answer was lost can be recognised
+    # These two are kept behind the nonce, in one string with it, where the version before takes no notice of them.
+    # `ecgrid` is the mark of the ECGrid that all else is about.
+    ecgrid: Annotated[str, Field(exclude=True)] = ""
+    previous_key: Annotated[Literal["accepted", "refused"] | None, Field(exclude=True)] = None
     hmac_key: Annotated[str, Field(repr=False)]
     current: Held | None = None
     others: tuple[
@@ -214,7 +221,7 @@ class Record(_Value):
         problem = "was written by a newer rotator: upgrade this one" if newer else ""
         if not newer:
             try:
-                return cls.model_validate(data)
+                return cls.model_validate(_with_notes(data))
             except ValidationError as error:
                 first = error.errors(include_input=False, include_url=False, include_context=False)[
                     0
@@ -225,6 +232,13 @@ class Record(_Value):
                 "or delete it with all its versions and run `rotator adopt`"
             )
         raise Permanent(f"the record at {where} {problem}", kind="vault.BadRecord")
+
+    def kept(self) -> dict[str, Any]:
+        """The document that `parse` reads."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        data["nonce"] = "|".join((self.nonce, self.ecgrid, self.previous_key or "")).rstrip("|")
+        data["format"] = max((SINCE.get(name, 1) for name in _names(data)), default=1)
+        return data
 
     # what can be asked of it
 
@@ -354,6 +368,20 @@ class Record(_Value):
         """The key of that user that this policy published last, current or not."""
         mine = [held for held in (self.current, *self.others) if held and held.user_id == user_id]
         return mine[0] if mine else None
+
+
+def _with_notes(data: object) -> object:
+    """The document with what stands behind its nonce as fields of their own."""
+    if not isinstance(data, dict) or not isinstance(data.get("nonce"), str):
+        return data
+    nonce, _, notes = data["nonce"].partition("|")
+    ecgrid, _, previous = notes.partition("|")
+    return data | {"nonce": nonce, "ecgrid": ecgrid, "previous_key": previous or None}
+
+
+def _names(data: dict[str, Any]) -> list[str]:
+    """The fields that a document sets, those of an open rotation as `underway.FIELD`."""
+    return [*data, *(f"underway.{name}" for name in data.get("underway") or ())]
 
 
 def known_from(record: Record, seen: list[Seen]) -> tuple[Known, ...]:

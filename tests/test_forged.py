@@ -13,7 +13,7 @@ import pytest
 from conftest import Rotator, VaultServer
 from worlds import OTHER, POLICY, USER, Scene, policy_from
 
-from rotator.journal import Claim, Debt, Failed, Place, Underway
+from rotator.journal import FORMAT, Claim, Debt, Failed, Place, Record, Underway
 from rotator.keys import ApiKey, Issue, KeyRef, Secret, Visibility
 from rotator.rotation import Result
 from rotator.sandbox.ecgrid import KeyRecord, Running
@@ -578,7 +578,7 @@ def test_no_record_and_a_secret_that_is_marked_as_ours(tmp_path: Path, policy: s
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": 2, "wonder": True}, "newer rotator"),
+        ({"format": FORMAT + 1, "wonder": True}, "newer rotator"),
         ({"current": "yes"}, "current"),
         ({"surprise": 1}, "surprise"),
         ({"hmac_key": None}, "hmac_key"),
@@ -878,3 +878,16 @@ def test_an_expired_claim_and_a_staged_key_on_a_real_server(
     assert (data["api_key"] == key.value, simulator.simulator.issued()) == (True, 0)
     with pytest.raises(Exception, match="404"):
         vault.call("GET", f"{mount}/metadata/rotator/staged/edi")
+
+
+def test_what_steady_records_say_is_readable_to_the_version_before(tmp_path: Path) -> None:
+    """The mark and what became of the replaced key come back, in a document of the first format, with its fields."""
+    forge = Forge(tmp_path)
+    before = set(forge.scene.stored().record.kept())
+    noted = forge.scene.stored().record.change(ecgrid="mark", previous_key="refused")
+    kept = noted.kept()
+    assert kept["format"] == 1
+    assert set(kept) == before
+    again = Record.parse(kept, "here")
+    assert (again.ecgrid, again.previous_key, again.nonce) == ("mark", "refused", noted.nonce)
+    assert again.kept() == kept

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rotator.errors import Failure, FenceLost, RotatorError, Transient
+from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Failed, Past
 from rotator.reporting import scrub
 from rotator.rotation import claiming, due, own, publishing
@@ -178,7 +178,7 @@ def _failure(run: Run, error: RotatorError) -> Result:
 
 def _record_failure(run: Run, error: RotatorError) -> None:
     """Notes the failure and its back-off, and gives the claim back; a rotation that may have issued stays open."""
-    if run.stored is None or isinstance(error, FenceLost):
+    if run.stored is None or isinstance(error, FenceLost | HeldBack):
         return
     if run.phase != "retire":
         run.note(run.record.change(failed=_failed(run, error)))

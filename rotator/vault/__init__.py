@@ -101,8 +101,7 @@ class Vault:
 
         May be repeated with the same record while it raises Transient: its `nonce` shows whether it was written.
         """
-        data = record.model_dump(mode="json", exclude_defaults=True) | {"format": record.format}
-        return Stored(record, self.put(self.record_at(record.policy), data, over))
+        return Stored(record, self.put(self.record_at(record.policy), record.kept(), over))
 
     def policies_with_records(self) -> list[str]:
         """The names of all policies that have a record below the state path."""
