@@ -204,10 +204,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Me:
-    """Who a credential belongs to (Get Me, WhoAmI); `key` where the answer carries the caller's own key."""
+    """Who a credential belongs to (Get Me, WhoAmI); `key` where the answer carries the caller's own key.
+
+    `session`: an answer may carry the session that it was asked in. It is of no use, and a secret like any other.
+    """
 
     user_id: int
     login: str
     auth_level: str
     status: str
     key: Secret | None = None
+    network_id: int | None = None
+    session: Secret | None = None

@@ -13,10 +13,11 @@ from rotator.ecgrid.own import Own
 from rotator.ecgrid.rate import Rate, Urgency
 from rotator.ecgrid.rest import Rest
 from rotator.ecgrid.soap import Soap
+from rotator.ecgrid.spoken import InMemory, Keep, Spoken
 from rotator.ecgrid.wire import Observer, Wire
 from rotator.keys import Issue, Verify
 
-__all__ = ["Account", "Credentials", "ECGrid", "Observer", "Rate", "Urgency"]
+__all__ = ["Account", "Credentials", "ECGrid", "Keep", "Observer", "Rate", "Urgency"]
 
 
 class Addresses(Protocol):
@@ -31,8 +32,8 @@ class Addresses(Protocol):
         """Of the SOAP API."""
 
     @property
-    def soap_namespace(self) -> str:
-        """Of the SOAP operations."""
+    def soap_namespace(self) -> str | None:
+        """Of the SOAP operations, where the service's description is not to be believed about it."""
 
 
 class ECGrid:
@@ -44,15 +45,25 @@ class ECGrid:
         credentials: Credentials,
         rate: Rate,
         *,
+        keep: Keep | None = None,
         observer: Observer | None = None,
     ) -> None:
         """`observer` is told of every request: the call's name, the status or the kind of error, the seconds.
 
+        `keep` is where what ECGrid speaks is remembered beyond this process.
+
         Raises BadInput if the environment names a proxy or an authority that cannot be used. Nothing is sent yet.
         """
         self._wire = Wire((addresses.rest_url, addresses.soap_url), observer)
-        self._rest = Rest(self._wire, addresses.rest_url)
-        self._soap = Soap(self._wire, addresses.soap_url, addresses.soap_namespace)
+        self.spoken = Spoken(
+            self._wire,
+            rate,
+            keep or InMemory(),
+            {"rest": addresses.rest_url, "soap": addresses.soap_url},
+            addresses.soap_namespace,
+        )
+        self._rest = Rest(self._wire, addresses.rest_url, self.spoken)
+        self._soap = Soap(self._wire, addresses.soap_url, self.spoken)
         self._credentials, self._rate = credentials, rate
         self._own = Own(self._rest, self._soap, credentials, rate)
 

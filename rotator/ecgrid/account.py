@@ -6,16 +6,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from rotator.ecgrid.own import Own
 from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
-from rotator.ecgrid.surface import By, Surface
-from rotator.errors import Forbidden, NotSent, Transient
+from rotator.ecgrid.surface import By, Offered, Surface
+from rotator.errors import Forbidden, NotFound, NotSent, Transient
 from rotator.keys import ApiKey, Issue, KeyRef, Me, Secret, Seen, Verify, Visibility
 
 T = TypeVar("T")
 
+UNDESCRIBED = (
+    "the SOAP service's description could not be read: it is taken to be as the vendor's pages say; "
+    "see `rotator doctor`"
+)
 WARM_TIMEOUT = 10.0  # seconds for opening connections and sessions ahead
 
 
@@ -37,6 +42,12 @@ class Account(Protocol):
         """Opens connections, and sessions where they are needed, for the issue and the calls that follow it.
 
         Raises Refused if the login is not accepted; what else goes wrong, the calls themselves will tell.
+        """
+
+    def require(self, user_id: int, visibility: Visibility, within: float) -> list[str]:
+        """Sees to it that ECGrid has the policy's calls, and changes nothing; what a person should know, in words.
+
+        Costs no request where that is known. Raises Permanent (`ecgrid.NoSuchCall`) if one is not there.
         """
 
     def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
@@ -86,6 +97,7 @@ class OnWire:
         )
         self._issuing = soap if over_soap else rest
         self._reading = soap if verify.over_soap else rest
+        self._soap = soap
         self._probing = rest  # X-API-Key is what a key is documented for
         self._granted = 0
         self._lock = threading.Lock()
@@ -111,6 +123,34 @@ class OnWire:
                 self._own.present(surface, until)
             except Transient:
                 continue
+
+    def require(self, user_id: int, visibility: Visibility, within: float) -> list[str]:
+        """As `Account.require`. Where REST does not say what its key calls are about, its list is asked."""
+        until = self._clock() + within
+        records = self._verify.shows_record or self._issue is not Issue.GENERATE
+        issuing: Offered = "generate" if self._issue is Issue.GENERATE else "create"
+        reading: Offered = "get" if self._verify.shows_record else "api_key"
+        warnings = []
+        for surface, what in ((self._issuing, issuing), (self._reading, reading)):
+            surface.offer(what, until - self._clock())
+            if surface.is_known(until - self._clock()):
+                continue
+            if surface is self._soap:
+                warnings.append(UNDESCRIBED)
+            elif records:
+                self._find_out(surface, user_id, visibility, until)
+        return warnings[:1]
+
+    def _find_out(
+        self, surface: Surface, user_id: int, visibility: Visibility, until: float
+    ) -> None:
+        with suppress(Forbidden, NotFound):  # then the call itself will tell
+            self._ask(
+                surface,
+                lambda by, left: surface.keys(user_id, visibility, by, left),
+                until - self._clock(),
+                None,
+            )
 
     def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
         """As `Account.issue`."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import final
 
+from rotator.ecgrid.faults import Fault
 from rotator.ecgrid.wire import Call, Reply
 from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
 from rotator.keys import KeyRef, Me, Secret, Seen, Visibility
@@ -19,7 +20,7 @@ _DATE = re.compile(
 )
 # Words as ECGrid writes them (NetworkAdmin, TPUser); a key, which is drawn at random, is none.
 _WORD = re.compile(r"[A-Z]{0,2}(?:[A-Z][a-z]{2,}){1,5}")
-_VERSION = re.compile(r"[vV]?[0-9]{1,4}(?:\.[0-9]{1,6}){0,4}")
+_VERSION = re.compile(r"\b[vV]?[0-9]{1,4}(?:\.[0-9]{1,6}){1,4}(?: \(Build [0-9]{1,6}\))?")
 _KEY_NAMES = ("apikey", "key", "api_key")  # where Get Me may carry the caller's own key
 
 
@@ -96,9 +97,10 @@ class Data:
 
     @property
     def version(self) -> str:
-        """The value as a version that may be shown; empty if it is none."""
+        """The version in the value, which may be shown; empty if there is none."""
         value = self._field("version") or self._raw()
-        return value.strip() if isinstance(value, str) and _VERSION.fullmatch(value.strip()) else ""
+        found = _VERSION.search(value[:200]) if isinstance(value, str) else None
+        return found[0] if found else ""
 
 
 def _as_shown(text: str) -> Secret:
@@ -148,61 +150,120 @@ def me(data: Data) -> Me | None:
     if user_id is None:
         return None
     whole = key if key is not None and is_sendable(key) and not key.masked else None
-    return Me(user_id, data.text("login"), data.word("authlevel"), data.word("status"), whole)
+    return Me(
+        user_id,
+        data.text("login", "loginname"),
+        data.word("authlevel"),
+        data.word("status"),
+        whole,
+        network_id=data.number("networkid"),
+        session=data.secret("sessionid"),  # a live credential: known as one from here on
+    )
 
 
 # refusals
 
 
-def by_code(call: Call, code: str, reply: Reply) -> Failure | None:
-    """The error that a documented code stands for (REST `errorCode`, SOAP `ECGridOSSOAPErrorCode`), else None."""
+def by_code(call: Call, code: str, reply: Reply, shown: str = "") -> Failure | None:
+    """The error that a documented code stands for (REST `errorCode`, SOAP `ECGridOSSOAPErrorCode`), else None.
+
+    `shown` takes the place of the status in the text, where ECGrid gave a number of its own.
+    """
     if code == "RateLimitExceeded":
         return too_many(call, reply)
     if code in ("InternalError", "SystemError"):
         return call.lost(
             "ecgrid.InternalError",
-            "ECGrid reports an error of its own; it is tried again",
+            f"ECGrid reports an error of its own{f' ({shown})' if shown else ''}; it is tried again",
             reply.retry_after,
         )
     if code in ("InvalidAPIKey", "InvalidSession", "Authentication"):
         kind = "ecgrid.InvalidSession" if code == "InvalidSession" else "ecgrid.InvalidAPIKey"
-        return Refused(_said(call, "the credential of this call is not accepted (401)"), kind=kind)
+        return Refused(
+            _said(call, f"the credential of this call is not accepted ({shown or 401})"), kind=kind
+        )
     if code in ("AccessDenied", "Authorization"):
         return Forbidden(
             _said(
                 call,
-                "access is denied (403); acting on another user takes AuthLevel NetworkAdmin or higher, which "
-                "`rotator doctor` shows",
+                f"access is denied ({shown or 403}); acting on another user takes AuthLevel NetworkAdmin or higher, "
+                "which `rotator doctor` shows",
             ),
             kind="ecgrid.AccessDenied",
         )
     if code == "ObjectNotFound":
         return NotFound(
-            _said(call, "what it names does not exist (404); check user_id in the policy"),
+            _said(
+                call, f"what it names does not exist ({shown or 404}); check user_id in the policy"
+            ),
             kind="ecgrid.ObjectNotFound",
         )
     if code == "InvalidParameter":
-        return Permanent(_said(call, _parameter_advice(call)), kind="ecgrid.InvalidParameter")
+        advice = f"a parameter is not accepted ({shown or 400}); check user_id and visibility in the policy"
+        if call.name in ("KeySet", "Create Key"):
+            advice += ". `rotator doctor` says whether this ECGrid has that call at all"
+        return Permanent(_said(call, advice), kind="ecgrid.InvalidParameter")
     if code == "DuplicateObject":
         return Permanent(
             _said(
                 call,
-                "there is such an object already, and ECGrid makes no second one (400); remove a key that is no "
-                "longer used, or use `issue: generate`",
+                f"there is such an object already, and ECGrid makes no second one ({shown or 400}); remove a key "
+                "that is no longer used, or use `issue: generate`",
             ),
             kind="ecgrid.DuplicateObject",
         )
     return None
 
 
-def _parameter_advice(call: Call) -> str:
-    advice = "a parameter is not accepted (400); check user_id and visibility in the policy"
+GENERATE_INSTEAD = (
+    "write `issue: generate` in the policy, or set ROTATOR_ISSUE=generate for all policies. Generate ends the old key "
+    "at once, so there is no grace; `users: [a, b]`, two users in turn, is the way to have no outage"
+)
+READ_INSTEAD = "write `verify: get-api-key`, or `verify: user-get-api-key` for SOAP"
+
+
+def no_such_call(call: Call) -> Permanent:
+    """The error for a call that the service does not have; nothing was sent."""
     if call.name in ("KeySet", "Create Key"):
-        return (
-            f"{advice}. If KeySet on this account is the older key-value call, `issue: create-key` or "
-            "`issue: generate` is the way; over SOAP, also check ROTATOR_ECGRID__SOAP_NAMESPACE"
+        what = (
+            f"this ECGrid keeps named values there, and makes no API key by it: {GENERATE_INSTEAD}"
         )
-    return f"{advice}; over SOAP, also ROTATOR_ECGRID__SOAP_NAMESPACE"
+    elif call.name in ("Get Key", "KeyGet", "List Keys", "KeyList", "Delete Key", "KeyRemove"):
+        what = f"this ECGrid keeps named values there, and shows no API key by it: {READ_INSTEAD}"
+    else:
+        what = (
+            "the service does not describe such a call; check ROTATOR_ECGRID__SOAP_URL and ROTATOR_ECGRID__REST_URL, "
+            "and see what it has with `rotator doctor`"
+        )
+    return Permanent(_said(call, what), kind="ecgrid.NoSuchCall")
+
+
+def not_understood(call: Call, what: str) -> Permanent:
+    """The error for a request that ECGrid could not read: nothing was carried out."""
+    return Permanent(
+        _said(
+            call,
+            f"{what}: nothing was carried out. Check ROTATOR_ECGRID__SOAP_URL, and ROTATOR_ECGRID__SOAP_NAMESPACE "
+            "where it is set; `rotator doctor` says what the service speaks",
+        ),
+        kind="ecgrid.NotUnderstood",
+    )
+
+
+def by_fault(call: Call, fault: Fault, reply: Reply) -> Failure:
+    """The error that a SOAP fault stands for (see `rotator.ecgrid.faults`)."""
+    if fault.unread:
+        return not_understood(call, "ECGrid could not read the request, or knows no such action")
+    code = fault.code or ("" if call.changes else fault.hint)
+    known = by_code(call, code, reply, fault.shown)
+    if known is not None:
+        return known
+    shown = f"{fault.shown}, " if fault.shown else ""
+    return call.lost(
+        "ecgrid.UnknownError",
+        f"a SOAP fault without known words ({shown}status {reply.status}); `rotator doctor` says what it speaks",
+        reply.retry_after,
+    )
 
 
 _BY_STATUS = {

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from rotator.ecgrid import answers, surface
 from rotator.ecgrid.answers import Data
-from rotator.ecgrid.surface import By, Session
+from rotator.ecgrid.description import KEY_RECORDS, VALUES
+from rotator.ecgrid.spoken import Spoken
+from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
-from rotator.errors import Failure
+from rotator.errors import Failure, Permanent
 from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
 
 CREATE = Call("Create Key", changes=True)
@@ -26,6 +29,15 @@ REFRESH = Call("Refresh Token")
 LOGOUT = Call("Logout (REST)")
 SESSION = Call("Session (REST)")
 
+_OFFERED: Mapping[Offered, Call] = {
+    "create": CREATE,
+    "generate": GENERATE,
+    "get": GET,
+    "api_key": GET_API_KEY,
+    "keys": LIST,
+    "remove": DELETE,
+}
+
 Body = Mapping[str, int | str | Secret]
 
 
@@ -36,40 +48,42 @@ def _utc_now() -> datetime:
 class Rest:
     """The REST surface; see `Surface` for what every method promises."""
 
-    def __init__(self, wire: Wire, url: str, now: Callable[[], datetime] = _utc_now) -> None:
-        """`url` without the `/v2`; `now` is what `expiresAt` is compared with."""
-        self._wire, self._url, self._now = wire, url.rstrip("/"), now
+    def __init__(
+        self, wire: Wire, url: str, spoken: Spoken, now: Callable[[], datetime] = _utc_now
+    ) -> None:
+        """`url` without the `/v2`; `spoken` says what is there; `now` is what `expiresAt` is compared with."""
+        self._wire, self._url, self._spoken, self._now = wire, url.rstrip("/"), spoken, now
 
     def create(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
         """Create Key: `POST /v2/keys/create` (ecgrid: Create Key)."""
         body = {"userId": user_id, "visibility": visibility.value}
-        data = self._ask(CREATE, "POST", "/v2/keys/create", by, within, body=body)
+        data = self._ask_described(CREATE, by, within, body=body)
         return surface.issued_record(CREATE, data, user_id, visibility)
 
     def generate(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
-        """Generate API Key: `POST /v2/users/key-generate/{id}`; the key before is invalid at once."""
-        data = self._ask(GENERATE, "POST", f"/v2/users/key-generate/{user_id}", by, within)
+        """Generate API Key: `POST /v2/users/key-generate/{id}`, or as the service has it; it ends the one before."""
+        data = self._ask_described(GENERATE, by, within, user_id=user_id)
         return surface.issued_value(GENERATE, data, user_id, visibility)
 
     def get(self, user_id: int, by: By, within: float) -> Seen:
         """Get Key: `POST /v2/keys/get-key` (seed-GetKey)."""
-        data = self._ask(GET, "POST", "/v2/keys/get-key", by, within, body={"userId": user_id})
+        data = self._ask_described(GET, by, within, body={"userId": user_id})
         return surface.read_record(GET, data, user_id)
 
     def api_key(self, user_id: int, by: By, within: float) -> Seen:
-        """Get API Key: `GET /v2/users/key/{id}` (seed-GetAPIKey); takes NetworkAdmin or higher."""
-        data = self._ask(GET_API_KEY, "GET", f"/v2/users/key/{user_id}", by, within)
+        """Get API Key: `GET /v2/users/key/{id}` (seed-GetAPIKey), or as the service has it; takes NetworkAdmin."""
+        data = self._ask_described(GET_API_KEY, by, within, user_id=user_id)
         return surface.read_value(GET_API_KEY, data, user_id)
 
     def keys(self, user_id: int, visibility: Visibility, by: By, within: float) -> list[Seen]:
         """List Keys: `POST /v2/keys/list`."""
         body = {"userId": user_id, "visibility": visibility.value}
-        data = self._ask(LIST, "POST", "/v2/keys/list", by, within, body=body)
+        data = self._ask_described(LIST, by, within, body=body)
         return surface.read_list(LIST, data, user_id, visibility)
 
     def remove(self, key_id: int, by: By, within: float) -> None:
         """Delete Key: `DELETE /v2/keys`, the id in the body."""
-        data = self._ask(DELETE, "DELETE", "/v2/keys", by, within, body={"keyId": key_id})
+        data = self._ask_described(DELETE, by, within, body={"keyId": key_id})
         surface.removed(DELETE, data)
 
     def who_am_i(self, by: By, within: float) -> Me:
@@ -101,6 +115,14 @@ class Rest:
         """As `Surface.warm`."""
         self._wire.warm(self._url, connections, within)
 
+    def offer(self, what: Offered, within: float) -> None:
+        """As `Surface.offer`."""
+        self._spoken.path(_OFFERED[what], within)
+
+    def is_known(self, within: float) -> bool:
+        """As `Surface.is_known`."""
+        return self._spoken.is_known("rest", within)
+
     def _session(self, call: Call, data: Data, within: float) -> Session:
         session = surface.opened(
             call, data.secret("token"), self._lasts(data), data.secret("refreshtoken")
@@ -115,6 +137,29 @@ class Rest:
     def _lasts(self, data: Data) -> float | None:
         ends = answers.moment(data.text("expiresat"))
         return None if ends is None else (ends - self._now()).total_seconds()
+
+    def _ask_described(
+        self,
+        call: Call,
+        by: By,
+        within: float,
+        *,
+        user_id: int | None = None,
+        body: Body | None = None,
+    ) -> Data:
+        """A call about keys, at the path that the service describes; what its answer tells of the others is learned."""
+        until = time.monotonic() + within
+        method, _, path = self._spoken.path(call, within).partition(" ")
+        path = path.format(user_id)
+        try:
+            data = self._ask(call, method, path, by, until - time.monotonic(), body=body)
+        except Permanent as error:
+            if error.kind == "ecgrid.NoSuchCall":
+                self._spoken.learn("values")
+            raise
+        if call in (GET, LIST):
+            self._spoken.learn("records")
+        return data
 
     def _ask(
         self,
@@ -168,6 +213,8 @@ def _answer(call: Call, outcome: Outcome) -> Data | Failure:
     if settled is not None:
         return settled
     envelope = _envelope(outcome)
+    if outcome.status == 400 and call.name in KEY_RECORDS and _asks_for_values(outcome):
+        return answers.no_such_call(call)
     said = None if envelope is None else envelope.field("success").true
     if envelope is None or said is None:
         return answers.without_code(call, outcome)
@@ -177,6 +224,12 @@ def _answer(call: Call, outcome: Outcome) -> Data | Failure:
     if outcome.status >= 500:  # whatever it calls it: nobody knows how far it came
         return answers.without_code(call, outcome, code)
     return answers.by_code(call, code, outcome) or answers.without_code(call, outcome, code)
+
+
+def _asks_for_values(reply: Reply) -> bool:
+    """Whether a refusal names a parameter of the calls that keep named values: then it is one of them."""
+    text = reply.body.lower()
+    return any(name.encode() in text for name in VALUES)
 
 
 def _envelope(reply: Reply) -> Data | None:

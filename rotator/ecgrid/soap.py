@@ -1,23 +1,22 @@
-"""ECGrid's SOAP API (v4.1). zeep writes the requests after our WSDL; the answers are read by the names in them.
-
-zeep is imported when the first call is made: a fleet that speaks only REST never pays for it.
-"""
+"""ECGrid's SOAP API (v4.1): flat messages with the parameters that the service names, answers read by their names."""
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Mapping
 
 from rotator import __version__
-from rotator.ecgrid import answers, surface
+from rotator.ecgrid import answers, surface, xml
 from rotator.ecgrid.answers import Data
-from rotator.ecgrid.surface import By, Session
+from rotator.ecgrid.description import LOGIN_NAMES
+from rotator.ecgrid.envelope import opened
+from rotator.ecgrid.faults import Fault
+from rotator.ecgrid.spoken import Spoken
+from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, Permanent, Refused
 from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
-
-if TYPE_CHECKING:
-    from rotator.ecgrid.envelope import Envelopes
+from rotator.system import Operation
 
 KEY_SET = Call("KeySet", changes=True)
 GENERATE = Call("GenerateAPIKey", changes=True)
@@ -30,44 +29,51 @@ VERSION = Call("Version")
 LOGIN = Call("Login")
 LOGOUT = Call("Logout")
 
+_OFFERED: Mapping[Offered, Call] = {
+    "create": KEY_SET,
+    "generate": GENERATE,
+    "get": KEY_GET,
+    "api_key": USER_GET_API_KEY,
+    "keys": KEY_LIST,
+    "remove": KEY_REMOVE,
+}
+
 
 class Soap:
     """The SOAP surface; see `Surface` for what every method promises."""
 
-    def __init__(self, wire: Wire, url: str, namespace: str) -> None:
-        """`namespace` is that of the operations; their SOAPAction is the namespace and the name."""
-        self._wire, self._url, self._namespace = wire, url, namespace
-        self._made: Envelopes | None = None
-        self._lock = threading.Lock()
+    def __init__(self, wire: Wire, url: str, spoken: Spoken) -> None:
+        """`spoken` says what the service at `url` speaks."""
+        self._wire, self._url, self._spoken = wire, url, spoken
 
     def create(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
         """KeySet (seed-KeySet)."""
-        data = self._ask(KEY_SET, by, within, UserID=user_id, Visibility=visibility.value)
+        data = self._ask(KEY_SET, by, within, userid=user_id, visibility=visibility.value)
         return surface.issued_record(KEY_SET, data, user_id, visibility)
 
     def generate(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
         """GenerateAPIKey; the key before is invalid at once."""
-        data = self._ask(GENERATE, by, within, UserID=user_id)
+        data = self._ask(GENERATE, by, within, userid=user_id)
         return surface.issued_value(GENERATE, data, user_id, visibility)
 
     def get(self, user_id: int, by: By, within: float) -> Seen:
         """KeyGet (seed-KeyGet)."""
-        data = self._ask(KEY_GET, by, within, UserID=user_id)
+        data = self._ask(KEY_GET, by, within, userid=user_id)
         return surface.read_record(KEY_GET, data, user_id)
 
     def api_key(self, user_id: int, by: By, within: float) -> Seen:
         """UserGetAPIKey (seed-UserGetAPIKey)."""
-        data = self._ask(USER_GET_API_KEY, by, within, UserID=user_id)
+        data = self._ask(USER_GET_API_KEY, by, within, userid=user_id)
         return surface.read_value(USER_GET_API_KEY, data, user_id)
 
     def keys(self, user_id: int, visibility: Visibility, by: By, within: float) -> list[Seen]:
         """KeyList."""
-        data = self._ask(KEY_LIST, by, within, UserID=user_id)
+        data = self._ask(KEY_LIST, by, within, userid=user_id)
         return surface.read_list(KEY_LIST, data, user_id, visibility)
 
     def remove(self, key_id: int, by: By, within: float) -> None:
         """KeyRemove."""
-        surface.removed(KEY_REMOVE, self._ask(KEY_REMOVE, by, within, KeyID=key_id))
+        surface.removed(KEY_REMOVE, self._ask(KEY_REMOVE, by, within, keyid=key_id))
 
     def who_am_i(self, by: By, within: float) -> Me:
         """WhoAmI; its answer has no status."""
@@ -79,17 +85,17 @@ class Soap:
 
     def log_in(self, login: str, password: Secret, within: float) -> Session:
         """Login. The session id does not say how long it lasts: an Authentication fault tells that it is over."""
+        names = dict.fromkeys(LOGIN_NAMES, login)
+        sender = dict.fromkeys(("sendercompanyname", "sendercontact", "sendercontactemail"), "")
         data = self._ask(
             LOGIN,
             None,
             within,
-            UserName=login,
-            Password=password,
-            SenderSolution="rotator",
-            SenderVersion=__version__,
-            SenderCompanyName="",
-            SenderContact="",
-            SenderContactEmail="",
+            **names,
+            **sender,
+            password=password,
+            sendersolution="rotator",
+            senderversion=__version__,
         )
         return surface.opened(LOGIN, data.secret(), None, None)
 
@@ -104,46 +110,69 @@ class Soap:
         self._ask(LOGOUT, By(session.token, is_session=True), within)
 
     def warm(self, connections: int, within: float) -> None:
-        """As `Surface.warm`; also reads the WSDL, if nobody has yet."""
-        self._envelopes()
+        """As `Surface.warm`."""
         self._wire.warm(self._url, connections, within)
 
-    def _envelopes(self) -> Envelopes:
-        with self._lock:
-            if self._made is None:
-                from rotator.ecgrid.envelope import Envelopes
+    def offer(self, what: Offered, within: float) -> None:
+        """As `Surface.offer`."""
+        self._spoken.operation(_OFFERED[what], within)
 
-                self._made = Envelopes(self._namespace)
-            return self._made
+    def is_known(self, within: float) -> bool:
+        """As `Surface.is_known`."""
+        return self._spoken.is_known("soap", within)
 
     def _ask(
         self, call: Call, by: By | None, within: float, **arguments: int | str | Secret
     ) -> Data:
+        """Asks, with those of the arguments that the service's call has; their names are in small letters here.
+
+        Where the service knows no such action, what it speaks is read anew, and if that is news, it is asked again:
+        nothing was carried out.
+        """
+        until = time.monotonic() + within
         if by is not None:
-            arguments = {"SessionID": surface.presentable(call, by), **arguments}
-        outcome = self._exchange(call, arguments, within)
-        answer = _answer(call, outcome)
+            arguments["sessionid"] = surface.presentable(call, by)
+        namespace, operation = self._spoken.operation(call, within)
+        answer = _answer(call, self._send(call, namespace, operation, arguments, until))
+        if isinstance(answer, Failure) and answer.kind == "ecgrid.NotUnderstood":
+            left = until - time.monotonic()
+            if self._spoken.is_news(call, (namespace, operation), left):
+                namespace, operation = self._spoken.operation(call, left)
+                answer = _answer(call, self._send(call, namespace, operation, arguments, until))
         if isinstance(answer, Failure):
             raise answer
         return answer
 
-    def _exchange(
-        self, call: Call, arguments: dict[str, int | str | Secret], within: float
+    def _send(
+        self,
+        call: Call,
+        namespace: str,
+        operation: Operation,
+        arguments: Mapping[str, int | str | Secret],
+        until: float,
     ) -> Outcome | Permanent:
         """Sends the operation that the call is named for, once; what became of it, as `Wire.send`."""
-        content = self._envelopes().request(call.name, arguments)
+        given = {name: arguments.get(name.casefold()) for name in operation.parameters}
+        plain = {
+            name: value.reveal() if isinstance(value, Secret) else str(value)
+            for name, value in given.items()
+            if value is not None
+        }
+        content = xml.request(namespace, call.name, plain)
         if content is None:
             return Permanent(
                 f"ECGrid, {call.name}: the request cannot be written as XML; check ROTATOR_ECGRID__LOGIN and "
                 "ROTATOR_ECGRID__PASSWORD for control characters",
                 kind="ecgrid.InvalidParameter",
             )
+        folder = namespace if namespace.endswith("/") else f"{namespace}/"
         headers = {
             "Content-Type": "text/xml; charset=utf-8",
-            "SOAPAction": f'"{self._namespace}{call.name}"',
+            "SOAPAction": f'"{folder}{call.name}"',
         }
+        left = until - time.monotonic()
         return self._wire.send(
-            call, "POST", self._url, headers=headers, content=content, within=within
+            call, "POST", self._url, headers=headers, content=content, within=left
         )
 
 
@@ -154,20 +183,7 @@ def _answer(call: Call, outcome: Outcome | Permanent) -> Data | Failure:
     settled = answers.by_status(call, outcome)
     if settled is not None:
         return settled
-    from rotator.ecgrid.envelope import opened
-
     result = opened(outcome, call.name)
-    if result is None:
-        return answers.without_code(call, outcome)
-    if result.fault is None:
-        return result.data
-    return answers.by_code(call, result.fault, outcome) or _unknown_fault(call, outcome)
-
-
-def _unknown_fault(call: Call, reply: Reply) -> Failure:
-    return call.lost(
-        "ecgrid.UnknownError",
-        f"a SOAP fault without a known code ({reply.status}); check ROTATOR_ECGRID__SOAP_URL and "
-        "ROTATOR_ECGRID__SOAP_NAMESPACE",
-        reply.retry_after,
-    )
+    if isinstance(result, Fault):
+        return answers.by_fault(call, result, outcome)
+    return answers.without_code(call, outcome) if result is None else result

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rotator.ecgrid import answers
 from rotator.ecgrid.answers import Data
 from rotator.ecgrid.wire import Call
 from rotator.errors import Permanent
 from rotator.keys import ApiKey, KeyRef, Me, Secret, Seen, Visibility
+
+Offered = Literal["create", "generate", "get", "api_key", "keys", "remove"]  # the calls about keys
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class Surface(Protocol):
 
     def warm(self, connections: int, within: float) -> None:
         """Sees to it that so many calls find an open connection."""
+
+    def offer(self, what: Offered, within: float) -> None:
+        """Raises Permanent (`ecgrid.NoSuchCall`) if the service is known not to have that call, which is not made."""
+
+    def is_known(self, within: float) -> bool:
+        """Whether the service has told what it has, in a description or by how it answered."""
 
 
 def presentable(call: Call, by: By) -> Secret:

@@ -266,16 +266,19 @@ class Wire:
         headers: dict[str, str],
         content: bytes | None,
         within: float,
+        largest: int = BODY_LIMIT,
     ) -> Outcome:
         """Sends one request, once. What became of it: a reply of any status, or
 
         NotSent (`ecgrid.Unreachable`, `ecgrid.Timeout`) if nothing of it reached ECGrid; else, as `Call.lost`,
         `ecgrid.Timeout` after `within` seconds, `ecgrid.AnswerLost` if the connection broke, `ecgrid.BadAnswer` if the
-        answer is no HTTP or too large.
+        answer is no HTTP or has more than `largest` bytes.
         """
         began = time.monotonic()
         self._until.at, self._until.sent = began + within, False
-        outcome = self._exchange(call, method, url, headers=headers, content=content, within=within)
+        outcome = self._exchange(
+            call, method, url, headers=headers, content=content, within=within, largest=largest
+        )
         self._until.at = float("inf")
         if self._observer is not None:
             told = str(outcome.status) if isinstance(outcome, Reply) else outcome.kind
@@ -291,6 +294,7 @@ class Wire:
         headers: dict[str, str],
         content: bytes | None,
         within: float,
+        largest: int,
     ) -> Outcome:
         if within <= 0:
             return _not_sent(call, "ecgrid.Timeout", "there was no time left to send the request")
@@ -306,7 +310,7 @@ class Wire:
             )
             response = self._transports[_origin(url)].handle_request(request)
             with closing(response):
-                body = _read_all(response)
+                body = _read_all(response, largest)
             if body is None:
                 return call.lost("ecgrid.BadAnswer", "the answer is too large to be one")
             return _reply(response, body)
@@ -343,12 +347,12 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _read_all(response: httpx.Response) -> bytes | None:
-    """The body; None if it is larger than any answer of ECGrid."""
+def _read_all(response: httpx.Response, largest: int) -> bytes | None:
+    """The body; None if it has more than so many bytes."""
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
-        if len(body) > BODY_LIMIT:
+        if len(body) > largest:
             return None
     return bytes(body)
 

@@ -77,7 +77,7 @@ class ECGridSettings(_Section):
 
     rest_url: Url = "https://rest.ecgrid.io"
     soap_url: Url = "https://os.ecgrid.io/v4.1/prod/ECGridOS.asmx"
-    soap_namespace: Text = "http://www.ecgridos.net/"
+    soap_namespace: Text | None = None
     api_key: SecretValue | None = None
     api_key_vault: VaultPlace | None = None
     login: Text | None = None

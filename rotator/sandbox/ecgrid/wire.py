@@ -237,7 +237,7 @@ def wsdl(switches: Switches, soap_url: str) -> Answer:
 @cache
 def _wsdl_text() -> str:
     # Through the outer package, so that reading a file does not import the client.
-    return (files("rotator") / "ecgrid" / "ecgridos.wsdl").read_text(encoding="utf-8")
+    return (files("rotator") / "sandbox" / "ecgrid" / "portal.wsdl").read_text(encoding="utf-8")
 
 
 def status_code(status: int) -> Code:

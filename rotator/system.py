@@ -1,0 +1,130 @@
+"""Which ECGrid the records are about, and what it speaks, as a value: kept in Vault at `MOUNT/STATE_PATH/ecgrid`.
+
+It never holds a key's value. All times are the Vault server's, in UTC.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+)
+
+from rotator.keys import Secret
+
+FORMAT = 1
+GOOD_FOR, NOTHING_GOOD_FOR = timedelta(days=1), timedelta(hours=1)
+CALLERS = 8  # credentials whose network is remembered
+
+Surface = Literal["rest", "soap"]
+
+
+class _Value(BaseModel):
+    # What a newer rotator adds here is read over: nothing of it is lost that could not be found out again.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+def _packed(value: Any, plain: SerializerFunctionWrapHandler) -> str:
+    return json.dumps(plain(value), separators=(",", ":"))
+
+
+def _unpacked(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class Operation(_Value):
+    """A call as the service describes it: its parameters in order, and the kind of its result, as far as it is told."""
+
+    parameters: tuple[str, ...] = ()
+    result: str = ""
+
+
+class Description(_Value):
+    """What a surface says of itself: of the calls that the rotator makes, those that it has.
+
+    `calls` None: there is no description to be had. `keys` is what its key calls turned out to be about where only
+    asking could tell: key records, or named values.
+    """
+
+    url: str
+    read_at: datetime
+    namespace: str = ""
+    calls: dict[str, Operation] | None = None
+    keys: Literal["records", "values"] | None = None
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Whether it need not be read anew yet."""
+        return now - self.read_at < (NOTHING_GOOD_FOR if self.calls is None else GOOD_FOR)
+
+    def kept_at(self, now: datetime) -> Self:
+        """The same, since there was nothing newer to be had now: to be tried again in an hour."""
+        late = timedelta(0) if self.calls is None else GOOD_FOR - NOTHING_GOOD_FOR
+        return self.model_copy(update={"read_at": now - late})
+
+
+Kept = Annotated[
+    Description | None, BeforeValidator(_unpacked), WrapSerializer(_packed, when_used="unless-none")
+]
+
+
+class System(_Value):
+    """What a state path knows of its ECGrid.
+
+    `mark` is a random word that each record repeats; empty until it was proved whose ECGrid this is. `unmarked` tells
+    whether records without a mark, as the version before wrote them, are this one's. `callers` has the network of each
+    credential that was used, by its fingerprint.
+    """
+
+    format: int = FORMAT
+    nonce: str = ""
+    hmac_key: Annotated[str, Field(repr=False)]
+    mark: str = ""
+    unmarked: bool = True
+    hosts: dict[Surface, str] = {}
+    network_id: int | None = None
+    callers: dict[str, int] = {}
+    rest: Kept = None
+    soap: Kept = None
+
+    @classmethod
+    def new(cls) -> Self:
+        """One that knows nothing yet, with a fresh random key for fingerprints."""
+        return cls(hmac_key=base64.b64encode(secrets.token_bytes(32)).decode())
+
+    @classmethod
+    def parse(cls, data: object) -> Self | None:
+        """What the document says; None if it cannot be understood: then everything is found out anew."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError:
+            return None
+
+    def kept(self) -> dict[str, Any]:
+        """The document that `parse` reads."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return data | {"format": self.format, "nonce": secrets.token_hex(8)}
+
+    def fingerprint(self, credential: Secret) -> str:
+        """The fingerprint of a credential under this document's key."""
+        return credential.fingerprint(base64.b64decode(self.hmac_key))
+
+    def change(self, **fields: object) -> Self:
+        """The same with other fields."""
+        return self.model_copy(update=fields)
+
+    def knowing(self, credential: Secret, network_id: int) -> Self:
+        """With the network of one more credential; the oldest of too many is forgotten."""
+        mine = self.fingerprint(credential)
+        others = [(one, network) for one, network in self.callers.items() if one != mine]
+        return self.change(callers=dict([*others, (mine, network_id)][-CALLERS:]))
