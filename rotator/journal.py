@@ -168,7 +168,7 @@ class Past(_Value):
 
 
 class Caller(_Value):
-    """Whose credential the rotator used last, so that it need not ask again while that is the same."""
+    """Whose credential the rotator used last. The version before kept it here; now it is kept once for all records."""
 
     fingerprint: str
     user_id: int
@@ -203,7 +203,7 @@ class Record(_Value):
     watch_until: datetime | None = None
     owner_reads: bool = False  # Get Key is asked with the new key itself
     probe_tells: bool = False  # ECGrid was seen to refuse a key that nobody issued
-    caller: Caller | None = None
+    caller: Annotated[Caller | None, Field(exclude=True)] = None
 
     @classmethod
     def new(cls, policy: str) -> Record:

@@ -52,6 +52,16 @@ class Verify(str, Enum):
         return self in (Verify.GET_KEY, Verify.KEY_GET)
 
     @property
+    def of_other_family(self) -> Verify:
+        """The call over the same surface that reads the other family: records instead of the value alone, or back."""
+        return {
+            Verify.GET_KEY: Verify.GET_API_KEY,
+            Verify.KEY_GET: Verify.USER_GET_API_KEY,
+            Verify.GET_API_KEY: Verify.GET_KEY,
+            Verify.USER_GET_API_KEY: Verify.KEY_GET,
+        }[self]
+
+    @property
     def over_soap(self) -> bool:
         """Whether the call, and what goes with it (list, remove), speaks SOAP."""
         return self in (Verify.KEY_GET, Verify.USER_GET_API_KEY)

@@ -25,7 +25,7 @@ from rotator.keys import Secret
 
 FORMAT = 1
 GOOD_FOR, NOTHING_GOOD_FOR = timedelta(days=1), timedelta(hours=1)
-CALLERS = 8  # credentials whose network is remembered
+CALLERS = 8  # credentials whose user is remembered
 
 Surface = Literal["rest", "soap"]
 
@@ -82,8 +82,8 @@ class System(_Value):
     """What a state path knows of its ECGrid.
 
     `mark` is a random word that each record repeats; empty until it was proved whose ECGrid this is. `unmarked` tells
-    whether records without a mark, as the version before wrote them, are this one's. `callers` has the network of each
-    credential that was used, by its fingerprint.
+    whether records without a mark, as the version before wrote them, are this one's. `callers` has user and network of
+    each credential that was used, by its fingerprint.
     """
 
     format: int = FORMAT
@@ -93,7 +93,7 @@ class System(_Value):
     unmarked: bool = True
     hosts: dict[Surface, str] = {}
     network_id: int | None = None
-    callers: dict[str, int] = {}
+    callers: dict[str, tuple[int, int | None]] = {}
     rest: Kept = None
     soap: Kept = None
 
@@ -123,8 +123,12 @@ class System(_Value):
         """The same with other fields."""
         return self.model_copy(update=fields)
 
-    def knowing(self, credential: Secret, network_id: int) -> Self:
-        """With the network of one more credential; the oldest of too many is forgotten."""
+    def caller(self, credential: Secret) -> tuple[int | None, int | None]:
+        """User and network of a credential, None where they are not known."""
+        return self.callers.get(self.fingerprint(credential), (None, None))
+
+    def knowing(self, credential: Secret, user_id: int, network_id: int | None) -> Self:
+        """With one more credential; the oldest of too many is forgotten."""
         mine = self.fingerprint(credential)
-        others = [(one, network) for one, network in self.callers.items() if one != mine]
-        return self.change(callers=dict([*others, (mine, network_id)][-CALLERS:]))
+        others = [one for one in self.callers.items() if one[0] != mine]
+        return self.change(callers=dict([*others, (mine, (user_id, network_id))][-CALLERS:]))

@@ -238,6 +238,10 @@ class Direct:
         """See `Account.use`."""
         self.own.value = value
 
+    def require(self, user_id: int, visibility: Visibility, within: float) -> list[str]:
+        """All calls are there."""
+        return []
+
     def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
         """See `Account.issue`."""
         call = {
@@ -322,6 +326,35 @@ class Direct:
 def _seen(shown: ShownKey) -> Seen:
     ref = KeyRef(shown.key_id, shown.user_id, Visibility(shown.visibility), shown.created)
     return Seen(ref, Secret(shown.value) if shown.value else None)
+
+
+class Here:
+    """`Whose` of a world with one ECGrid: whoever has the key in use is asked for once."""
+
+    def __init__(self, account: Direct, own: Own, known: list[tuple[Secret, int]]) -> None:
+        """`known` outlives the process, as what is remembered in Vault does."""
+        self._account, self._own, self._known = account, own, known
+
+    def mark(self) -> str:
+        """See `Whose.mark`."""
+        return "here"
+
+    def is_ours(self, mark: str) -> bool:
+        """See `Whose.is_ours`."""
+        return mark in ("", "here")
+
+    def own_user(self, within: float) -> int | None:
+        """See `Whose.own_user`."""
+        user_id = self.own_user_if_known()
+        if user_id is None:
+            shown = self._own.value
+            user_id = self._account.who_am_i(within).user_id
+            self._known.append((shown, user_id))
+        return user_id
+
+    def own_user_if_known(self) -> int | None:
+        """See `Whose.own_user_if_known`."""
+        return next((user_id for key, user_id in self._known if key == self._own.value), None)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import OPERATOR, USERS
+from settled import settled
 
 from rotator.ecgrid import Account, Credentials, ECGrid, Rate, Urgency
 from rotator.errors import (
@@ -38,7 +39,7 @@ class At:
 
     rest_url: str
     soap_url: str
-    soap_namespace: str = "http://www.ecgridos.net/"
+    soap_namespace: str | None = None
 
 
 class World:
@@ -53,12 +54,14 @@ class World:
         """A client; keywords are `credentials`, `rate` and `soap_namespace`."""
         own = self.simulator.api_key(OPERATOR)
         assert own is not None
-        namespace = changes.pop("soap_namespace", "http://www.ecgridos.net/")
+        namespace = changes.pop("soap_namespace", None)
+        where = (self.running.rest_url, self.running.soap_url)
         credentials = changes.pop("credentials", None) or Credentials([lambda: Secret(own)])
         made = ECGrid(
-            At(self.running.rest_url, self.running.soap_url, namespace),
+            At(*where, namespace),
             credentials,
             changes.pop("rate", None) or Rate(None),
+            keep=settled(*where),
             observer=lambda call, told, _: self.told.append((call, told)),
         )
         self._made.append(made)

@@ -248,7 +248,7 @@ def test_a_session_is_renewed_before_it_ends(world: World, token: bool) -> None:
     world.simulator.switch(session_seconds=3600.0, refresh_token=token)
     clock, wire = Clock(), Wire([world.running.rest_url])
     credentials = Credentials([], *login(world))
-    rest = Rest(wire, world.running.rest_url)
+    rest = Rest(wire, world.running.rest_url, world.ecgrid().spoken)
     session = SharedSession(rest, credentials, Rate(None), clock)
     first = session.token(WITHIN)
     clock.at += 3500
@@ -413,7 +413,7 @@ def test_a_429_holds_everybody_back(world: World, verify: Verify) -> None:
 def test_soap_can_say_whose_a_credential_is(world: World) -> None:
     """WhoAmI, with a key and with a session; its answer has no status."""
     wire = Wire([world.running.soap_url])
-    soap = Soap(wire, world.running.soap_url, "http://www.ecgridos.net/")
+    soap = Soap(wire, world.running.soap_url, world.ecgrid().spoken)
     value = Secret(world.simulator.api_key(USER) or "")
     session = soap.log_in(*login(world), WITHIN)
     for by, user_id in ((By(value), USER), (By(session.token, is_session=True), OPERATOR)):

@@ -17,6 +17,7 @@ from secrets import token_hex
 
 import pytest
 from conftest import OPERATOR, USERS, until
+from settled import settled
 from test_ecgrid_client import WITHIN, At, World, failing, shown_anywhere
 
 from rotator.ecgrid import Account, Credentials, ECGrid, Rate, Urgency
@@ -130,7 +131,12 @@ def asking(
     """An account at that server; closes its client."""
     value = Secret(key or token_hex(16))
     at = f"{scheme}://127.0.0.1:{server.port}"
-    ecgrid = ECGrid(At(at, f"{at}/soap"), Credentials([lambda: value]), Rate(None))
+    ecgrid = ECGrid(
+        At(at, f"{at}/soap"),
+        Credentials([lambda: value]),
+        Rate(None),
+        keep=settled(at, f"{at}/soap"),
+    )
     try:
         issue = Issue.KEYSET if verify is Verify.KEY_GET else Issue.CREATE_KEY
         yield ecgrid.account(issue, verify, Urgency.ROTATION)

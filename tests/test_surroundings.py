@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import Rotator, VaultServer, until
 from proxy import Proxy, Request
+from settled import settled
 from test_daemon import fleet_of, logged, record
 from test_ecgrid_client import At
 from test_ecgrid_client_wire import (
@@ -280,7 +281,12 @@ def test_a_stalled_handshake_with_ecgrid_ends_in_time(verify: Verify, drip: bool
     with stalling(drip) as port:
         at = f"https://127.0.0.1:{port}"
         value = Secret(secrets.token_hex(16))
-        ecgrid = ECGrid(At(at, f"{at}/soap"), Credentials([lambda: value]), Rate(None))
+        ecgrid = ECGrid(
+            At(at, f"{at}/soap"),
+            Credentials([lambda: value]),
+            Rate(None),
+            keep=settled(at, f"{at}/soap"),
+        )
         account = ecgrid.account(Issue.KEYSET, verify, Urgency.ROTATION)
         kind = kind_of(lambda: account.issue(5001, Visibility.PRIVATE, 1.0), NotSent)
         ecgrid.close()

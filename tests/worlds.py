@@ -10,10 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from memory import Direct, MemoryKV, Own, Store, Time, account_of, go, in_turn
+from memory import Direct, Here, MemoryKV, Own, Store, Time, account_of, go, in_turn
 
+from rotator.ecgrid import Urgency
 from rotator.journal import Record
-from rotator.keys import Secret
+from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Policy, PolicyDefaults, load
 from rotator.rotation import Order, Result, Run, World, tend
 from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
@@ -81,6 +82,7 @@ class Scene:
             self.simulator.add_user(user_id)
         self.first = self.simulator.add_key(USER)
         self.policy = policy_from(tmp_path, policy)
+        self.known: list[tuple[Secret, int]] = []  # whose credentials are known to be whose
         self.asked: list[str] = []  # every request to ECGrid, by call
         self.late: list[tuple[float, Ask]] = []
         self.landed: set[int] = set()  # keys that were made by requests that landed late
@@ -111,10 +113,11 @@ class Scene:
         def report(event: str, /, **fields: object) -> None:
             events.append((event, dict(fields)))
 
+        account = account_of(self.simulator, key, noting, self.later)
         world = World(
             vault=Vault(kv, "secret", "rotator"),
-            account=account_of(self.simulator, key, noting, self.later),
-            own_key=lambda: key.value,
+            account=account,
+            whose=Here(account(Issue.KEYSET, Verify.GET_KEY, Urgency.CHECK), key, self.known),
             own_key_from=own_from,
             has_login=has_login,
             clock=self.time,

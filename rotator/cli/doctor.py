@@ -60,7 +60,7 @@ def findings(fleet: Fleet) -> Iterator[Line]:
             yield rights
             readable |= {policy.name} if rights.state != "failed" else set()
     yield _try("ECGrid REST", lambda: _version(fleet, Verify.GET_KEY))
-    if any(policy.verify.over_soap or policy.issue is Issue.KEYSET for policy in fleet.policies):
+    if any(policy.over_soap for policy in fleet.policies):
         yield _try("ECGrid SOAP", lambda: _version(fleet, Verify.KEY_GET))
     credential = _try("ECGrid credential", lambda: _credential(fleet))
     yield credential

@@ -199,9 +199,15 @@ def by_code(call: Call, code: str, reply: Reply, shown: str = "") -> Failure | N
             kind="ecgrid.ObjectNotFound",
         )
     if code == "InvalidParameter":
-        advice = f"a parameter is not accepted ({shown or 400}); check user_id and visibility in the policy"
+        advice = (
+            f"a parameter is not accepted ({shown or 400}); check user_id and visibility in the policy, and "
+            "ROTATOR_ECGRID__SOAP_NAMESPACE where it is set"
+        )
         if call.name in ("KeySet", "Create Key"):
-            advice += ". `rotator doctor` says whether this ECGrid has that call at all"
+            advice += (
+                ". If this ECGrid makes no key by that call, `issue: create-key` or `issue: generate` is the way; "
+                "`rotator doctor` says what it speaks"
+            )
         return Permanent(_said(call, advice), kind="ecgrid.InvalidParameter")
     if code == "DuplicateObject":
         return Permanent(

@@ -18,11 +18,11 @@ from hashlib import sha256
 from typing import Self, TypeVar
 
 from rotator import reporting
-from rotator.errors import Failure, NotFound, RotatorError, Transient
+from rotator.errors import Failure, HeldBack, NotFound, RotatorError, Transient
 from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
-from rotator.fleet.rounds import Ended, Found, Rounds
+from rotator.fleet.rounds import Ended, Rounds
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
 from rotator.policy import Policy
@@ -71,6 +71,7 @@ class Fleet:
         self.stopping = self._around.stopping
         self.server, self.vault = self._around.server, self._around.vault
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
+        self.whose = self._around.whose
         self.boot = self._around.clock.boot
         self._rounds = Rounds(settings, self.vault, self.index, self.boot, self.reports)
         self._breaker = Breaker(self.boot, self._breaker_says)
@@ -104,6 +105,9 @@ class Fleet:
 
     def tend(self, policies: list[Policy], order: Order) -> list[Result]:
         """Carries the order out for each policy, several at once; the rotator's own key alone, before the others."""
+        elsewhere = self._elsewhere(policies)
+        if elsewhere is not None:
+            return elsewhere
         tasks = [Task(policy, order, alone=self._rounds.is_own(policy)) for policy in policies]
         results = self._work_off(tasks, lambda: False)
         return [results[policy.name] for policy in policies]
@@ -116,11 +120,11 @@ class Fleet:
         mine = self.of_shard(shard)
         self._issued.clear()
 
-        def look() -> Found:
-            self.vault_time()
-            return self._rounds.look(mine, len(mine))
-
-        found = self.patiently(look)
+        self.patiently(self.vault_time)
+        elsewhere = self._elsewhere(mine)
+        if elsewhere is not None:
+            return elsewhere
+        found = self.patiently(lambda: self._rounds.look(mine, len(mine)))
         until = self.boot() + TICK_DEADLINE
         results = {result.policy: result for result in found.results}
         for result in found.results:
@@ -144,6 +148,8 @@ class Fleet:
         self._resting = {name: until for name, until in self._resting.items() if until > now}
         left_alone = at_work | self._resting.keys()
         self.vault_time()
+        self.whose.acting = True
+        self.whose.require(mine)
         idle = [policy for policy in mine if policy.name not in left_alone]
         self._settle()
         found = self._rounds.look(idle, len(mine))
@@ -154,6 +160,20 @@ class Fleet:
         self.server.refresh()
         self.report_skew()
         return Turn(len(mine), self._crew.running, len(self._failing), found.next)
+
+    def _elsewhere(self, policies: list[Policy]) -> list[Result] | None:
+        """What there is to say of policies whose records are about another ECGrid than the one that is configured."""
+        self.whose.acting = True
+        try:
+            self.whose.require(policies)
+        except HeldBack as error:
+            trouble = error
+        else:
+            return None
+        results = self.not_seen(policies, trouble)
+        for result in results:
+            self._tell(result)
+        return results
 
     @staticmethod
     def not_seen(policies: list[Policy], error: RotatorError) -> list[Result]:
@@ -361,6 +381,10 @@ class Fleet:
 
     def dry_run(self, policies: list[Policy], order: Order) -> list[Result]:
         """What `tend` would do now; writes nothing anywhere."""
+        try:
+            self.whose.require(policies)
+        except HeldBack as error:
+            return self.not_seen(policies, error)
         results = []
         for policy in policies:
             try:
@@ -371,6 +395,10 @@ class Fleet:
 
     def check(self, policies: list[Policy]) -> dict[str, Check | Failure]:
         """Compares ECGrid with Vault for each policy, changing nothing; a side that cannot be read is a Failure."""
+        try:
+            self.whose.require(policies)
+        except HeldBack as error:
+            return {policy.name: error for policy in policies}
 
         def one(policy: Policy) -> Check | Failure:
             try:

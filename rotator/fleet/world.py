@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
-from rotator.ecgrid import ECGrid
+from rotator.ecgrid import Account, ECGrid, Urgency
 from rotator.ecgrid.credentials import Credentials
 from rotator.ecgrid.rate import Rate
-from rotator.keys import Secret
+from rotator.fleet.whose import Whose
+from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
 from rotator.rotation import Report, World, side_by_side
 from rotator.rotation.due import Stopped
@@ -69,10 +70,12 @@ class Surroundings:
             sources.append(lambda: settings.read_again("ecgrid.api_key") or own.api_key)
         self.credentials = Credentials(sources, own.login, own.password, sleep=self.clock.sleep)
         waited = metrics.rate_wait if metrics else None
+        self.whose = Whose(settings, self.vault, self.credentials, self.clock.boot, self._asking)
         self.ecgrid = ECGrid(
             own,
             self.credentials,
             Rate(own.rate, sleep=self.clock.sleep, waited=waited),
+            keep=self.whose,
             observer=metrics.ecgrid_call if metrics else None,
         )
         self._side = ThreadPoolExecutor(2 * settings.concurrency, "side")
@@ -84,6 +87,10 @@ class Surroundings:
         self._side.shutdown(wait=False, cancel_futures=True)
         self.ecgrid.close()
         self.server.close()
+
+    def _asking(self) -> Account:
+        """ECGrid, as it is asked about no policy in particular."""
+        return self.ecgrid.account(Issue.CREATE_KEY, Verify.GET_KEY, Urgency.CHECK)
 
     def _key_in_vault(self) -> Secret | None:
         place = self.settings.ecgrid.api_key_vault
@@ -119,6 +126,7 @@ class Surroundings:
 
         def hold() -> None:
             self._leave_if_free()
+            self.whose.own_user(own.timeout)  # raises, if this is another ECGrid
             self.index.hold(policy.name)
             self._thread.free = False
             self._claimed.setdefault(policy.name, self.clock.boot())
@@ -126,7 +134,7 @@ class Surroundings:
         return World(
             vault=self.vault,
             account=self.ecgrid.account,
-            own_key=self.credentials.current,
+            whose=self.whose,
             own_key_from=astuple(own.api_key_vault) if own.api_key_vault else None,
             has_login=own.login is not None,
             clock=self.clock,

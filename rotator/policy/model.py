@@ -79,6 +79,11 @@ class Policy:
     tags: tuple[str, ...]
     where: str
 
+    @property
+    def over_soap(self) -> bool:
+        """Whether one of the policy's calls speaks SOAP."""
+        return self.verify.over_soap or self.issue is Issue.KEYSET
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what the policy says, wherever it says it: it changes when the policy does."""

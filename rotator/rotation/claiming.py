@@ -21,7 +21,7 @@ def claim(run: Run) -> None:
     if kind is None:
         return
     user_id, visibility = run.target(kind)
-    prepare(run)
+    prepare(run, user_id, visibility)
     say_what_is_odd(run)
     by_itself = kind == "repair" or bool(run.record.failed)
     if kind == "rotate" and by_itself and run.order.what != "demand":
@@ -108,7 +108,7 @@ def give_back(run: Run) -> None:
     run.give_back(run.record)
 
 
-def prepare(run: Run) -> None:
+def prepare(run: Run, user_id: int, visibility: Visibility) -> None:
     """Everything that may wait or fail, before the claim: rights, login, destinations, ECGrid's rate, connections."""
     vault = run.world.vault
     vault.require([run.policy])
@@ -120,6 +120,8 @@ def prepare(run: Run) -> None:
         run.world.clock.boot() + run.world.deadline
     )  # waiting for the rate does not count
     own.check(run)
+    for warning in run.patiently(lambda: run.account.require(user_id, visibility, run.within())):
+        run.warn(warning)
     if run.policy.probe and not run.record.probe_tells:
         refuse_blind_probe(run)
     run.account.warm(CONNECTIONS)

@@ -61,8 +61,7 @@ def take(run: Run, key: ApiKey) -> None:
     ):  # this family has no ids, and shows no times: the time of issue counts
         key = ApiKey(KeyRef(None, key.ref.user_id, run.rotation.visibility, run.now()), key.value)
     run.key, run.must_look, run.verified = key, False, False
-    caller = run.record.caller
-    if run.world.own_key() is not None and caller is not None and caller.user_id == key.ref.user_id:
+    if run.world.whose.own_user_if_known() == key.ref.user_id:
         run.account.use(key.value)
 
 

@@ -46,13 +46,29 @@ class Report(Protocol):
     def __call__(self, event: str, /, **fields: object) -> None: ...
 
 
+class Whose(Protocol):
+    """Whose ECGrid this is, and whose credential the rotator uses."""
+
+    def mark(self) -> str:
+        """The mark that this ECGrid's records bear; empty while it is not proved that they are about it."""
+
+    def is_ours(self, mark: str) -> bool:
+        """Whether a record that bears this mark, or (empty) none, is about this ECGrid."""
+
+    def own_user(self, within: float) -> int | None:
+        """The user of the rotator's own key, asked once for each; None with a login. As `Account.who_am_i` raises."""
+
+    def own_user_if_known(self) -> int | None:
+        """The same, without asking anybody: None if it is not known."""
+
+
 @dataclass(frozen=True)
 class World:
     """What a rotation needs of the world: storage, network, time, and its limits."""
 
     vault: Vault
     account: Callable[[Issue, Verify, Urgency], Account]
-    own_key: Callable[[], Secret | None]  # the rotator's own API key, None with a login
+    whose: Whose
     own_key_from: tuple[str, str, str] | None  # where that key is read in Vault: mount, path, field
     has_login: bool
     clock: Clock
@@ -137,11 +153,7 @@ class Run:
         self.started = self.world.clock.boot()
         self.deadline = self.started + self.world.deadline
         self.fence = 0.0
-        self.account = self.world.account(
-            self.policy.issue,
-            self.policy.verify,
-            Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION,
-        )
+        self._accounts: dict[tuple[Issue, Verify], Account] = {}
         self._seen: dict[Destination, Published | None] = {}
 
     # what is there
@@ -192,6 +204,23 @@ class Run:
         """The first destination: what it shows is what is published."""
         return self.policy.destinations[0]
 
+    @property
+    def issuing_call(self) -> Issue:
+        """The call that the open rotation issues by, else the policy's: which may have changed since."""
+        open_one = self.stored.record.underway if self.stored else None
+        return open_one.issue if open_one is not None else self.policy.issue
+
+    @property
+    def account(self) -> Account:
+        """ECGrid, as the open rotation asks it; its family of calls is finished in, whatever the policy says now."""
+        issue, verify = self.issuing_call, self.policy.verify
+        if (issue is Issue.GENERATE) is not (self.policy.issue is Issue.GENERATE):
+            verify = verify.of_other_family
+        if (issue, verify) not in self._accounts:
+            urgency = Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION
+            self._accounts[issue, verify] = self.world.account(issue, verify, urgency)
+        return self._accounts[issue, verify]
+
     def now(self) -> datetime:
         """The Vault server's time."""
         return self.world.vault.now()
@@ -200,11 +229,23 @@ class Run:
         """Reads what is recorded, and forgets what was seen before."""
         vault, name = self.world.vault, self.policy.name
         self._seen.clear()
-        self.stored = self._record() or Stored(Record.new(name), 0)
+        self.stored = self._ours(self._record() or Stored(Record.new(name), 0))
         self.failing = self.failing or self.record.failed
         self.staged = None
         if self.record.underway is not None:
             self.staged = self.patiently(lambda: vault.staged(name))
+
+    def _ours(self, stored: Stored) -> Stored:
+        """The record; a new start where it is about another ECGrid, whose keys it speaks of."""
+        record = stored.record
+        if stored.version == 0 or self.world.whose.is_ours(record.ecgrid):
+            return stored
+        dropped = ", ".join(str(debt.key_id) for debt in record.retiring) or "none"
+        self.warn(
+            "the record is about another ECGrid, and this is a new start: what it knew of keys there is forgotten "
+            f"(still to be retired there: {dropped})"
+        )
+        return Stored(Record.new(record.policy).change(claim=record.claim), stored.version)
 
     def _record(self) -> Stored | None:
         """The record; one that was deleted is not one that never was, and only `adopt` builds it anew."""
@@ -331,7 +372,9 @@ class Run:
         self.fence = 0.0
 
     def _write(self, record: Record) -> None:
-        record = record.change(nonce=secrets.token_hex(8))
+        record = record.change(
+            nonce=secrets.token_hex(8), ecgrid=self.world.whose.mark() or record.ecgrid
+        )
         over = self._version
         self.stored = self.patiently(lambda: self.world.vault.save(record, over))
 

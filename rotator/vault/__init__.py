@@ -15,6 +15,7 @@ from rotator.errors import AnswerLost, Failure, FenceLost, Gone, Mismatch, Perma
 from rotator.journal import Record
 from rotator.keys import ApiKey, KeyRef, Secret, Visibility
 from rotator.policy import Destination, Policy
+from rotator.system import System
 from rotator.vault.kv import KV, At, Document, StaleRead
 from rotator.vault.server import Server
 
@@ -106,6 +107,27 @@ class Vault:
     def policies_with_records(self) -> list[str]:
         """The names of all policies that have a record below the state path."""
         return self.kv.names(At(self._mount, f"{self._state}/record"))
+
+    # which ECGrid that is, and what it speaks
+
+    @property
+    def system_at(self) -> At:
+        """Where that is remembered."""
+        return At(self._mount, f"{self._state}/ecgrid")
+
+    def system(self) -> tuple[System | None, int]:
+        """What is remembered of ECGrid, and its version; None if there is nothing that can be understood."""
+        try:
+            document = self.kv.read(self.system_at)
+        except Gone as error:
+            return None, error.version
+        if document is None:
+            return None, 0
+        return System.parse(document.data), document.version
+
+    def save_system(self, system: System, over: int) -> int:
+        """Remembers it, as the version after `over`; raises FenceLost if another rotator has written since."""
+        return self.put(self.system_at, system.kept(), over)
 
     # the due index (see `rotator.vault.index`)
 
