@@ -191,6 +191,13 @@ def schema() -> None:
 @click.option(
     "--rest-port", type=int, default=0, help="Port of the ECGrid simulator (default: any free one)."
 )
+@click.option(
+    "--form",
+    type=click.Choice(["portal", "service"]),
+    default="portal",
+    show_default=True,
+    help="Which of the two ECGrids: as its portal, or as the service itself describes it.",
+)
 @as_json
 def sandbox(**options: Any) -> None:
     """Start an ECGrid simulator and a real OpenBao on loopback; print the settings to use them."""

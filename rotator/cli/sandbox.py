@@ -16,8 +16,8 @@ from rotator.errors import Refused
 from rotator.fleet import Fleet
 from rotator.keys import Issue, Secret, Verify
 from rotator.rotation import Order, Result
-from rotator.sandbox.ecgrid import Fault
-from rotator.sandbox.world import POLICIES, Sandbox
+from rotator.sandbox.ecgrid import Fault, Form
+from rotator.sandbox.world import Sandbox
 from rotator.sandbox.world import sandbox as start
 from rotator.settings import Settings
 
@@ -30,13 +30,13 @@ What to type next:
 """
 
 
-def sandbox(*, rest_port: int, json_: bool) -> None:
+def sandbox(*, rest_port: int, form: Form, json_: bool) -> None:
     """`rotator sandbox`."""
-    with exits(), start(rest_port) as running:
+    with exits(), start(rest_port, form=form) as running:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        environment = {**running.environment, "ROTATOR_POLICIES": str(POLICIES)}
+        environment = {**running.environment, "ROTATOR_POLICIES": str(running.policies)}
         if json_:
             output.print_json({"environment": environment, "control_url": running.ecgrid.url})
         else:
@@ -63,7 +63,9 @@ def demo() -> None:
 
 
 def _tour(running: Sandbox) -> bool:
-    settings = Settings.load(environ=running.environment, overrides={"policies": str(POLICIES)})
+    settings = Settings.load(
+        environ=running.environment, overrides={"policies": str(running.policies)}
+    )
     policies = policies_from(settings)
     with Fleet(settings, policies) as fleet:
         print(

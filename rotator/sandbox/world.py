@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, start
+from rotator.sandbox.ecgrid import AuthLevel, Form, Running, Simulator, Switches, start
 from rotator.sandbox.openbao import OpenBao
 
 ADMIN = 5000
 USERS = {5001: "Private", 5002: "Shared", 5003: "Private"}  # those of the sample policies
-POLICIES = Path(__file__).parent / "policies"
+_POLICIES: dict[Form, str] = {"portal": "policies", "service": "policies_service"}
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class Sandbox:
     ecgrid: Running
     vault: OpenBao
     environment: dict[str, str]
+    policies: Path  # that fit the form of this ECGrid
 
 
 @contextmanager
-def sandbox(port: int = 0) -> Iterator[Sandbox]:
+def sandbox(port: int = 0, *, form: Form = "portal") -> Iterator[Sandbox]:
     """Starts both on loopback and ends them afterwards. Raises BadInput without the `sandbox` extra."""
-    simulator = Simulator()
+    simulator = Simulator(Switches.from_json({"form": form}))
     simulator.add_user(ADMIN, login="admin", auth_level=AuthLevel.NetworkAdmin)
     own = simulator.add_key(ADMIN)
     for user_id, visibility in USERS.items():
@@ -48,7 +49,7 @@ def sandbox(port: int = 0) -> Iterator[Sandbox]:
             "ROTATOR_ECGRID__API_KEY_FILE": _file(folder, "ecgrid-api-key", own.value),
             "ROTATOR_ECGRID__RATE": "100",
         }
-        yield Sandbox(ecgrid, vault, environment)
+        yield Sandbox(ecgrid, vault, environment, Path(__file__).parent / _POLICIES[form])
 
 
 def _file(folder: str, name: str, value: str) -> str:

@@ -3,13 +3,14 @@
 from rotator.sandbox.ecgrid.control import Control
 from rotator.sandbox.ecgrid.model import Simulator
 from rotator.sandbox.ecgrid.server import Running, start
-from rotator.sandbox.ecgrid.switches import Fault, Switches
+from rotator.sandbox.ecgrid.switches import Fault, Form, Switches
 from rotator.sandbox.ecgrid.words import AuthLevel, KeyRecord, User
 
 __all__ = [
     "AuthLevel",
     "Control",
     "Fault",
+    "Form",
     "KeyRecord",
     "Running",
     "Simulator",

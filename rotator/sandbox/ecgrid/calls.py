@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
+from rotator.sandbox.ecgrid.named import NamedValues
+from rotator.sandbox.ecgrid.people import VERSION, People
+from rotator.sandbox.ecgrid.rights import Rights
 from rotator.sandbox.ecgrid.store import Holding, Store
 from rotator.sandbox.ecgrid.switches import Issuing
 from rotator.sandbox.ecgrid.words import (
+    FAMILIES,
     Ask,
     AuthLevel,
+    Code,
     KeyRecord,
     Refusal,
     Result,
-    ShownUser,
     User,
     number,
     show,
@@ -27,21 +31,88 @@ class Calls:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._rights = Rights(store)
+        people = People(store, self._rights)
+        self._calls: dict[str, Callable[[Ask], Result]] = {
+            "KeySet": self._issue,
+            "CreateKey": self._issue,
+            "KeyGet": self._read,
+            "GetKey": self._read,
+            "KeyList": self._list,
+            "ListKeys": self._list,
+            "KeyRemove": self._remove,
+            "DeleteKey": self._remove,
+            "UserGetAPIKey": self._get_api_key,
+            "GetAPIKey": self._get_api_key,
+            "GenerateAPIKey": self._generate,
+            "GenerateKey": self._generate,
+            "WhoAmI": people.who_am_i,
+            "GetMe": people.who_am_i,
+            "AuthSession": people.who_am_i,
+            "UserInfo": people.info,
+            "UserList": people.list,
+            "UserListEx": people.list,
+            "ListUsers": people.list,
+            "Login": self._login,
+            "AuthLogin": self._login,
+            "AuthRefresh": self._refresh,
+            "Logout": self._logout,
+            "AuthLogout": self._logout,
+            "Version": self._version,
+            "AuthVersion": self._version,
+            "NowUTC": lambda _: store.now(),
+            **dict.fromkeys(FAMILIES["description"], lambda _: ""),
+        }
+        values = NamedValues(store, self._rights)
+        self._calls_of_service: dict[str, Callable[[Ask], Result]] = {
+            **self._calls,
+            "KeySet": values.set,
+            "CreateKey": values.set,
+            "KeyGet": values.get,
+            "GetKey": values.get,
+            "KeyList": values.list,
+            "ListKeys": values.list,
+            "KeyRemove": values.remove,
+            "DeleteKey": values.remove,
+        }
 
     def perform(self, ask: Ask) -> Result:
         """Carries a request out; raises Refusal as ECGrid does."""
-        return self._calls[ask.call](self, ask)
+        service = self._store.switches.form == "service"
+        return (self._calls_of_service if service else self._calls)[ask.call](ask)
 
     def _version(self, ask: Ask) -> Result:
-        return "4.1" if ask.call == "Version" else "2.6"
+        if ask.call == "AuthVersion":
+            return "2.6"
+        return VERSION if self._store.switches.form == "service" else "4.1"
 
     def _login(self, ask: Ask) -> Result:
-        given = ask.args.get("login")
-        user = next((u for u in self._store.users.values() if given in (u.login, u.email)), None)
-        if user is None or ask.args.get("password") != user.password or user.status != "Active":
-            raise Refusal("InvalidSession", "The login or the password is not valid.")
+        if "api_key" in ask.args:
+            user = self._store.key_owner(str(ask.args["api_key"]))
+            if user is None:
+                raise Refusal("InvalidAPIKey", "The API key is not valid.")
+        else:
+            user = self._user_with_password(ask)
         self._make_room(user)
         return self._store.open(user.user_id, ask)
+
+    def _user_with_password(self, ask: Ask) -> User:
+        given = ask.args.get("login")
+        user = next((u for u in self._store.users.values() if given in (u.login, u.email)), None)
+        if user and ask.args.get("password") != user.password:
+            self._count_wrong_password(user)
+        elif user and user.status == "Active" and not user.locked_out:
+            del self._store.wrong_passwords[user.user_id]
+            return user
+        by_number = ask.call == "Login" and self._store.switches.form == "service"
+        code: Code = "AccessDenied" if by_number else "InvalidSession"
+        raise Refusal(code, "The login or the password is not valid.")
+
+    def _count_wrong_password(self, user: User) -> None:
+        self._store.wrong_passwords[user.user_id] += 1
+        limit = self._store.switches.lock_after
+        if limit is not None and self._store.wrong_passwords[user.user_id] >= limit:
+            self._store.users[user.user_id] = replace(user, locked_out=True)
 
     def _refresh(self, ask: Ask) -> Result:
         given = ask.args.get("refresh_token")
@@ -58,16 +129,8 @@ class Calls:
         self._store.end(ask.credential.value)
         return True
 
-    def _who_am_i(self, ask: Ask) -> Result:
-        user = self._authenticated(ask)
-        session = self._store.sessions.get(ask.credential.value)
-        key = None
-        if self._store.switches.me_shows_key and ask.call == "GetMe":
-            key = self._store.api_key(self._store.holding(user.user_id, stale=ask.stale))
-        return ShownUser(user, session.expires if session else None, key)
-
     def _issue(self, ask: Ask) -> Result:
-        user = self._subject(ask)
+        user = self._rights.subject(ask)
         visibility = visibility_named(ask.args.get("visibility"))
         session = self._session_for(ask, visibility)
         mode = (
@@ -110,7 +173,7 @@ class Calls:
         return fresh
 
     def _read(self, ask: Ask) -> Result:
-        user = self._subject(ask)
+        user = self._rights.subject(ask)
         records = self._store.holding(user.user_id, stale=ask.stale).records
         private = [record for record in records if record.visibility == "Private"]
         choice = self._store.switches.get_key
@@ -129,7 +192,7 @@ class Calls:
         return shown(record, show(record.value, display))
 
     def _list(self, ask: Ask) -> Result:
-        user = self._subject(ask)
+        user = self._rights.subject(ask)
         wanted = ask.args.get("visibility")
         only = None if wanted is None else visibility_named(wanted)
         records = self._store.holding(user.user_id, stale=ask.stale).records
@@ -143,10 +206,10 @@ class Calls:
         return show(record.value, self._store.switches.list_shows)
 
     def _remove(self, ask: Ask) -> Result:
-        caller = self._authenticated(ask)
+        caller = self._rights.authenticated(ask)
         key_id = number(ask.args.get("key_id"), "keyId")
         owner = self._store.owner_of_key.get(key_id)
-        self._entitled(caller, owner)
+        self._rights.entitled(caller, owner)
         if owner is None or not any(r.key_id == key_id for r in self._store.holding(owner).records):
             raise Refusal("ObjectNotFound", "There is no such key.")
         if self._store.switches.key_remove == "removes":
@@ -154,8 +217,11 @@ class Calls:
         return True
 
     def _get_api_key(self, ask: Ask) -> Result:
-        user = self._subject(ask)
-        if ask.call == "GetAPIKey" and self._authenticated(ask).auth_level > AuthLevel.NetworkAdmin:
+        user = self._rights.subject(ask)
+        if (
+            ask.call == "GetAPIKey"
+            and self._rights.authenticated(ask).auth_level > AuthLevel.NetworkAdmin
+        ):
             raise Refusal("AccessDenied", "This operation requires NetworkAdmin or higher.")
         value = self._store.api_key(self._store.holding(user.user_id, stale=ask.stale))
         if value is None:
@@ -163,7 +229,7 @@ class Calls:
         return show(value, self._store.switches.api_key_shows) or ""
 
     def _generate(self, ask: Ask) -> Result:
-        user_id = self._subject(ask).user_id
+        user_id = self._rights.subject(ask).user_id
         if not self._store.switches.api_key_is_record:
             value = self._store.value()
             self._store.set_api_key(user_id, value)
@@ -177,36 +243,9 @@ class Calls:
         self._store.issued[user_id] += 1
         return record.value
 
-    def _authenticated(self, ask: Ask) -> User:
-        credential = ask.credential
-        if credential.kind == "api-key":
-            user = self._store.key_owner(credential.value)
-            if user is None:
-                raise Refusal("InvalidAPIKey", "The API key is not valid.")
-            return user
-        as_key = credential.kind == "session-id" and self._store.switches.soap_accepts_api_key
-        if as_key and credential.value not in self._store.sessions:
-            user = self._store.key_owner(credential.value)
-            if user is not None:
-                return user
-        return self._store.users[
-            self._store.live_session(credential.value, credential.address).user_id
-        ]
-
-    def _subject(self, ask: Ask) -> User:
-        """The user a call names, if the caller may act for that user."""
-        caller = self._authenticated(ask)
-        user_id = number(ask.args.get("user_id"), "userId")
-        self._entitled(caller, user_id)
-        return self._store.user(user_id)
-
-    def _entitled(self, caller: User, user_id: int | None) -> None:
-        if caller.user_id != user_id and caller.auth_level > AuthLevel.NetworkAdmin:
-            raise Refusal("AccessDenied", "This operation requires NetworkAdmin or higher.")
-
     def _hidden_from(self, ask: Ask, record: KeyRecord) -> bool:
         guarded = self._store.switches.private_read != "anyone" and record.visibility == "Private"
-        return guarded and self._authenticated(ask).user_id != record.user_id
+        return guarded and self._rights.authenticated(ask).user_id != record.user_id
 
     def _make_room(self, user: User) -> None:
         now = self._store.now()
@@ -231,28 +270,3 @@ class Calls:
         quota = self._store.switches.key_quota
         if quota is not None and len(kept) >= quota:
             raise Refusal("InvalidParameter", "The user has as many keys as are allowed.")
-
-    _calls: Mapping[str, Callable[[Calls, Ask], Result]] = {
-        "KeySet": _issue,
-        "CreateKey": _issue,
-        "KeyGet": _read,
-        "GetKey": _read,
-        "KeyList": _list,
-        "ListKeys": _list,
-        "KeyRemove": _remove,
-        "DeleteKey": _remove,
-        "UserGetAPIKey": _get_api_key,
-        "GetAPIKey": _get_api_key,
-        "GenerateAPIKey": _generate,
-        "GenerateKey": _generate,
-        "WhoAmI": _who_am_i,
-        "GetMe": _who_am_i,
-        "AuthSession": _who_am_i,
-        "Login": _login,
-        "AuthLogin": _login,
-        "AuthRefresh": _refresh,
-        "Logout": _logout,
-        "AuthLogout": _logout,
-        "Version": _version,
-        "AuthVersion": _version,
-    }

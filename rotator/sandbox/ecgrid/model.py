@@ -19,13 +19,15 @@ from typing import Any
 
 from rotator.sandbox.ecgrid.calls import Calls
 from rotator.sandbox.ecgrid.store import LONG_AGO, Store
-from rotator.sandbox.ecgrid.switches import Fault, Switches
+from rotator.sandbox.ecgrid.switches import Fault, Switches, natural
 from rotator.sandbox.ecgrid.words import (
     FAMILIES,
     Ask,
     AuthLevel,
     Entry,
     KeyRecord,
+    NamedValue,
+    One,
     Refusal,
     Result,
     ShownKey,
@@ -97,9 +99,14 @@ class Simulator:
         return self._store.switches
 
     def switch(self, **changes: Any) -> Switches:
-        """Changes switches by name from now on; raises ValueError for what `Switches` refuses."""
+        """Changes switches by name from now on; another form brings what is natural for it.
+
+        Raises ValueError for what `Switches` refuses.
+        """
         with self._lock:
-            self._store.switches = Switches.from_json({**self._store.switches.to_json(), **changes})
+            form = changes.get("form", self.switches.form)
+            before = self.switches.to_json() | (natural(form) if form != self.switches.form else {})
+            self._store.switches = Switches.from_json({**before, **changes})
             return self._store.switches
 
     def now(self) -> datetime:
@@ -124,6 +131,9 @@ class Simulator:
         mailbox_id: int = 1,
         auth_level: AuthLevel | str = AuthLevel.General,
         status: str = "Active",
+        first_name: str = "Some",
+        last_name: str = "Body",
+        locked_out: bool = False,
         api_key: str | None = None,
     ) -> User:
         """Adds a user (or replaces one with that id, keeping its keys); `api_key` is one that is no key record.
@@ -140,7 +150,19 @@ class Simulator:
                 )
             level = AuthLevel[auth_level] if isinstance(auth_level, str) else auth_level
             address = email or f"{login}@example.com"
-            user = User(uid, login, address, password, network_id, mailbox_id, level, status)
+            user = User(
+                uid,
+                login,
+                address,
+                password,
+                network_id,
+                mailbox_id,
+                level,
+                status,
+                first_name,
+                last_name,
+                locked_out,
+            )
             self._store.users[uid] = user
             if api_key is not None:
                 self._store.set_api_key(uid, api_key)
@@ -156,13 +178,21 @@ class Simulator:
         created: datetime | None = None,
         live: bool = True,
     ) -> KeyRecord:
-        """Adds a key record that is accepted at once, as if it had been there; it counts as issued by nobody."""
+        """Adds a key record that is accepted at once, as if it had been there; it counts as issued by nobody.
+
+        The service's own form has no records: there it is the user's API key from now on, and is listed nowhere.
+        """
         with self._lock:
             self._store.user(user_id)
             now = self.now()
             number = self._store.key_id(key_id)
             drawn = value if value is not None else self._store.value()
             record = KeyRecord(number, user_id, drawn, visibility, created or now, now, live)
+            if self.switches.form == "service":
+                self._store.owner_of_value[drawn] = user_id
+                if live:
+                    self._store.set_api_key(user_id, drawn, at_once=True)
+                return record
             held = self._store.holding(user_id)
             self._store.change(user_id, replace(held, records=(*held.records, record)))
             return record
@@ -178,7 +208,10 @@ class Simulator:
             self._store.next_values.append(value)
 
     def add_fault(self, fault: Fault) -> None:
-        """Arms a fault; of several that match a request, the first armed one acts, and all of them count it."""
+        """Arms a fault; of several that match a request, the first armed one acts, and all of them count it.
+
+        Reading a description meets only a fault that names it.
+        """
         names = frozenset().union(*FAMILIES.values(), FAMILIES, {"*"})
         if fault.call not in names:
             raise ValueError(f"no call {fault.call!r}; there are {', '.join(sorted(names))}")
@@ -278,7 +311,10 @@ class Simulator:
         with self._lock:
             self._counts[ask.call] += 1
             number = self._counts.total()
-            entry = Entry(number, self.now(), ask.call, self.about(ask), caller, status, outcome)
+            kind = ask.credential.kind if ask.credential.value else "none"
+            entry = Entry(
+                number, self.now(), ask.call, self.about(ask), caller, status, outcome, kind
+            )
             self._requests.append(entry)
 
     def violated(self, what: str) -> None:
@@ -293,6 +329,8 @@ class Simulator:
                 return self._store.owner_of_key.get(number(ask.args["key_id"], "keyId"))
             if "user_id" in ask.args:
                 return number(ask.args["user_id"], "userId")
+            if ask.args.get("system_object") == "User":
+                return number(ask.args.get("object_id"), "objectId")
             return self.caller_id(ask)
         return None
 
@@ -326,20 +364,17 @@ class Simulator:
         """Carries a request out; raises Refusal as ECGrid does."""
         with self._lock:
             self._land()
-            self._meter()
+            if ask.call not in FAMILIES["description"]:
+                self._meter()
             return self._calls.perform(ask)
 
     def another(self, result: Result) -> Result:
         """The same kind of answer, about somebody else."""
         with self._lock:
             if isinstance(result, list):
-                return [self._foreign_key(one) for one in result]
-            if isinstance(result, ShownKey):
-                return self._foreign_key(result)
-            if isinstance(result, ShownUser):
-                others = [u for uid, u in self._store.users.items() if uid != result.user.user_id]
-                stranger = replace(result.user, user_id=result.user.user_id + 1)
-                return replace(result, user=others[0] if others else stranger, key=None)
+                return [self._foreign(one) for one in result]
+            if isinstance(result, ShownKey | ShownUser | NamedValue):
+                return self._foreign(result)
             if isinstance(result, str) and result in self._store.owner_of_value:
                 mine = self._store.owner_of_value[result]
                 return next(
@@ -347,6 +382,15 @@ class Simulator:
                     self._store.value(),
                 )
             return result
+
+    def _foreign(self, mine: One) -> One:
+        if isinstance(mine, ShownKey):
+            return self._foreign_key(mine)
+        if isinstance(mine, ShownUser):
+            others = [u for uid, u in self._store.users.items() if uid != mine.user.user_id]
+            stranger = replace(mine.user, user_id=mine.user.user_id + 1)
+            return replace(mine, user=others[0] if others else stranger, key=None)
+        return mine
 
     def _foreign_key(self, mine: ShownKey) -> ShownKey:
         others = (h.records for uid, h in self._store.holdings.items() if uid != mine.user_id)
@@ -380,5 +424,6 @@ class Simulator:
 
 
 def _matches(fault: Fault, call: str, about: int | None) -> bool:
-    named = fault.call in ("*", call) or call in FAMILIES.get(fault.call, ())
+    every = fault.call == "*" and call not in FAMILIES["description"]
+    named = every or fault.call == call or call in FAMILIES.get(fault.call, ())
     return named and fault.about in (None, about)

@@ -12,14 +12,26 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
+from itertools import chain, repeat
 from typing import Any, Literal, Self
 from urllib.parse import unquote, unquote_plus
 
-from rotator.sandbox.ecgrid import control, wire
+from rotator.sandbox.ecgrid import control, descriptions, rest, wire
 from rotator.sandbox.ecgrid.model import Simulator
-from rotator.sandbox.ecgrid.switches import Fault
+from rotator.sandbox.ecgrid.service import SERVICE_SOAP
+from rotator.sandbox.ecgrid.soap import SOAP
+from rotator.sandbox.ecgrid.switches import Fault, Switches
 from rotator.sandbox.ecgrid.wire import Answer, Request
-from rotator.sandbox.ecgrid.words import Ask, Refusal, Result, ShownKey, show
+from rotator.sandbox.ecgrid.words import (
+    Ask,
+    NamedValue,
+    One,
+    Refusal,
+    Result,
+    ShownKey,
+    ShownUser,
+    show,
+)
 
 _HOST = "127.0.0.1"
 _TRIES = 20
@@ -49,8 +61,9 @@ _MAX_BODY = 1 << 20
 _MAX_LINE = 1 << 16
 _UNKNOWN = Ask("unknown")
 
-Manner = Literal["whole", "half", "drip", "hang", "refuse"]
-_INSTEAD = frozenset({"status", "html", "redirect"})
+Manner = Literal["whole", "half", "drip", "endless", "hang", "refuse"]
+_DRIP = 0.05
+_INSTEAD = frozenset({"status", "numbered", "html", "redirect"})
 _SILENT = frozenset({"lost", "closed", "refused", "hang"})
 _MANNERS: dict[str, Manner] = {"hang": "hang", "refused": "refuse", "half": "half", "drip": "drip"}
 
@@ -103,9 +116,9 @@ class Running:
         timer.daemon = True
         timer.start()
 
-    def wait(self, seconds: float) -> None:
-        """Waits, though not past `close`."""
-        self._stop.wait(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Waits, though not past `close`; whether it is being closed."""
+        return self._stop.wait(seconds)
 
     def close(self) -> None:
         """Stops serving and cuts all connections; the simulator keeps its state."""
@@ -229,8 +242,6 @@ class _Connection(socketserver.StreamRequestHandler):
             verb = request.path.removeprefix(control.PREFIX)
             status, body = control.carry_out(running.simulator, verb, request.body)
             return _Delivery(Answer(status, body, "application/json"))
-        if request.path == wire.SOAP_PATH and request.query.lower() == "wsdl":
-            return _Delivery(wire.wsdl(running.simulator.switches, running.soap_url))
         return _exchange(running, request)
 
     def _deliver(self, delivery: _Delivery) -> bool:
@@ -251,6 +262,12 @@ class _Connection(socketserver.StreamRequestHandler):
                 self.connection.sendall(bytes([byte]))
                 self.server.running.wait(delivery.seconds)
             return True
+        if delivery.manner == "endless":
+            self.connection.sendall(head)
+            for byte in chain(body, repeat(ord(" "))):
+                self.connection.sendall(bytes([byte]))
+                if self.server.running.wait(delivery.seconds):
+                    return False
         self.connection.sendall(head + body)
         return True
 
@@ -261,7 +278,7 @@ def _head(answer: Answer) -> bytes:
         f"HTTP/1.1 {answer.status} {reason}",
         f"Date: {formatdate(time.time(), usegmt=True)}",
         f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body)}",
+        "Connection: close" if answer.endless else f"Content-Length: {len(answer.body)}",
         *(f"{name}: {value}" for name, value in answer.headers.items()),
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
@@ -270,7 +287,7 @@ def _head(answer: Answer) -> bytes:
 def _exchange(running: Running, request: Request) -> _Delivery:
     """One request to ECGrid: looked over, understood, met by its fault if there is one, carried out, noted."""
     simulator = running.simulator
-    surface = wire.SOAP if request.path == wire.SOAP_PATH else wire.REST
+    surface = _surface(request, simulator.switches)
     problem = _violation(simulator, request)
     try:
         if problem is not None:
@@ -281,23 +298,32 @@ def _exchange(running: Running, request: Request) -> _Delivery:
         answer = surface.refuse(refusal, simulator.switches)
         simulator.note(_UNKNOWN, answer.status, refusal.code, None)
         return _Delivery(answer)
+    if descriptions.asked(request) and ask.credential.kind != "none":
+        simulator.violated("a request for a description with a credential")
     caller = simulator.caller_id(ask)
     fault = simulator.fault_for(ask)
     if fault is None:
         answer, outcome = _perform(simulator, surface, ask)
-        delivery = _Delivery(answer)
+        delivery = _Delivery(answer, "endless", _DRIP) if answer.endless else _Delivery(answer)
     else:
         delivery, outcome = _faulted(running, surface, request, ask, fault), fault.kind
     simulator.note(ask, delivery.answer.status if delivery.answer else 0, outcome, caller)
     return delivery
 
 
+def _surface(request: Request, switches: Switches) -> wire.Surface:
+    if descriptions.asked(request):
+        return descriptions.DESCRIPTIONS
+    if request.path == wire.SOAP_PATH or request.path.startswith(f"{wire.SOAP_PATH}/"):
+        return SERVICE_SOAP if switches.form == "service" else SOAP
+    return rest.REST
+
+
 def _violation(simulator: Simulator, request: Request) -> str | None:
     extra = sorted(set(request.headers) - _ALLOWED_HEADERS)
     if extra:
         return f"a request with the header {extra[0]}"
-    plain = request.path in wire.KNOWN_PATHS or wire.KNOWN_PATH_WITH_ID.fullmatch(request.path)
-    if plain and not request.query:
+    if not request.query and (request.path == wire.SOAP_PATH or rest.known(request.path)):
         return None
     once = unquote(request.target)
     for text in (request.target, once, unquote(once), unquote_plus(request.target)):
@@ -324,14 +350,16 @@ def _perform(
 def _spoilt(result: Result, kind: str) -> Result:
     """The result with its value masked, or with characters that no header can carry."""
     if isinstance(result, list):
-        return [_spoilt_key(shown, kind) for shown in result]
-    if isinstance(result, ShownKey):
-        return _spoilt_key(result, kind)
+        return [_spoilt_one(one, kind) for one in result]
+    if isinstance(result, ShownKey | ShownUser | NamedValue):
+        return _spoilt_one(result, kind)
     return _spoilt_value(result, kind) if isinstance(result, str) else result
 
 
-def _spoilt_key(shown: ShownKey, kind: str) -> ShownKey:
-    return shown if shown.value is None else replace(shown, value=_spoilt_value(shown.value, kind))
+def _spoilt_one(one: One, kind: str) -> One:
+    if isinstance(one, ShownUser) or one.value is None:
+        return one
+    return replace(one, value=_spoilt_value(one.value, kind))
 
 
 def _spoilt_value(value: str, kind: str) -> str:
@@ -366,6 +394,9 @@ def _instead(
 ) -> Answer:
     """What the client gets instead of the answer."""
     said = _quotation(request, answer) if fault.quoting else "The request could not be processed."
+    if fault.kind == "numbered":
+        refusal = Refusal("InternalError", said, number=fault.number)
+        return surface.refuse(refusal, simulator.switches)
     if fault.kind == "status":
         return _error(simulator, surface, fault, said)
     if fault.kind == "html":
@@ -379,7 +410,8 @@ def _error(simulator: Simulator, surface: wire.Surface, fault: Fault, said: str)
     code = wire.status_code(fault.status)
     refusal = Refusal(code, said, retry_after=fault.retry_after)
     answer = surface.refuse(refusal, simulator.switches)
-    documented = surface is wire.SOAP or answer.status == 200 or code != "InternalError"
+    soap = surface in (SOAP, SERVICE_SOAP)
+    documented = soap or answer.status == 200 or code != "InternalError"
     return answer if documented else replace(answer, status=fault.status)
 
 

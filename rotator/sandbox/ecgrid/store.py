@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from rotator.sandbox.ecgrid.switches import KeyShape, Switches
-from rotator.sandbox.ecgrid.words import Ask, KeyRecord, Refusal, Session, User
+from rotator.sandbox.ecgrid.words import Ask, KeyRecord, NamedValue, Refusal, Session, User
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _ALNUM = "abcdefghijklmnopqrstuvwxyz0123456789"
+# Where a named value is: kind and id of the object, its visibility, for whom that is so, and its name.
+Place = tuple[str, int, str, str, str]
 _SPECIAL = "+/=&<>\"'\\%"
 
 
@@ -50,6 +52,9 @@ class Store:
         self.session_values: set[str] = set()
         self.next_values: deque[str] = deque()
         self.issued: Counter[int] = Counter()
+        self.named: dict[Place, NamedValue] = {}
+        self.last_login: dict[int, datetime] = {}
+        self.wrong_passwords: Counter[int] = Counter()
         self._before: dict[int, Holding] = {}
         self._next_key_id = 1001
 
@@ -116,9 +121,10 @@ class Store:
             return max(records, key=lambda r: r.age).value
         return held.api_key
 
-    def set_api_key(self, user_id: int, value: str) -> None:
-        """Gives the user an API key that is no key record."""
-        since = self.now() + timedelta(seconds=self.switches.activation_delay)
+    def set_api_key(self, user_id: int, value: str, *, at_once: bool = False) -> None:
+        """Gives the user an API key that is no key record, instead of the one before."""
+        delay = 0.0 if at_once else self.switches.activation_delay
+        since = self.now() + timedelta(seconds=delay)
         self.change(user_id, replace(self.holding(user_id), api_key=value, api_key_from=since))
 
     def key_owner(self, value: str) -> User | None:
@@ -141,14 +147,22 @@ class Store:
         return session
 
     def open(self, user_id: int, ask: Ask) -> Session:
-        """Opens a session: an id for SOAP, a token for REST."""
+        """Opens a session: a token for REST as the portal has it, else an id."""
         expires = self.now() + timedelta(seconds=self.switches.session_seconds)
-        token = str(self._guid()) if ask.call == "Login" else self._jwt(user_id, expires)
+        for_rest = ask.call != "Login" and self.switches.form == "portal"
+        token = self._jwt(user_id, expires) if for_rest else str(self._guid())
         refresh = self.draw(40) if self.switches.refresh_token else None
         session = Session(token, user_id, expires, ask.credential.address, refresh)
         self.sessions[token] = session
+        self.last_login[user_id] = self.now()
         self.session_values.update(value for value in (token, refresh) if value)
         return session
+
+    def open_sessions(self, user_id: int) -> int:
+        """How many sessions of the user are open."""
+        now = self.now()
+        mine = (s for s in self.sessions.values() if s.user_id == user_id)
+        return sum(1 for session in mine if session.expires > now)
 
     def end(self, token: str) -> None:
         """Ends a session, and the keys that depend on it."""

@@ -15,12 +15,27 @@ Issuing = Literal["add", "replace", "update", "same", "store"]
 Display = Literal["full", "masked", "shortened", "ellipsis"]
 KeyShape = Literal["guid", "ek-live", "alnum32", "alnum33", "special"]
 
+Form = Literal["portal", "service"]
+# How a description (`?WSDL`, swagger.json) is answered.
+Description = Literal[
+    "served",
+    "missing",  # 404
+    "html",  # a page
+    "huge",  # 20 MB, well-formed
+    "drip",  # byte by byte, without an end
+    "malformed",
+    "dtd",  # XML with a DOCTYPE and entities, one of them at `/elsewhere`
+    "other",  # of another service
+    "redirect",  # to `/elsewhere`, where the description is
+]
+
 FaultKind = Literal[
     "lost",  # carried out; the connection is closed without an answer
     "half",  # carried out; the connection is closed in the middle of the answer
     "closed",  # not carried out; the connection is closed
     "refused",  # not carried out; connections are refused for `seconds`
     "status",  # not carried out; the documented error of `status`, with `retry_after`
+    "numbered",  # not carried out; the service's own fault of `number` (REST: an internal error)
     "html",  # carried out; a proxy answers with a page and `status`
     "hang",  # not carried out; no answer for `seconds`
     "latency",  # carried out after `seconds`
@@ -76,10 +91,26 @@ def _wanted(hint: Any) -> str:
     return " or ".join(c.__name__ if isinstance(c, type) else repr(c) for c in choices)
 
 
+_SERVICE: dict[str, Any] = {
+    "soap_namespace": "https://os.ecgrid.io/",
+    "key_shape": "guid",
+    "api_key_is_record": False,
+    "rest_errors": "problem",
+    "rest_login": "both",
+    "lock_after": 5,
+    "swagger": "served",
+}
+
+
 @dataclass(frozen=True)
 class Switches(_Checked):
-    """One answer to each open question of ECGrid's documentation; the defaults follow the newest pages."""
+    """One answer to each open question of ECGrid's documentation; the defaults follow the newest pages.
 
+    `form` is which of the two ECGrids it is: the `portal`'s, or the `service`'s own, where the calls of key records are
+    a store of named values. The form alone changes no other switch: `Switches.service()` is the natural second form.
+    """
+
+    form: Form = "portal"
     keyset: Issuing = "add"
     create_key: Issuing = "add"
     replaced_stay_listed: bool = False  # `replace` leaves the dead records in the list
@@ -112,6 +143,41 @@ class Switches(_Checked):
     session_overflow: Literal["oldest-ends", "refused"] = "oldest-ends"
     rate_limit: int | None = None  # requests per `rate_period` seconds
     rate_period: float = 60.0
+    rest_errors: Literal["envelope", "problem"] = "envelope"
+    rest_login: Literal["password", "api-key", "both"] = "password"  # "api-key": data.sessionKey
+    user_list: Literal["bare", "object"] = "bare"  # an object has the list in `users`
+    denied_as_404: bool = False  # REST says 404 for "no right"
+    mailbox_admins: bool = False  # a MailboxAdmin may act for the users of its mailbox
+    lock_after: int | None = None  # wrong passwords in a row that lock a user out
+    wsdl: Description = "served"
+    swagger: Description = "missing"
+    # Of the service's own form alone:
+    key_paths: Literal["users/key", "users/id"] = "users/key"  # users/{id}/api-key
+    session_shown: Literal["presented", "session"] = "presented"  # who-am-I's session id
+    fault_shape: Literal["error-info", "flat"] = "error-info"
+    fault_words: Literal["spaced", "joined", "sentence"] = "spaced"
+    dead_number: int = 1  # the number of "Invalid SessionID"
+    unread_status: Literal[400, 500] = 500  # of a request that is no XML or no envelope
+
+    @classmethod
+    def service(cls, **changes: Any) -> Self:
+        """The second form with what goes with it: its namespace, GUIDs, one API key per user, problem JSON, and so on.
+
+        Raises ValueError as `from_json`.
+        """
+        return cls.from_json({"form": "service", **changes})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """As it came from `to_json`; what is not given is natural for the form. Raises ValueError."""
+        return super().from_json({**natural(data.get("form")), **data})
+
+
+def natural(form: object) -> dict[str, Any]:
+    """The switches that depend on the form, as they are in this one."""
+    if form == "service":
+        return dict(_SERVICE)
+    return {field.name: field.default for field in fields(Switches) if field.name in _SERVICE}
 
 
 @dataclass(frozen=True)
@@ -136,6 +202,7 @@ class Fault(_Checked):
     quoting: bool = False
     carried_out: bool | None = None
     lands_after: float | None = None
+    number: int = 11
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Literal
 
@@ -18,8 +18,12 @@ FAMILIES: dict[str, frozenset[str]] = {
     "who": frozenset({"WhoAmI", "GetMe", "AuthSession"}),
     "login": frozenset({"Login", "AuthLogin", "AuthRefresh"}),
     "logout": frozenset({"Logout", "AuthLogout"}),
-    "version": frozenset({"Version", "AuthVersion"}),
+    "version": frozenset({"Version", "NowUTC", "AuthVersion"}),
+    "users": frozenset({"UserInfo", "UserList", "UserListEx", "ListUsers"}),
+    "description": frozenset({"Description", "OpenAPI", "Elsewhere"}),
 }
+SYSTEM_OBJECTS = ("System", "User", "Network", "Mailbox", "ECGridID", "Interconnect")
+FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 Code = Literal[
     "InvalidAPIKey",
@@ -27,11 +31,15 @@ Code = Literal[
     "AccessDenied",
     "ObjectNotFound",
     "InvalidParameter",
+    "InvalidDataLength",
     "DuplicateObject",
     "RateLimitExceeded",
     "InternalError",
     "ServiceUnavailable",
 ]
+
+
+CredentialKind = Literal["api-key", "token", "session-id", "none"]
 
 
 class AuthLevel(IntEnum):
@@ -51,10 +59,19 @@ class AuthLevel(IntEnum):
 class Refusal(Exception):
     """ECGrid says no: the vendor's own error, not one of the program's. Carries the code both surfaces encode."""
 
-    def __init__(self, code: Code, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        retry_after: int | None = None,
+        number: int | None = None,
+    ) -> None:
+        """`number` is one of the service's own error numbers, where it is to be another than the code's."""
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,9 @@ class User:
     mailbox_id: int
     auth_level: AuthLevel
     status: str
+    first_name: str = ""
+    last_name: str = ""
+    locked_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,12 +122,34 @@ class ShownKey:
 
 
 @dataclass(frozen=True)
+class NamedValue:
+    """A value that a caller stored under a name on an object of ECGrid's; it is no API key."""
+
+    key: str
+    value: str = field(repr=False)
+    meta: str
+    visibility: str
+    created: datetime
+    expires: datetime
+    owner: User
+    session: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class ShownUser:
-    """The caller as Get Me and WhoAmI show it; `expires` for a session, `key` where the answer carries the own key."""
+    """A user as an answer shows it; what is beyond the user itself only where the answer has a place for it.
+
+    `expires` is of a session, `key` the user's own key, and `session_id` a live credential: all of the caller.
+    """
 
     user: User
     expires: datetime | None = None
     key: str | None = field(default=None, repr=False)
+    session_id: str | None = field(default=None, repr=False)
+    open_sessions: int = 0
+    last_login: datetime | None = None
+    time_out: float = 0.0
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +167,7 @@ class Session:
 class Credential:
     """What a request presents: `api-key`, `token` (REST), or `session-id` (SOAP: a session or a key)."""
 
-    kind: Literal["api-key", "token", "session-id", "none"]
+    kind: CredentialKind
     value: str = field(default="", repr=False)
     address: str = "127.0.0.1"
 
@@ -143,12 +185,16 @@ class Ask:
     stale: bool = False
 
 
-Result = ShownKey | list[ShownKey] | ShownUser | Session | str | bool
+One = ShownKey | ShownUser | NamedValue
+Result = One | list[One] | Session | datetime | str | bool
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A request as the log of requests keeps it; never a value. `outcome` is `ok`, an error code or a fault's kind."""
+    """A request as the log of requests keeps it; never a value. `outcome` is `ok`, an error code or a fault's kind.
+
+    `credential` is the kind of credential that the request carried, live or not.
+    """
 
     number: int
     at: datetime
@@ -157,6 +203,7 @@ class Entry:
     caller: int | None
     status: int
     outcome: str
+    credential: CredentialKind
 
 
 def show(value: str, display: str) -> str | None:
@@ -191,6 +238,13 @@ def visibility_named(given: object) -> str:
     if given in VISIBILITIES:
         return str(given)
     raise _bad(f"visibility must be one of {', '.join(VISIBILITIES)}.")
+
+
+def system_object_named(given: object) -> str:
+    """A kind of object that a request names; raises Refusal (InvalidParameter)."""
+    if given in SYSTEM_OBJECTS:
+        return str(given)
+    raise _bad(f"systemObject must be one of {', '.join(SYSTEM_OBJECTS)}.")
 
 
 def _bad(message: str) -> Refusal:
