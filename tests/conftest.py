@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 import rotator
-from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, start
+from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, Switches, start
 from rotator.sandbox.openbao import OpenBao
 
 # How long an example takes is the machine's business.
@@ -281,16 +281,30 @@ def _wait_for_kv(vault: VaultServer, name: str) -> None:
     pytest.fail(f"the KV v2 mount {name} did not become ready")
 
 
-@pytest.fixture
-def simulator(environment: None) -> Iterator[Running]:
+@contextmanager
+def an_ecgrid(switches: Switches) -> Iterator[Running]:
     """A simulated ECGrid, served, with OPERATOR and USERS, each with one Private key; `.simulator` is its inside."""
-    model = Simulator()
+    model = Simulator(switches)
     model.add_user(OPERATOR, auth_level=AuthLevel.NetworkAdmin)
     for user_id in USERS:
         model.add_user(user_id)
     for user_id in (OPERATOR, *USERS):
         model.add_key(user_id)
     with start(model) as running:
+        yield running
+
+
+@pytest.fixture
+def simulator(environment: None) -> Iterator[Running]:
+    """An ECGrid as the vendor's newest pages have it (see `an_ecgrid`)."""
+    with an_ecgrid(Switches()) as running:
+        yield running
+
+
+@pytest.fixture
+def service(environment: None) -> Iterator[Running]:
+    """An ECGrid as the service describes itself (see `an_ecgrid`)."""
+    with an_ecgrid(Switches.service()) as running:
         yield running
 
 
@@ -383,3 +397,17 @@ def roles(vault: VaultServer, mount: str, rotator_command: Rotator) -> Iterator[
     made = Roles(vault, mount, rotator_command)
     yield made
     made.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests of both forms of ECGrid found, as one table."""
+    rows = [
+        row
+        for report in terminalreporter.getreports("passed")
+        for name, row in report.user_properties
+        if name == "cell"
+    ]
+    if rows:
+        terminalreporter.section("what works with which form of ECGrid")
+    for row in sorted(rows):
+        terminalreporter.line("{:<8} {:<11} {:<17} {}".format(*row))
