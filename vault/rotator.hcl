@@ -12,6 +12,8 @@ path "secret/data/rotator/record/*"     { capabilities = ["create", "read", "upd
 path "secret/metadata/rotator/record/*" { capabilities = ["list", "read", "delete"] }
 # Which policies need no look now.
 path "secret/data/rotator/index/*"      { capabilities = ["create", "read", "update"] }
+# What ECGrid speaks, and whose it is: so that another environment's is told from this one.
+path "secret/data/rotator/ecgrid"       { capabilities = ["create", "read", "update"] }
 # A key between its issue and its publishing. Nobody else should be given this path.
 path "secret/data/rotator/staged/*"     { capabilities = ["create", "read", "update"] }
 # Once published, the staged value is gone with all its versions.

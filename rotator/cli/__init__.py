@@ -138,6 +138,12 @@ def check(given: dict[str, str], /, **options: Any) -> None:
 @click.option(
     "--from", "old", metavar="OLD", help="Take over the record of a policy that was renamed."
 )
+@click.option("--all", "all_", is_flag=True, help="Every policy.")
+@click.option(
+    "--ecgrid",
+    is_flag=True,
+    help="What is configured is the ECGrid that the records are about: at a new address, or another one.",
+)
 @as_json
 @click.pass_obj
 def adopt(given: dict[str, str], /, **options: Any) -> None:

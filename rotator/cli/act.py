@@ -128,16 +128,52 @@ def _checked(one: Check | Failure) -> dict[str, Any]:
     return {"state": one.state, "why": one.why, "warnings": one.warnings}
 
 
-def adopt(given: dict[str, str], *, names: tuple[str, ...], old: str | None, json_: bool) -> None:
+def adopt(
+    given: dict[str, str],
+    *,
+    names: tuple[str, ...],
+    all_: bool,
+    ecgrid: bool,
+    old: str | None,
+    json_: bool,
+) -> None:
     """`rotator adopt`."""
     with exits():
-        if not names or (old is not None and len(names) != 1):
-            bad_usage("say which policies to adopt: NAME...; --from OLD takes exactly one")
+        if bool(names) + all_ + ecgrid != 1 or (old is not None and len(names) != 1):
+            bad_usage(
+                "say what to adopt: NAME..., or --all, or --ecgrid; --from OLD takes exactly one NAME"
+            )
         with fleet_from(given) as fleet:
-            chosen = choose(fleet.policies, names)
+            if ecgrid:
+                _adopt_ecgrid(fleet, json_)
+                return
+            chosen = choose(fleet.policies, names) if names else fleet.policies
             if old is not None:
                 take_over(fleet.vault, chosen[0], old)
             _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=True)
+
+
+def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
+    """Whatever is configured is the ECGrid that the records are about from here on; prints which it is."""
+    fleet.vault_time()
+    which = fleet.adopt_ecgrid()
+    system = fleet.whose.system()
+    if json_:
+        output.print_json(
+            {
+                "ecgrid": "same" if which == "the same" else "other",
+                "hosts": system.hosts,
+                "network_id": system.network_id,
+            }
+        )
+        return
+    hosts = ", ".join(system.hosts.values())
+    meaning = (
+        "all records stay as they are"
+        if which == "the same"
+        else "each record is a new start, whose debts and baselines are forgotten"
+    )
+    print(f"{which} ECGrid, at {hosts} (network {system.network_id}): {meaning}")
 
 
 def _grace(text: str) -> timedelta:

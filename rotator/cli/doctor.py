@@ -16,6 +16,7 @@ from rotator.fleet import CLOCK_SKEW, Fleet
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Policy
 from rotator.rotation import Order, claiming, own
+from rotator.system import Surface
 
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
@@ -59,13 +60,28 @@ def findings(fleet: Fleet) -> Iterator[Line]:
             rights = _try(f"Vault rights for {policy.name}", partial(_rights, fleet, policy))
             yield rights
             readable |= {policy.name} if rights.state != "failed" else set()
+        if readable:
+            yield _try("Vault rights for what ECGrid speaks", lambda: _system_rights(fleet))
+    yield from _of_ecgrid(fleet, readable)
+
+
+def _of_ecgrid(fleet: Fleet, readable: set[str]) -> Iterator[Line]:
+    """Of ECGrid; `readable` are the policies whose records can be read."""
     yield _try("ECGrid REST", lambda: _version(fleet, Verify.GET_KEY))
+    yield _try("ECGrid REST speaks", lambda: _speaks(fleet, "rest"))
     if any(policy.over_soap for policy in fleet.policies):
         yield _try("ECGrid SOAP", lambda: _version(fleet, Verify.KEY_GET))
+        yield _try("ECGrid SOAP speaks", lambda: _speaks(fleet, "soap"))
     credential = _try("ECGrid credential", lambda: _credential(fleet))
     yield credential
     if credential.state != "failed":
-        for policy in fleet.policies:
+        yield _try("whose ECGrid", lambda: _whose(fleet))
+        offered = []
+        for pair, policies in _pairs(fleet.policies).items():
+            calls = _try(f"calls of {pair}", partial(_calls, fleet, policies))
+            yield calls
+            offered += policies if calls.state != "failed" else []
+        for policy in offered:
             if policy.name in readable:
                 line = _try(f"own key and {policy.name}", partial(_own_key, fleet, policy))
                 if line.state != "ok":
@@ -127,6 +143,58 @@ def _version(fleet: Fleet, verify: Verify) -> Finding:
     account = fleet.ecgrid.account(Issue.CREATE_KEY, verify, Urgency.CHECK)
     version = account.version(LIMIT)
     return "ok", f"answers, version {version}" if version else "answers"
+
+
+def _system_rights(fleet: Fleet) -> Finding:
+    """The path that came with this version; rotations go on without it."""
+    at = fleet.vault.system_at
+    path = f"{at.mount}/data/{at.path}"
+    if fleet.vault.kv.missing({path: frozenset({"create", "read", "update"})}):
+        return "warning", (
+            "what ECGrid speaks, and whose it is, cannot be remembered: nothing tells another ECGrid from this one. "
+            f'Add to the rotator\'s Vault policy: path "{path}" {{ capabilities = ["create", "read", "update"] }}'
+        )
+    return "ok", str(at)
+
+
+FORMS = {
+    "portal": "the form of the vendor's portal: key records, by KeySet or Create Key",
+    "service": "the service's own form: one API key a user, by Generate; KeySet and Get Key keep named values",
+    "unknown": "it does not describe itself, and is taken to be as the vendor's portal says",
+}
+
+
+def _speaks(fleet: Fleet, surface: Surface) -> Finding:
+    known, form = fleet.ecgrid.spoken.anew(surface, LIMIT)
+    state: State = "warning" if form == "unknown" and surface == "soap" else "ok"
+    namespace = f", namespace {known.namespace}" if known.namespace else ""
+    return state, f"{FORMS[form]} (read from {known.url}{namespace})"
+
+
+def _whose(fleet: Fleet) -> Finding:
+    """Raises OtherSystem."""
+    fleet.whose.require(fleet.policies)
+    system = fleet.whose.system()
+    if not system.mark:
+        return "ok", "nothing is remembered yet: the first command that acts does it"
+    return "ok", f"the one that the records are about (network {system.network_id})"
+
+
+def _pairs(policies: list[Policy]) -> dict[str, list[Policy]]:
+    """The policies by the calls that they make."""
+    pairs: dict[str, list[Policy]] = {}
+    for policy in policies:
+        pairs.setdefault(f"{policy.issue.value} with {policy.verify.value}", []).append(policy)
+    return pairs
+
+
+def _calls(fleet: Fleet, policies: list[Policy]) -> Finding:
+    """Whether ECGrid has the calls that these policies name; raises Permanent (`ecgrid.NoSuchCall`)."""
+    first = policies[0]
+    account = fleet.ecgrid.account(first.issue, first.verify, Urgency.CHECK)
+    warnings = account.require(first.users[0], first.visibility, LIMIT)
+    named = f"{len(policies)} policies" if len(policies) > 1 else f"policy {first.name}"
+    return "ok", "; ".join([f"offered, for {named}", *warnings])
 
 
 def _credential(fleet: Fleet) -> Finding:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from rotator.ecgrid.xml import Element, local_name, parsed
-from rotator.system import Operation
+from rotator.system import Description, Operation, Surface
 
 DOCUMENTED_NAMESPACE = "http://www.ecgridos.net/"
 LOGIN_NAMES = (
@@ -57,6 +57,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "Get API Key": ("GET /v2/users/key/{}", "GET /v2/users/{}/api-key"),
 }
 KEY_RECORDS = frozenset({"Create Key", "Get Key", "List Keys", "Delete Key"})
+Form = Literal["portal", "service", "unknown"]
 VALUES = ("systemobject", "objectid")  # parameters of the calls that keep named values
 
 
@@ -73,6 +74,20 @@ def is_what_we_mean(call: str, operation: Operation) -> bool:
     if call == "KeySet" and operation.result == "boolean":
         return False
     return all(name.casefold() in has for name in DOCUMENTED[call].parameters)
+
+
+def form_of(surface: Surface, known: Description) -> Form:
+    """Which ECGrid it is: with key records as on the vendor's portal, or as the service describes itself, without."""
+    if known.calls is None:
+        told: dict[str | None, Form] = {"records": "portal", "values": "service"}
+        return told.get(known.keys, "unknown")
+    if surface == "soap":
+        issuing = known.calls.get("KeySet")
+        has = issuing is not None and is_what_we_mean("KeySet", issuing)
+    else:
+        issuing = known.calls.get(PATHS["Create Key"][0])
+        has = issuing is not None and not of_values(issuing)
+    return "portal" if has else "service"
 
 
 # SOAP

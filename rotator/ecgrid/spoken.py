@@ -17,6 +17,8 @@ from rotator.ecgrid.description import (
     DOCUMENTED_NAMESPACE,
     KEY_RECORDS,
     PATHS,
+    Form,
+    form_of,
     is_what_we_mean,
     of_values,
     read_openapi,
@@ -112,6 +114,12 @@ class Spoken:
             if last is None or self._clock() - last >= ASKED_AGAIN_AFTER:
                 self._read("soap", self._known("soap"), within)
         return self.operation(call, within) != told
+
+    def anew(self, surface: Surface, within: float) -> tuple[Description, Form]:
+        """The description, read anew whatever is remembered, and which of the two forms it tells of."""
+        with self._locks[surface]:
+            known = self._read(surface, self._known(surface), within)
+        return known, form_of(surface, known)
 
     def operation(self, call: Call, within: float) -> tuple[str, Operation]:
         """The namespace and the parameters of a SOAP call; raises Permanent (`ecgrid.NoSuchCall`).

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from rotator import reporting
 from rotator.errors import Failure, HeldBack, NotFound, RotatorError, Transient
@@ -73,7 +73,9 @@ class Fleet:
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
         self.whose = self._around.whose
         self.boot = self._around.clock.boot
-        self._rounds = Rounds(settings, self.vault, self.index, self.boot, self.reports)
+        self._rounds = Rounds(
+            settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
+        )
         self._breaker = Breaker(self.boot, self._breaker_says)
         self._crew = Crew(settings.concurrency, self._carry_out, self._may_begin, self._ended)
         self._issued: deque[float] = deque()  # when tasks that issue were begun, in this tick
@@ -174,6 +176,15 @@ class Fleet:
         for result in results:
             self._tell(result)
         return results
+
+    def adopt_ecgrid(self) -> Literal["the same", "another"]:
+        """`adopt --ecgrid`: see `Whose.adopt`, whose errors it raises. Each record is looked at by the next tick."""
+        which = self.whose.adopt(self.policies)
+        if which == "another":
+            self.index.expect(policy.name for policy in self.policies)
+            for policy in self.policies:
+                self.index.hold(policy.name)
+        return which
 
     @staticmethod
     def not_seen(policies: list[Policy], error: RotatorError) -> list[Result]:

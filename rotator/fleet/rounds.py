@@ -71,9 +71,12 @@ class Rounds:
         index: DueIndex,
         boot: Callable[[], float],
         reports: Reports,
+        *,
+        is_ours: Callable[[str], bool],
     ) -> None:
+        """`is_ours`: whether a record with that mark is about this ECGrid; any other counts as none."""
         self._settings, self._vault, self._index, self._boot = settings, vault, index, boot
-        self._reports = reports
+        self._reports, self._is_ours = reports, is_ours
         self._readers = ThreadPoolExecutor(settings.concurrency, "read")
         self._checked_at: float | None = None
         self._checks_left = 0.0
@@ -119,6 +122,8 @@ class Rounds:
         answer: Answer
         try:
             answer = self._vault.record(policy.name)
+            if answer is not None and not self._is_ours(answer.record.ecgrid):
+                answer = None
             if answer is not None:
                 answer = Stored(answer.record.change(history=()), answer.version)
         except Failure as error:

@@ -53,6 +53,8 @@ LEVELS = {
     "rotation.failure_not_recorded": logging.ERROR,
     "rotation.answer_lost": logging.WARNING,
     "policy.drift": logging.WARNING,
+    "ecgrid.adopted": logging.WARNING,
+    "ecgrid.not_remembered": logging.WARNING,
     "policy.warning": logging.WARNING,
     "settings.warning": logging.WARNING,
     "vault.clock_skew": logging.WARNING,

@@ -32,6 +32,8 @@ STEPS = {
     "that fails too, ask the ECGrid support whether the user is active.",
     "ecgrid.NoCredential": "Give the rotator a credential: ROTATOR_ECGRID__API_KEY_FILE, or _LOGIN and "
     "_PASSWORD_FILE.",
+    "ecgrid.NoSuchCall": "Write what the message names (`issue: generate`, and a `verify` that goes with it): this "
+    "ECGrid has no such call. `rotator doctor` says what it speaks.",
     "ecgrid.NotConfirmed": WAIT + "see with `rotator check NAME` what ECGrid shows.",
     "ecgrid.NotRemoved": "Remove the key in ECGrid's portal; its id is in the message. The rotator then sees that it "
     "is gone.",
@@ -39,9 +41,13 @@ STEPS = {
     "account. Then `rotator rotate NAME`.",
     "ecgrid.NotRetired": "See which key it names: ECGrid still accepts it. Remove it in ECGrid's portal if the next "
     "tick cannot.",
+    "ecgrid.NotUnderstood": "Check ROTATOR_ECGRID__SOAP_URL, and ROTATOR_ECGRID__SOAP_NAMESPACE where it is set; "
+    "`rotator doctor` reads anew what the service speaks.",
     "ecgrid.ObjectNotFound": "Check the policy's `user_id`: ECGrid does not know it, or the rotator's own user may not "
     "see it.",
     "ecgrid.OtherFamily": "Give the policy `issue` and `verify` of one family; the message names the pairs.",
+    "ecgrid.OtherSystem": "Put address and credential right; give another environment a ROTATOR_VAULT__STATE_PATH of "
+    "its own; or, if this is the ECGrid from now on, `rotator adopt --ecgrid`.",
     "ecgrid.OtherUser": "Check the policy's `user_id`: the key belongs to somebody else. Nothing was published.",
     "ecgrid.RateLimitExceeded": "Nothing by hand: the rate is lowered by itself. If it lasts, lower "
     "ROTATOR_ECGRID__RATE, and see who else uses the account.",
