@@ -225,12 +225,25 @@ def test_the_sandbox_can_be_used_from_another_shell_and_ends_without_a_trace(she
     assert list(shell.directory.glob("rotator-sandbox-*")) == []
 
 
+def test_the_sandbox_can_be_the_services_own_form(shell: Shell) -> None:
+    """With the policies that fit: Generate, read back over REST and over SOAP; nothing else is to be set."""
+    sandbox = shell.start(*Rotator.program, "sandbox", "--form", "service")
+    exports = _told_by(sandbox, "Ctrl-C")
+    command = " ".join(Rotator.program)
+    script = f"{exports}\n{command} run --once && {command} rotate --all"
+    used = shell.start("/bin/sh", "-c", script).finish()
+    assert used.code == 0, used
+    assert "3 adopted" in used.stdout
+    assert used.stdout.endswith("3 rotated\n")
+    assert sandbox.finish(send=signal.SIGINT).code == 0
+
+
 def test_the_demo_ends_well_and_proves_it(shell: Shell) -> None:
-    """Every old key is refused and every new one accepted; what to type next is said; nothing is left behind."""
+    """In both forms every old key is refused and every new one accepted; what to type next is said; nothing is left."""
     done = shell("demo", TMPDIR=str(shell.directory))
     assert (done.code, done.stderr) == (0, "")
     rows = re.findall(r"^\S+ +(refused|accepted) +(refused|accepted) ", done.stdout, re.MULTILINE)
-    assert rows == [("refused", "accepted")] * 3
+    assert rows == [("refused", "accepted")] * 6
     assert "What to type next" in done.stdout
     assert "\x1b" not in done.stdout
     assert list(shell.directory.glob("rotator-sandbox-*")) == []

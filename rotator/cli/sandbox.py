@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from datetime import timedelta
 
 from rotator import reporting
@@ -14,7 +15,7 @@ from rotator.cli.common import FAILED, exits, policies_from
 from rotator.ecgrid import Urgency
 from rotator.errors import Refused
 from rotator.fleet import Fleet
-from rotator.keys import Issue, Secret, Verify
+from rotator.keys import Secret
 from rotator.rotation import Order, Result
 from rotator.sandbox.ecgrid import Fault, Form
 from rotator.sandbox.world import Sandbox
@@ -50,19 +51,45 @@ def sandbox(*, rest_port: int, form: Form, json_: bool) -> None:
         stop.wait()
 
 
+@dataclass(frozen=True)
+class _Tour:
+    """What is told of one form of ECGrid."""
+
+    title: str
+    issuing: str  # the call that makes a key
+    on_demand: str
+
+
+_TOURS: dict[Form, _Tour] = {
+    "portal": _Tour(
+        "ECGrid as its portal describes it: KeySet makes a key beside the old one.",
+        "KeySet",
+        "rotator rotate --all --grace 0s (new keys; the old ones are retired at once)",
+    ),
+    "service": _Tour(
+        "ECGrid as the service describes itself: KeySet stores values, only Generate makes a key.",
+        "Generate",
+        "rotator rotate --all (new keys; Generate ends the old ones at once)",
+    ),
+}
+
+
 def demo() -> None:
     """`rotator demo`."""
     with exits():
         reporting.setup("ERROR")
         print("Starting a simulated ECGrid and a real OpenBao on loopback ...", flush=True)
-        with start() as running:
-            good = _tour(running)
-        print(NEXT)
+        good = True
+        for form, tour in _TOURS.items():
+            print(f"\n{tour.title}")
+            with start(form=form) as running:
+                good = _tour(running, tour) and good
+        print(f"\n{NEXT}")
         if not good:
             sys.exit(FAILED)
 
 
-def _tour(running: Sandbox) -> bool:
+def _tour(running: Sandbox, tour: _Tour) -> bool:
     settings = Settings.load(
         environ=running.environment, overrides={"policies": str(running.policies)}
     )
@@ -74,23 +101,21 @@ def _tour(running: Sandbox) -> bool:
         first = fleet.tick()
         _show(first)
         old = _published(fleet)
-        print(
-            "\n2. rotator rotate --all --grace 0s (new keys; the old ones are retired at once):\n"
-        )
+        print(f"\n2. {tour.on_demand}:\n")
         second = fleet.tend(policies, _order(fleet, "demo"))
         _show(second)
         print("\n3. What ECGrid says to the old and to the new keys:\n")
         new = _published(fleet)
         proved = _proof(fleet, old, new, second)
         print(
-            "\n4. The answer to the next KeySet is lost: the key is made, and nobody is told its value.\n"
+            f"\n4. The answer to the next {tour.issuing} is lost: the key is made, and nobody is told its value.\n"
         )
-        running.ecgrid.simulator.add_fault(Fault("lost", call="KeySet"))
+        running.ecgrid.simulator.add_fault(Fault("lost", call="issue"))
         third = fleet.tend(policies[:1], _order(fleet, "demo with a lost answer"))
         _show(third)
         issued = running.ecgrid.simulator.issued(policies[0].users[0])
         print(
-            f"\n   Healed by looking: {issued} keys were issued to this user in 2 rotations, none twice.\n"
+            f"\n   Healed by looking: {issued} keys were issued to this user in 2 rotations, none twice."
         )
         return proved and not any(result.bad for result in (*first, *second, *third))
 
@@ -136,7 +161,8 @@ def _proof(
 
 
 def _says(fleet: Fleet, value: Secret | None) -> str:
-    account = fleet.ecgrid.account(Issue.KEYSET, Verify.GET_KEY, Urgency.CHECK)
+    policy = fleet.policies[0]
+    account = fleet.ecgrid.account(policy.issue, policy.verify, Urgency.CHECK)
     if value is None:
         return "none"
     try:

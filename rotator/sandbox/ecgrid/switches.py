@@ -187,7 +187,7 @@ class Fault(_Checked):
     `call` names a call (`KeySet`, `CreateKey`), a family of `words.FAMILIES` (`issue`, `read`), or is `*`; `about`
     limits it to requests about one user. `carried_out` overrides what `kind` says about that, and `lands_after` lets a
     request that was not carried out land so many seconds later. `quoting` makes an error or a page repeat the request,
-    its credential and body included, and the answer if there was one.
+    its credential and body included, and the answer if there was one. `number` is of a `numbered` fault.
     """
 
     kind: FaultKind
