@@ -36,7 +36,7 @@ FAMILIES: Mapping[str, Callable[[World, Scope], Iterator[Figure]]] = {
     "fleet": fleets.measure,
     "eight": fleets.measure_eight,
 }
-LIBRARIES = ("click", "httpx", "hvac", "pydantic", "PyYAML", "zeep")
+LIBRARIES = ("click", "httpx", "hvac", "pydantic", "PyYAML")
 
 
 def main() -> int:
