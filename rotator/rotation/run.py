@@ -146,6 +146,7 @@ class Run:
     done: set[str] = field(default_factory=set)  # steps that this run takes only once
     issued_at: float = 0.0
     restarts: int = 0
+    stale: StaleRead | None = None  # a read that lagged behind this process' writes to the end
     restored: bool = False  # Vault was found to be restored from a backup
     failing: Failed | None = None  # the failure that the record told of when this run came
 
@@ -262,11 +263,8 @@ class Run:
         return Stored(Record.new(name), gone.version)
 
     def start_again(self) -> None:
-        """After a lost fence: everything is read anew; a key that this run issued is not forgotten."""
-        if self.key is not None and self.issued and not self.published:
-            self.orphan = self.key
-            self.orphan_of = self.record.underway.run if self.record.underway else None
-        self.forget()
+        """After a lost fence: everything is read anew."""
+        self.set_aside()
         self.restarts += 1
         if (
             self.restarts == 1
@@ -279,8 +277,14 @@ class Run:
             )
         pause = min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE)
         self.world.clock.sleep(pause * random.uniform(0.5, 1.0))
-        self.observe()
-        self.unsure = True
+        self.stored, self.unsure = None, True  # the page observes anew
+
+    def set_aside(self) -> None:
+        """Puts the rotation that was open out of mind; a key that this run issued for it is not forgotten."""
+        if self.key is not None and self.issued and not self.published:
+            self.orphan = self.key
+            self.orphan_of = self.record.underway.run if self.record.underway else None
+        self.forget()
 
     def forget(self) -> None:
         """Puts the rotation that was open out of mind: it is settled, or another run's."""
@@ -335,24 +339,10 @@ class Run:
                 trouble = error
             wait = max(trouble.retry_after or 0.0, pause * random.uniform(0.5, 1.0))
             if clock.boot() + wait > until:
-                if self._restored(trouble):
-                    continue
                 raise trouble
             self.world.report("rotation.retry", error=trouble.kind, wait_s=round(wait, 2))
             clock.sleep(wait)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _restored(self, trouble: Transient) -> bool:
-        """A read that stays stale to the end: Vault was restored from a backup if a check-and-set on it is accepted."""
-        if not isinstance(trouble, StaleRead) or not self.world.vault.accept_restored(trouble):
-            return False
-        self.restored = True
-        self.deadline = max(self.deadline, self.world.clock.boot() + self.world.deadline)
-        self.warn(
-            "Vault was restored from a backup: it shows older versions than were written, and drift is checked"
-        )
-        self.world.report("vault.restored", at=str(trouble.at))
-        return True
 
     def note(self, record: Record) -> None:
         """Changes the record in memory only; it is written with the next change that is."""

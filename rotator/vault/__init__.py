@@ -90,12 +90,17 @@ class Vault:
         else:
             if document is None:
                 return None
-            return Stored(Record.parse(document.data, str(at)), document.version)
+            return self.stored(document, at)
         raise Gone(
             f"the record of {policy} was deleted in Vault (version {gone.version}). Undelete that version, or, if it "
             f"is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
             version=gone.version,
         )
+
+    @staticmethod
+    def stored(document: Document, at: At) -> Stored:
+        """The record that such a document holds; raises Permanent if it is none that this version understands."""
+        return Stored(Record.parse(document.data, str(at)), document.version)
 
     def save(self, record: Record, over: int) -> Stored:
         """Writes the record as the version after `over`; raises FenceLost if another run has written since.
@@ -284,21 +289,6 @@ class Vault:
                 "nothing was issued. Extend its policy; `rotator doctor` lists all that is missing",
                 kind="vault.MissingCapability",
             )
-
-    def accept_restored(self, stale: StaleRead) -> bool:
-        """Whether a check-and-set on a stale version is accepted: then Vault was restored from a backup.
-
-        The older version is written again as it is, and from then on counts. Nothing is written where there is
-        nothing: that it is gone counts from now on, since every act on it needs a check-and-set all the same.
-        """
-        document = stale.document
-        if document is not None:
-            try:
-                self.kv.write(stale.at, document.data, document.version)
-            except (Failure, FenceLost):
-                return False
-        self.kv.forget(stale.at)
-        return True
 
     # the one write
 
