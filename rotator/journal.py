@@ -281,6 +281,15 @@ class Record(_Value):
         """Whether that key is waiting to be retired."""
         return key_id is not None and any(debt.key_id == key_id for debt in self.retiring)
 
+    def fingerprint_of(self, key_id: int) -> str | None:
+        """The fingerprint of that key's value, where it was ever seen in full."""
+        known = [known for keys in self.known.values() for known in keys]
+        return next((one.fingerprint for one in known if one.key_id == key_id), None)
+
+    def unpaid(self) -> Debt | None:
+        """A key that was to be retired and was not: it is tried again, and a failure until then."""
+        return next((debt for debt in self.retiring if debt.tried), None)
+
     def claimed_by_other(self, holder: str, now: datetime) -> Claim | None:
         """The claim of another run, if it still holds."""
         claim = self.claim

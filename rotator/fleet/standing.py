@@ -11,7 +11,8 @@ from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
-from rotator.rotation.retiring import RETRY, RetirementFailed
+from rotator.rotation.ending import RetirementFailed
+from rotator.rotation.retiring import pause
 from rotator.vault import Stored
 
 Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
@@ -59,11 +60,11 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
 
 def _not_retired(record: Record) -> Failed | None:
     """The failure of a retirement, which the record keeps with the debt."""
-    debt = next((debt for debt in record.retiring if debt.tried), None)
+    debt = record.unpaid()
     if debt is None:
         return None
     return Failed(
-        at=debt.due_at - RETRY,
+        at=debt.due_at - pause(debt.tried),
         phase="retire",
         kind=RetirementFailed.kind,
         message=f"key {debt.key_id} could not be retired: {debt.waits}",

@@ -51,6 +51,7 @@ def has_work(policy: Policy, record: Record, now: datetime) -> bool:
         record.underway is not None
         or kind_wanted(policy, record, Order("schedule"), now) is not None
         or bool(record.due_debts(now))
+        or record.unpaid() is not None
         or record.hooks_due is not None
         or lacks(policy, record)
         or (record.current is not None and watched)

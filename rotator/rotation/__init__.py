@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
-from rotator.journal import Failed, Past
+from rotator.journal import Debt, Failed, Past
 from rotator.reporting import scrub
 from rotator.rotation import claiming, due, own, publishing
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
+from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Clock, Order, Report, Run, World, side_by_side
 
@@ -143,12 +144,25 @@ def _success(run: Run) -> Result:
         result.outcome, result.phase = "failed", "publish"
         message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
         result.error = {"kind": "vault.DestinationMissing", "message": message}
-    elif run.order.retire_now and (run.record.retiring or run.record.others):
+    elif run.order.retire_now and "retire" not in run.done:
         result.failed_retiring = True
         result.warnings.append(
             "another run holds the claim: the replaced keys are not retired; give the command again"
         )
+    elif unpaid := run.record.unpaid():
+        _not_retired(result, unpaid)
     return result
+
+
+def _not_retired(result: Result, debt: Debt) -> None:
+    """A key that could not be retired is a failure of every run until it is."""
+    message = f"key {debt.key_id} is not retired (tried again at {debt.due_at:%Y-%m-%dT%H:%M:%SZ}): {debt.waits}"
+    if result.outcome in ("not-due", "unchanged"):
+        result.outcome, result.phase = "failed", "retire"
+        result.error = {"kind": RetirementFailed.kind, "message": message}
+    else:
+        result.failed_retiring = True
+        result.warnings.append(message)
 
 
 def _failure(run: Run, error: RotatorError) -> Result:
@@ -182,6 +196,8 @@ def _record_failure(run: Run, error: RotatorError) -> None:
         return
     if run.phase != "retire":
         run.note(run.record.change(failed=_failed(run, error)))
+    elif not run.mine:
+        return  # the debts keep it
     _close_unissued(run, error.kind)
 
 

@@ -39,7 +39,7 @@ def find_out(run: Run) -> None:
         claim_over(run, run.world.vault.stored(stale.document, record_at), stale)
     else:
         write_over(run, stale.document, stale)
-    run.restored = True
+    run.doubts = True
     run.done.discard("look")
     run.deadline = max(run.deadline, run.world.clock.boot() + run.world.deadline)
     run.warn(

@@ -144,10 +144,13 @@ class Run:
     versions: dict[tuple[str, str], int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     done: set[str] = field(default_factory=set)  # steps that this run takes only once
+    replaced: ApiKey | None = None  # what the first destination showed before this run published
     issued_at: float = 0.0
     restarts: int = 0
     stale: StaleRead | None = None  # a read that lagged behind this process' writes to the end
-    restored: bool = False  # Vault was found to be restored from a backup
+    doubts: bool = (
+        False  # whether Vault holds what ECGrid accepts is to be looked at, whatever was ordered
+    )
     failing: Failed | None = None  # the failure that the record told of when this run came
 
     def __post_init__(self) -> None:
@@ -285,6 +288,9 @@ class Run:
             self.orphan = self.key
             self.orphan_of = self.record.underway.run if self.record.underway else None
         self.forget()
+        if "drift" in self.done:  # as it was then; what is now, only another look tells
+            self.done -= {"drift", "look"}
+            self.doubts = True
 
     def forget(self) -> None:
         """Puts the rotation that was open out of mind: it is settled, or another run's."""
@@ -322,6 +328,16 @@ class Run:
         """Whether a destination shows that value."""
         there = self.seen(to)
         return there is not None and there.value is not None and there.value == key
+
+    def lags(self, to: Destination) -> bool:
+        """Whether a destination shows an older version than the record says was written there."""
+        there = self.seen(to)
+        written = [
+            place.version or 0
+            for place in self.record.places
+            if (place.mount, place.path) == (to.mount, to.path)
+        ]
+        return (there.version if there else 0) < max(written, default=0)
 
     # the rules
 

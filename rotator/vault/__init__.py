@@ -6,6 +6,7 @@ reading what is there. Values leave this room only as `Secret`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -226,16 +227,15 @@ class Vault:
             custom["key_id"] = str(key.key_id)
         self.kv.annotate(At(to.mount, to.path), custom)
 
-    def earlier_value(self, to: Destination, key_id: int, before: int) -> Secret | None:
-        """The value of that key in an earlier version of the secret, if one of the last ten still has it."""
+    def earlier(self, to: Destination, before: int) -> Iterator[Published]:
+        """What the secret showed before that version, the latest first: as far as the last ten can be read."""
         for version in range(before - 1, max(0, before - 11), -1):
             try:
                 old = self.published(to, version)
             except Failure:
                 continue
-            if old is not None and old.key_id == key_id:
-                return old.value
-        return None
+            if old is not None:
+                yield old
 
     # rights
 
