@@ -26,7 +26,7 @@ from rotator.fleet.survey import (
 )
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.rotation import Order, Result
+from rotator.rotation import Order, Result, previous
 from rotator.rotation.due import Waits, is_overdue
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
@@ -188,6 +188,7 @@ class Rounds:
                 "not-due",
                 user_id=current.user_id if current else None,
                 key_id=current.key_id if current else None,
+                **previous.told(policy, record),
             )
             found.later(quiet, min(quiet_until(policy, record, now), check_at))
 

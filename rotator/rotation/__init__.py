@@ -11,7 +11,7 @@ from typing import Any
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Debt, Failed, Past
 from rotator.reporting import scrub
-from rotator.rotation import claiming, due, own, publishing
+from rotator.rotation import claiming, due, own, previous, publishing
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.ending import RetirementFailed
@@ -46,6 +46,8 @@ class Result:
     user_id: int | None = None
     key_id: int | None = None
     previous_key_id: int | None = None
+    previous_key: str | None = None  # what this account does with a replaced key
+    previous_key_until: datetime | None = None  # when the replaced key is to end
     published: list[dict[str, Any]] = field(default_factory=list)
     started_at: datetime | None = None
     duration_s: float = 0.0
@@ -64,21 +66,25 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The result as DESIGN.md's `--json` shows it."""
-        at = self.started_at
-        started = at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
         return {
             "policy": self.policy,
             "outcome": self.outcome,
             "user_id": self.user_id,
             "key_id": self.key_id,
             "previous_key_id": self.previous_key_id,
+            "previous_key": self.previous_key,
+            "previous_key_until": _instant(self.previous_key_until),
             "published": self.published,
-            "started_at": started,
+            "started_at": _instant(self.started_at),
             "duration_s": round(self.duration_s, 3),
             "phase": self.phase,
             "error": self.error,
             "warnings": self.warnings,
         }
+
+
+def _instant(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
 def tend(run: Run) -> Result:
@@ -124,6 +130,11 @@ def _result(run: Run, outcome: str) -> Result:
     result = Result(run.policy.name, outcome, warnings=run.warnings)
     if run.stored is not None:
         record = run.stored.record
+        told = previous.told(run.policy, record)
+        result.previous_key, result.previous_key_until = (
+            told["previous_key"],
+            told["previous_key_until"],
+        )
         if record.current is not None:
             result.user_id, result.key_id = record.current.user_id, record.current.key_id
         if run.outcome is not None and record.history:

@@ -25,6 +25,7 @@ from rotator.rotation import (
     due,
     finding,
     issuing,
+    previous,
     proving,
     publishing,
     restoring,
@@ -76,6 +77,8 @@ STEPS = (
     Step("settle", retiring.has_orphan, retiring.settle_orphan),
     # Something is staged that belongs to no rotation.
     Step("settle", retiring.has_leftover, retiring.clear_leftover),
+    # What became of the replaced key is not known yet for this policy.
+    Step("settle", previous.is_to_be_asked, previous.ask_after),
     # The hooks of a settled rotation, which wait for no further destination.
     Step("hooks", telling.has_hooks_due, telling.run_hooks),
     # A further destination lacks the key.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
 from rotator.journal import Held, Past, Place, Record, Underway
@@ -118,7 +118,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     if previous is not None and previous.visibility != visibility:
         run.warn(claiming.left_alone(previous))
     elif previous is not None and previous.fingerprint != record.fingerprint(key.value):
-        closed = closed.owing(named(run, previous), "replaced", now + grace(run))
+        closed = closed.owing(named(run, previous), "replaced", now + run.grace)
     places = ledger(run, key)
     dropped = [
         place for place in record.places if not any(place.same_place(other) for other in places)
@@ -171,13 +171,6 @@ def outcome(run: Run, underway: Underway) -> str:
     if underway.kind == "adopt" and run.outcome is None and not on_demand:
         return "adopted"
     return "rotated"
-
-
-def grace(run: Run) -> timedelta:
-    """How long a replaced key stays valid."""
-    if run.order.retire_now:
-        return timedelta(0)
-    return run.order.grace if run.order.grace is not None else run.policy.grace
 
 
 def mark(run: Run, key: ApiKey, at: datetime) -> None:
@@ -243,8 +236,7 @@ def fill(run: Run) -> None:
         raise  # the claim is given back where the failure is recorded
     now = run.now()
     later = [
-        d.model_copy(update={"due_at": max(d.due_at, now + grace(run))})
-        for d in run.record.retiring
+        d.model_copy(update={"due_at": max(d.due_at, now + run.grace)}) for d in run.record.retiring
     ]
     run.give_back(run.record.change(places=ledger(run, key), retiring=tuple(later), failed=None))
     mark(run, key, now)

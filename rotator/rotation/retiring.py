@@ -11,7 +11,7 @@ from datetime import timedelta
 from rotator.errors import Failure, Refused
 from rotator.journal import Debt, Held
 from rotator.keys import Secret
-from rotator.rotation import nameless
+from rotator.rotation import nameless, previous
 from rotator.rotation.ending import Postponed, RetirementFailed, accepts, end, value_of
 from rotator.rotation.run import Run
 from rotator.vault import StaleRead
@@ -84,7 +84,9 @@ def everything_now(run: Run, *, ask: bool) -> None:
 def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
     """Ends one key; what comes in between is kept with the debt."""
     try:
-        proof = end(run, debt, current, published(run), value_of(run, debt))
+        value = value_of(run, debt)
+        previous.ask_again(run, debt, value)
+        proof = end(run, debt, current, published(run), value)
     except Postponed as no:
         put_off(run, debt, str(no), [])
         if run.order.retire_now:

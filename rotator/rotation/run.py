@@ -225,6 +225,13 @@ class Run:
             self._accounts[issue, verify] = self.world.account(issue, verify, urgency)
         return self._accounts[issue, verify]
 
+    @property
+    def grace(self) -> timedelta:
+        """How long a replaced key stays valid."""
+        if self.order.retire_now:
+            return timedelta(0)
+        return self.order.grace if self.order.grace is not None else self.policy.grace
+
     def now(self) -> datetime:
         """The Vault server's time."""
         return self.world.vault.now()
