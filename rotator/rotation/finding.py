@@ -31,7 +31,7 @@ def find(run: Run) -> None:
     unreadable = False
     for user_id in run.policy.users if underway.kind == "adopt" else (underway.user_id,):
         for key in candidates(run, underway, user_id):
-            if key is not None and is_accepted(run, key):
+            if key is not None and issuing.is_accepted(run, key):
                 found(run, underway, key)
                 return
             unreadable = True
@@ -162,15 +162,6 @@ def told(run: Run, value: Secret, user_id: int) -> KeyRef:
     """Which key record a value belongs to: asked as the rotator, then as its owner."""
     ref = named(all_shown(run, user_id), value, user_id, None)
     return ref if ref.key_id is not None else as_owner(run, value, user_id)
-
-
-def is_accepted(run: Run, key: ApiKey) -> bool:
-    """Whether ECGrid accepts the value as one of the policy's users'."""
-    try:
-        user_id = run.patiently(lambda: run.probe(key.value))
-    except Refused:
-        return False
-    return user_id == key.ref.user_id
 
 
 def found(run: Run, underway: Underway, key: ApiKey) -> None:
