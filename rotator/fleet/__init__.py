@@ -28,7 +28,7 @@ from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting import runbook
 from rotator.reporting.standing import Standing
-from rotator.rotation import Check, Order, Result, Run, compare, tend, would
+from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend, would
 from rotator.settings import Settings
 from rotator.vault import Stored
 
@@ -248,6 +248,17 @@ class Fleet:
         return run
 
     def _carry_out(self, task: Task) -> Result:
+        """Whatever goes wrong with one policy, what is told of it included, is that policy's result."""
+        try:
+            return self._do(task)
+        except Exception as fault:  # noqa: BLE001 - the others' results, and this one's next turn, come all the same
+            result = faulty(task.policy, "observe", fault)
+            self._resting[task.policy.name] = self.boot() + TURN
+            with suppress(Exception):
+                self._tell(result)
+            return result
+
+    def _do(self, task: Task) -> Result:
         policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
             of_tick = task.check or task.order.what == "schedule"

@@ -10,6 +10,7 @@ from typing import Any
 
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Debt, Failed, Past
+from rotator.policy import Policy
 from rotator.reporting import scrub
 from rotator.rotation import claiming, due, own, previous, publishing
 from rotator.rotation.drift import Check, compare
@@ -28,6 +29,7 @@ __all__ = [
     "Run",
     "World",
     "compare",
+    "faulty",
     "side_by_side",
     "tend",
     "would",
@@ -94,12 +96,24 @@ def tend(run: Run) -> Result:
     """
     started = run.world.clock.boot()
     try:
+        result = _tended(run)
+    except Exception as fault:  # noqa: BLE001 - also of what records and tells a failure
+        result = faulty(run.policy, run.phase, fault)
+    result.duration_s = run.world.clock.boot() - started
+    result.started_at = run.now() - timedelta(seconds=result.duration_s)
+    return result
+
+
+def _tended(run: Run) -> Result:
+    """What came of the run, with its failure recorded."""
+    try:
         rotate(run)
-        result = _success(run)
+        return _success(run)
     except Busy as busy:
         result = _result(run, "busy")
         result.busy = str(busy)
         result.warnings.append(result.busy)
+        return result
     except Stopped as why:
         _close_unissued(run, "stopped")
         result = _result(run, run.outcome or "unchanged")
@@ -107,13 +121,18 @@ def tend(run: Run) -> Result:
         if not result.stopped:
             result.outcome = "not-due"
             result.warnings.append(str(why))
+        return result
     except RotatorError as error:
-        result = _failure(run, error)
+        return _failure(run, error)
     except Exception as fault:  # noqa: BLE001 - a fault of this program must not end the other policies' rotations
-        result = _failure(run, _told(fault))
-    result.duration_s = run.world.clock.boot() - started
-    result.started_at = run.now() - timedelta(seconds=result.duration_s)
-    return result
+        return _failure(run, _told(fault))
+
+
+def faulty(policy: Policy, phase: str, fault: Exception) -> Result:
+    """The result of a policy where something went wrong that nobody expected: its own, and no other's."""
+    error = fault if isinstance(fault, RotatorError) else _told(fault)
+    told = {"kind": error.kind, "message": str(error)}
+    return Result(policy.name, "failed", phase=phase, error=told)
 
 
 def _told(fault: Exception) -> Failure:
@@ -216,14 +235,16 @@ def _failed(run: Run, error: RotatorError) -> Failed:
     last, now = run.record.failed, run.now()
     before = last.attempts if last and last.digest == run.policy.digest else 0
     pause = min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(before, 10))
-    wish = timedelta(seconds=getattr(error, "retry_after", None) or 0)
+    wish = min(getattr(error, "retry_after", None) or 0.0, LONGEST_BACK_OFF.total_seconds())
     return Failed(
         at=now,
         phase=run.phase,
         kind=error.kind,
         message=scrub(str(error)[:500], "record"),
         attempts=before + 1,
-        retry_at=None if error.kind == "ecgrid.NotReplaced" else now + max(pause, wish),
+        retry_at=None
+        if error.kind == "ecgrid.NotReplaced"
+        else now + max(pause, timedelta(seconds=wish)),
         digest=run.policy.digest,
     )
 
@@ -251,7 +272,7 @@ def _close_unissued(run: Run, error: str) -> None:
     run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)
     try:
         run.give_back(record)
-    except (Failure, FenceLost) as lost:
+    except RotatorError as lost:  # also an order to stop, while it waited for Vault
         run.world.report("rotation.failure_not_recorded", policy=run.policy.name, error=lost.kind)
 
 
