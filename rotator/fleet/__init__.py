@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Self, TypeVar
 
 from rotator import reporting
-from rotator.errors import Failure, HeldBack, NotFound, RotatorError, Transient
+from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError, Transient
 from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
@@ -269,6 +269,9 @@ class Fleet:
             self._settled.append(Ended(policy, run.stored, began))
             if run.failing is not None and run.stored.record.failed is None:
                 self.reports.alarms.works(policy.name, run.failing.phase)
+        if result.error and result.error["kind"] == Gone.kind:
+            with suppress(RotatorError):  # else within the hour
+                self.index.lower(policy.name)
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings

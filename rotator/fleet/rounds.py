@@ -15,6 +15,7 @@ from rotator.fleet.standing import Answer
 from rotator.fleet.survey import (
     CHECK_REQUESTS,
     CHECK_SHARE,
+    TRUSTED,
     Checking,
     has_work,
     lacks,
@@ -30,7 +31,7 @@ from rotator.rotation import Order, Result, previous
 from rotator.rotation.due import Waits, is_overdue
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
-from rotator.vault.index import DueIndex, Entry, Look
+from rotator.vault.index import GUARD, DueIndex, Entry, Look
 
 
 @dataclass
@@ -136,7 +137,7 @@ class Rounds:
         for policy in policies:
             entry = seen.entry(policy.name, policy.digest)
             until = now
-            if entry is not None:
+            if entry is not None and entry.quiet_until <= now + TRUSTED + GUARD:
                 until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
             if entry is not None and now < until:
                 vouched.append((policy, until))

@@ -139,8 +139,7 @@ class Vault:
 
     def index_at(self, policy: str) -> At:
         """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
-        shard = int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
-        return At(self._mount, f"{self._state}/index/{shard:02d}")
+        return At(self._mount, f"{self._state}/index/{index_shard(policy):02d}")
 
     # the staged value
 
@@ -317,6 +316,11 @@ class Vault:
                 f"{at}: the read after a refused write is stale", kind="vault.StaleRead"
             )
         raise trouble
+
+
+def index_shard(policy: str) -> int:
+    """Which document of the due index has a policy's entry."""
+    return int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
 
 
 def _about(key: ApiKey) -> dict[str, Any]:
