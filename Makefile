@@ -17,7 +17,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-crash test-leaks test-deploy bench bench-quick lint lock clean help
+.PHONY: demo test test-crash test-crash-sample test-leaks test-deploy bench bench-quick lint lock clean help
 
 demo: $(READY)  ## rotate sample policies for real, between a simulated ECGrid and a local OpenBao
 	$(VENV)/bin/rotator demo
@@ -30,6 +30,9 @@ test-crash: $(READY)  ## every kill point, 20,000 random schedules, raft cluster
 	ROTATOR_TEST_FULL=1 ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
 		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
 		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py
+
+test-crash-sample: $(READY)  ## 4,000 random schedules, drawn anew each time (ROTATOR_TEST_SEED=N draws them again); two minutes
+	ROTATOR_TEST_INTERLEAVINGS=4000 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_interleavings.py -k "random or once"
 
 test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the command says and writes
 	ROTATOR_TEST_FULL=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py

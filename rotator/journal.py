@@ -180,10 +180,13 @@ class Record(_Value):
     format: int = 1
     policy: str
     nonce: str = ""  # new at every write, so that a write whose answer was lost can be recognised
-    # These two are kept behind the nonce, in one string with it, where the version before takes no notice of them.
-    # `ecgrid` is the mark of the ECGrid that all else is about.
+    # These are kept behind the nonce, in one string with it, where the version before takes no notice of them.
+    # `ecgrid` is the mark of the ECGrid that all else is about. `previous_key` is what became of a replaced key, under
+    # `previous_issue`, and `previous_id` names the one that is to be asked about once more.
     ecgrid: Annotated[str, Field(exclude=True)] = ""
     previous_key: Annotated[Literal["accepted", "refused"] | None, Field(exclude=True)] = None
+    previous_issue: Annotated[str, Field(exclude=True)] = ""
+    previous_id: Annotated[int | None, Field(exclude=True)] = None
     hmac_key: Annotated[str, Field(repr=False)]
     current: Held | None = None
     others: tuple[
@@ -236,7 +239,8 @@ class Record(_Value):
     def kept(self) -> dict[str, Any]:
         """The document that `parse` reads."""
         data = self.model_dump(mode="json", exclude_defaults=True)
-        data["nonce"] = "|".join((self.nonce, self.ecgrid, self.previous_key or "")).rstrip("|")
+        previous = (self.previous_key or "", self.previous_issue, str(self.previous_id or ""))
+        data["nonce"] = "|".join((self.nonce, self.ecgrid, *previous)).rstrip("|")
         data["format"] = max((SINCE.get(name, 1) for name in _names(data)), default=1)
         return data
 
@@ -280,6 +284,15 @@ class Record(_Value):
     def owes(self, key_id: int | None) -> bool:
         """Whether that key is waiting to be retired."""
         return key_id is not None and any(debt.key_id == key_id for debt in self.retiring)
+
+    def fingerprint_of(self, key_id: int) -> str | None:
+        """The fingerprint of that key's value, where it was ever seen in full."""
+        known = [known for keys in self.known.values() for known in keys]
+        return next((one.fingerprint for one in known if one.key_id == key_id), None)
+
+    def unpaid(self) -> Debt | None:
+        """A key that was to be retired and was not: it is tried again, and a failure until then."""
+        return next((debt for debt in self.retiring if debt.tried), None)
 
     def claimed_by_other(self, holder: str, now: datetime) -> Claim | None:
         """The claim of another run, if it still holds."""
@@ -374,9 +387,9 @@ def _with_notes(data: object) -> object:
     """The document with what stands behind its nonce as fields of their own."""
     if not isinstance(data, dict) or not isinstance(data.get("nonce"), str):
         return data
-    nonce, _, notes = data["nonce"].partition("|")
-    ecgrid, _, previous = notes.partition("|")
-    return data | {"nonce": nonce, "ecgrid": ecgrid, "previous_key": previous or None}
+    names = ("nonce", "ecgrid", "previous_key", "previous_issue", "previous_id")
+    told = zip(names, data["nonce"].split("|"), strict=False)
+    return data | {name: text for name, text in told if text}
 
 
 def _names(data: dict[str, Any]) -> list[str]:

@@ -35,6 +35,8 @@ hypothesis_settings.load_profile("house")
 
 # Minutes instead of seconds: `make test-crash` and `make test-leaks` set it, `make test` takes a sample.
 FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
+# What is drawn at random is drawn anew each time, the same in all workers; with this seed it is drawn again.
+SEED = int(os.environ.setdefault("ROTATOR_TEST_SEED", str(secrets.randbelow(10**6))))
 in_full = pytest.mark.skipif(not FULL, reason="ROTATOR_TEST_FULL=1 runs it")
 
 OPERATOR = 5000  # the user whose key the rotator itself uses, a NetworkAdmin
@@ -62,6 +64,11 @@ _STRANGERS = (
     "NO_COLOR",
     "FORCE_COLOR",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the seed, so that what was drawn can be drawn again."""
+    terminalreporter.write_line(f"drawn with ROTATOR_TEST_SEED={SEED}")
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:

@@ -493,7 +493,7 @@ def test_a_planted_registry_is_found() -> None:
 
 
 def test_the_rotation_is_one_page() -> None:
-    """A reader sees the whole of it at once: about 80 lines, prose included."""
+    """A reader sees the whole of it at once: about 90 lines, prose included."""
     page = (PACKAGE / "rotation" / "page.py").read_text().splitlines()
-    assert len(page) <= 100
+    assert len(page) <= 110
     assert max(len(line) for line in page) <= 120

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from conftest import Rotator, VaultServer
 from hypothesis import given
 from hypothesis import strategies as st
 from memory import MemoryKV, Store, Time
@@ -95,20 +97,78 @@ def test_a_due_policy_is_found_at_its_time_and_not_before(tmp_path: Path) -> Non
     """By a process that has never read its record."""
     scene = Scene(tmp_path)
     adopted(scene)
-    scene.pass_time(hours=11)
     other = Party(scene.store, scene.time, "other", NEVER_CHECKED)
     assert (other.work(scene.policy), other.calls["vault read rotator record"]) == (set(), 0)
-    scene.pass_time(days=30)
+    scene.pass_time(days=30, hours=11)
     assert other.work(scene.policy) == {"edi"}
 
 
-def test_every_record_is_read_once_a_day_whatever_the_index_says(tmp_path: Path) -> None:
-    """So that what is wrong with an entry heals."""
+def test_every_record_is_read_once_an_hour_whatever_the_index_says(tmp_path: Path) -> None:
+    """So that one that was deleted or destroyed is noticed; and that is all that an idle hour writes."""
     scene = Scene(tmp_path)
     party = adopted(scene)
-    scene.pass_time(hours=25)
+    written = len(scene.store.log)
+    for _ in range(60):
+        scene.pass_time(minutes=2)
+        assert party.work(scene.policy) == set()
+    assert party.calls["vault read rotator record"] == 2
+    assert len(scene.store.log) - written == 2
+
+
+@pytest.mark.parametrize("how", ["deleted", "destroyed"])
+def test_a_record_that_is_gone_is_noticed_within_the_hour(tmp_path: Path, how: str) -> None:
+    """By a process that knows nothing but the index."""
+    scene = Scene(tmp_path)
+    adopted(scene)
+    if how == "deleted":
+        scene.store.delete(scene.vault.record_at("edi"))
+    else:
+        del scene.store.paths[scene.vault.record_at("edi")]
+    scene.pass_time(hours=1)
+    assert Party(scene.store, scene.time, "other", NEVER_CHECKED).work(scene.policy) == {"edi"}
+
+
+def test_an_entry_of_the_version_before_counts_for_nothing(tmp_path: Path) -> None:
+    """It vouched for up to a day."""
+    scene = Scene(tmp_path)
+    party = adopted(scene)
+    at = scene.vault.index_at("edi")
+    document = scene.store.read(at, None)
+    assert document is not None
+    entries = json.loads(document.data["policies"])
+    entries["edi"]["quiet_until"] = (scene.time.now() + timedelta(hours=20)).isoformat()
+    scene.store.write(at, {"policies": json.dumps(entries)}, document.version)
     assert party.work(scene.policy) == set()
     assert party.calls["vault read rotator record"] == 1
+
+
+def test_whoever_meets_a_record_that_was_set_back_lowers_its_entry(tmp_path: Path) -> None:
+    """Destroyed and written anew, it has a lower version than the entry speaks of."""
+    scene = Scene(tmp_path)
+    party = adopted(scene)
+    record, at = scene.stored().record, scene.vault.record_at("edi")
+    del scene.store.paths[at]
+    scene.vault.save(record, 0)
+    scene.pass_time(hours=1)
+    party.vault.kv.forget(at)
+    for _ in range(3):
+        party.work(scene.policy)
+    party.calls.clear()
+    assert party.work(scene.policy) == set()
+    assert party.calls["vault read rotator record"] == 0
+
+
+def test_a_deleted_record_is_told_by_every_tick_after_the_command_that_met_it(
+    rotator_command: Rotator, vault: VaultServer, mount: str
+) -> None:
+    """`rotate` fails and lowers the entry."""
+    rotator_command.policy("edi", POLICY)
+    assert rotator_command("run", "--once").code == 0
+    assert rotator_command("run", "--once").code == 0
+    vault.call("DELETE", f"{mount}/data/rotator/record/edi")
+    assert rotator_command("rotate", "edi").code == 1
+    done = rotator_command("run", "--once", "--json")
+    assert (done.code, done.json["results"][0]["error"]["kind"]) == (1, "vault.Deleted")
 
 
 def test_a_changed_policy_is_looked_at_at_once(tmp_path: Path) -> None:

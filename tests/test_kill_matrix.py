@@ -22,12 +22,11 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from conftest import FULL, OPERATOR, Rotator, VaultServer
+from conftest import FULL, OPERATOR, SEED, Rotator, VaultServer
 from proxy import Answer, Forward, Proxy, Request, pass_on
 
 from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator
 
-SEED = int(os.environ.get("ROTATOR_TEST_SEED", "1"))
 USER, OTHER, OTHER_OPERATOR = 5001, 5002, 5004
 PAUSE = timedelta(seconds=40)  # longer than a claim
 MONTH = timedelta(days=31)

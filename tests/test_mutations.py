@@ -12,7 +12,7 @@ from memory import MemoryKV
 from test_interleavings import KINDS, SETTINGS, rotate, scene_of, tick
 from worlds import USER, Process, Scene
 
-from rotator.rotation import proving, publishing, retiring
+from rotator.rotation import ending, proving, publishing, retiring
 from rotator.rotation.page import STEPS
 from rotator.rotation.run import Run
 
@@ -56,6 +56,7 @@ def keys_are_published_unverified(patch: Patch) -> None:
 def nobody_looks_twice_before_retiring(patch: Patch) -> None:
     """What Vault shows at that moment plays no part."""
     patch.setattr(retiring, "unfit", lambda run, current: None)
+    patch.setattr(ending, "refuse_shown", lambda run, debt, view, published: None)
 
 
 def lost_answers_are_not_looked_for(patch: Patch) -> None:

@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Literal, Self, TypeVar
 
 from rotator import reporting
-from rotator.errors import Failure, HeldBack, NotFound, RotatorError, Transient
+from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError, Transient
 from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
@@ -28,7 +28,7 @@ from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting import runbook
 from rotator.reporting.standing import Standing
-from rotator.rotation import Check, Order, Result, Run, compare, tend, would
+from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend, would
 from rotator.settings import Settings
 from rotator.vault import Stored
 
@@ -259,6 +259,17 @@ class Fleet:
         return run
 
     def _carry_out(self, task: Task) -> Result:
+        """Whatever goes wrong with one policy, what is told of it included, is that policy's result."""
+        try:
+            return self._do(task)
+        except Exception as fault:  # noqa: BLE001 - the others' results, and this one's next turn, come all the same
+            result = faulty(task.policy, "observe", fault)
+            self._resting[task.policy.name] = self.boot() + TURN
+            with suppress(Exception):
+                self._tell(result)
+            return result
+
+    def _do(self, task: Task) -> Result:
         policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
             of_tick = task.check or task.order.what == "schedule"
@@ -269,6 +280,9 @@ class Fleet:
             self._settled.append(Ended(policy, run.stored, began))
             if run.failing is not None and run.stored.record.failed is None:
                 self.reports.alarms.works(policy.name, run.failing.phase)
+        if result.error and result.error["kind"] == Gone.kind:
+            with suppress(RotatorError):  # else within the hour
+                self.index.lower(policy.name)
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings

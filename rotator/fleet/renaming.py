@@ -1,37 +1,91 @@
-"""A policy that was renamed takes its record along."""
+"""A policy that was renamed takes its record along, and a rotation that was open under the old name with it."""
 
 from __future__ import annotations
 
-from rotator.errors import Permanent
+import secrets
+from contextlib import suppress
+from datetime import timedelta
+
+from rotator.errors import FenceLost, Permanent, RotatorError
+from rotator.journal import Claim, Record
 from rotator.policy import Policy
-from rotator.vault import Vault
+from rotator.vault import Stored, Vault
+
+CLAIM = timedelta(minutes=3)
 
 
 def take_over(vault: Vault, policy: Policy, old: str) -> None:
-    """Makes the record of a renamed policy this one's; raises Failure if that cannot be done safely.
+    """Makes the record of a renamed policy this one's; raises RotatorError if that cannot be done safely.
 
-    The new record is written first, where none may be, then the secrets are marked, and only then the old record
-    is destroyed: until then the command can be given again.
+    The old record is claimed first, so that nobody rotates under the old name meanwhile, and destroyed last, over the
+    very version that was claimed: until then the command can be given again. What is staged goes before the record,
+    so that the new name never has an open rotation without its key.
     """
-    there, now = vault.record(old), vault.now()
+    there = vault.record(old)
     if there is None:
-        raise Permanent(
-            f"policy {old} has no record to take over: `rotator check` lists those without a policy",
-            kind="policy.NoRecord",
+        raise _no_record(
+            f"policy {old} has no record to take over: `rotator check` lists those without a policy"
         )
-    claim = there.record.claimed_by_other("", now)
-    if there.record.underway or claim:
-        by = f"claimed by {claim.by}" if claim else "not finished"
-        raise Permanent(
-            f"a rotation of policy {old} is open ({by}): let it be finished under its old name first",
-            kind="policy.NoRecord",
+    claim = there.record.claimed_by_other("", vault.now())
+    if claim is not None:
+        raise _no_record(
+            f"policy {old} is claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}: give the command again then"
         )
-    taken = there.record.change(policy=policy.name, claim=None)
-    mine = vault.record(policy.name)
-    by_an_earlier_try = mine is not None and mine.record.hmac_key == taken.hmac_key
-    if not by_an_earlier_try:
-        vault.save(taken, 0)
-    if taken.current is not None:
-        for to in policy.destinations:
-            vault.mark(to, policy.name, taken.current.ref, taken.rotated_at or now)
+    holder = secrets.token_hex(8)
+    mine = _claimed(vault, there, holder)
+    try:
+        _move(vault, policy, there)
+        mine = _claimed(vault, mine, holder)  # by check-and-set: nobody has taken it over
+    except RotatorError:
+        with suppress(RotatorError):
+            vault.save(there.record.change(nonce=secrets.token_hex(8)), mine.version)
+        raise
     vault.kv.destroy(vault.record_at(old))
+
+
+def _claimed(vault: Vault, stored: Stored, holder: str) -> Stored:
+    """The old record under this command's claim, by check-and-set."""
+    claim = Claim(holder=holder, by="`adopt --from`", until=vault.now() + CLAIM)
+    changed = stored.record.change(claim=claim, nonce=secrets.token_hex(8))
+    try:
+        return vault.save(changed, stored.version)
+    except FenceLost:
+        pass
+    raise _no_record(
+        f"another run is at work on policy {stored.record.policy}: give the command again when it is done"
+    )
+
+
+def _move(vault: Vault, policy: Policy, there: Stored) -> None:
+    """Copies what is staged, then the record, and marks the secrets."""
+    old, taken = there.record.policy, there.record.change(policy=policy.name, claim=None)
+    before = vault.record(policy.name)
+    if before is not None and _moved_on(before, taken):
+        raise _no_record(
+            f"policies {old} and {policy.name} both have a record, and both have gone on since: `rotator history` "
+            f"shows them. Delete the record of {old} with all its versions if {policy.name} is the one that is used"
+        )
+    staged, name = vault.staged(old), policy.name
+    if before is None or before.version == 1:
+        if staged is not None and staged.key is not None:
+            over = vault.staged(name)
+            vault.stage(name, staged.run, "adopt --from", staged.key, over.version if over else 0)
+        vault.save(taken.change(nonce=secrets.token_hex(8)), before.version if before else 0)
+    if staged is not None:
+        vault.unstage(old)
+    if taken.current is not None:
+        at = taken.rotated_at or vault.now()
+        for to in policy.destinations:
+            vault.mark(to, policy.name, taken.current.ref, at)
+
+
+def _moved_on(before: Stored, taken: Record) -> bool:
+    """Whether a record under the new name is no copy that an earlier try of this command has left."""
+    if before.record.hmac_key != taken.hmac_key:
+        return True
+    known = {past.run for past in before.record.history}
+    return before.version > 1 and any(past.run not in known for past in taken.history)
+
+
+def _no_record(text: str) -> Permanent:
+    return Permanent(text, kind="policy.NoRecord")

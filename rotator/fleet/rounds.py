@@ -15,6 +15,7 @@ from rotator.fleet.standing import Answer
 from rotator.fleet.survey import (
     CHECK_REQUESTS,
     CHECK_SHARE,
+    TRUSTED,
     Checking,
     has_work,
     lacks,
@@ -26,11 +27,11 @@ from rotator.fleet.survey import (
 )
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.rotation import Order, Result
+from rotator.rotation import Order, Result, previous
 from rotator.rotation.due import Waits, is_overdue
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
-from rotator.vault.index import DueIndex, Entry, Look
+from rotator.vault.index import GUARD, DueIndex, Entry, Look
 
 
 @dataclass
@@ -141,7 +142,7 @@ class Rounds:
         for policy in policies:
             entry = seen.entry(policy.name, policy.digest)
             until = now
-            if entry is not None:
+            if entry is not None and entry.quiet_until <= now + TRUSTED + GUARD:
                 until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
             if entry is not None and now < until:
                 vouched.append((policy, until))
@@ -193,6 +194,7 @@ class Rounds:
                 "not-due",
                 user_id=current.user_id if current else None,
                 key_id=current.key_id if current else None,
+                **previous.told(policy, record),
             )
             found.later(quiet, min(quiet_until(policy, record, now), check_at))
 

@@ -10,8 +10,10 @@ from typing import Any
 from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
+from rotator.rotation import previous
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
-from rotator.rotation.retiring import RETRY, RetirementFailed
+from rotator.rotation.ending import RetirementFailed
+from rotator.rotation.retiring import pause
 from rotator.vault import Stored
 
 Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
@@ -35,7 +37,8 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
     record = record or Record.new(policy.name)
     current, failed = record.current, record.failed or _not_retired(record)
     due, age = due_since(policy, record), key_age(current, now)
-    failure = None
+    replaced, failure = previous.told(policy, record), None
+    until = replaced["previous_key_until"]
     if failed is not None:
         failure = {
             "at": _instant(failed.at),
@@ -49,6 +52,8 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
         "user_id": current.user_id if current else policy.users[0],
         "key_id": current.key_id if current else None,
         "key_age_s": round(age.total_seconds()) if age is not None else None,
+        "previous_key": replaced["previous_key"],
+        "previous_key_until": _instant(until) if until else None,
         "max_age_s": round(policy.max_age.total_seconds()) if policy.max_age else None,
         "last_rotated_at": _instant(record.rotated_at) if record.rotated_at else None,
         "next_due_at": _instant(due) if due and policy.enabled else None,
@@ -59,11 +64,11 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
 
 def _not_retired(record: Record) -> Failed | None:
     """The failure of a retirement, which the record keeps with the debt."""
-    debt = next((debt for debt in record.retiring if debt.tried), None)
+    debt = record.unpaid()
     if debt is None:
         return None
     return Failed(
-        at=debt.due_at - RETRY,
+        at=debt.due_at - pause(debt.tried),
         phase="retire",
         kind=RetirementFailed.kind,
         message=f"key {debt.key_id} could not be retired: {debt.waits}",

@@ -10,10 +10,11 @@ from rotator.journal import Held, Record
 from rotator.policy import Policy
 from rotator.rotation import Order
 from rotator.rotation.due import GRAIN, due_since, fits, is_due, is_overdue, kind_wanted
+from rotator.vault import INDEX_SHARDS, index_shard
 
 CHECK_REQUESTS = 2  # of one drift check: the probe, and the list of keys
 CHECK_SHARE = 0.1  # of ECGrid's rate that drift checks may take
-TRUSTED = timedelta(hours=24)  # every record is read at least so often, whatever the index says
+TRUSTED = timedelta(hours=1)  # every record is read at least so often, whatever the index says
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -51,6 +52,7 @@ def has_work(policy: Policy, record: Record, now: datetime) -> bool:
         record.underway is not None
         or kind_wanted(policy, record, Order("schedule"), now) is not None
         or bool(record.due_debts(now))
+        or record.unpaid() is not None
         or record.hooks_due is not None
         or lacks(policy, record)
         or (record.current is not None and watched)
@@ -67,11 +69,11 @@ def lacks(policy: Policy, record: Record) -> bool:
 def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
     """The earliest instant at which the policy may have work, the record staying as it is; `now` if it has some.
 
-    No later than a day from now, so that whatever is wrong with the record's shortcut heals.
+    No later than an hour from now, so that a record that was deleted or set back is noticed.
     """
     if has_work(policy, record, now):
         return now
-    times = [now + TRUSTED * (1 + _fraction(policy.name)) / 2]
+    times = [reading(policy.name, now)]
     if record.current is not None:
         times += [debt.due_at for debt in record.retiring]
         times += [at for at in overdue_from(policy, record.current) if at > now]
@@ -79,6 +81,15 @@ def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
     if policy.enabled and due is not None and fits(policy, record):
         times.append(may_begin(policy, record, max(due, now)))
     return max(now, min(times))
+
+
+def reading(name: str, now: datetime) -> datetime:
+    """When the policy's record is read next, whatever the index says: at its own place in the hour.
+
+    With all others of its index document, which so is written once an hour.
+    """
+    place = _EPOCH + TRUSTED * index_shard(name) / INDEX_SHARDS
+    return place + ((now - place) // TRUSTED + 1) * TRUSTED
 
 
 def overdue_from(policy: Policy, held: Held) -> list[datetime]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
-from rotator.journal import Failed, Past
+from rotator.journal import Debt, Failed, Past
+from rotator.policy import Policy
 from rotator.reporting import scrub
-from rotator.rotation import claiming, due, own, publishing
+from rotator.rotation import claiming, due, own, previous, publishing
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
+from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Clock, Order, Report, Run, World, side_by_side
 
@@ -27,6 +29,7 @@ __all__ = [
     "Run",
     "World",
     "compare",
+    "faulty",
     "side_by_side",
     "tend",
     "would",
@@ -45,6 +48,8 @@ class Result:
     user_id: int | None = None
     key_id: int | None = None
     previous_key_id: int | None = None
+    previous_key: str | None = None  # what this account does with a replaced key
+    previous_key_until: datetime | None = None  # when the replaced key is to end
     published: list[dict[str, Any]] = field(default_factory=list)
     started_at: datetime | None = None
     duration_s: float = 0.0
@@ -63,21 +68,25 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The result as DESIGN.md's `--json` shows it."""
-        at = self.started_at
-        started = at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
         return {
             "policy": self.policy,
             "outcome": self.outcome,
             "user_id": self.user_id,
             "key_id": self.key_id,
             "previous_key_id": self.previous_key_id,
+            "previous_key": self.previous_key,
+            "previous_key_until": _instant(self.previous_key_until),
             "published": self.published,
-            "started_at": started,
+            "started_at": _instant(self.started_at),
             "duration_s": round(self.duration_s, 3),
             "phase": self.phase,
             "error": self.error,
             "warnings": self.warnings,
         }
+
+
+def _instant(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
 def tend(run: Run) -> Result:
@@ -87,12 +96,24 @@ def tend(run: Run) -> Result:
     """
     started = run.world.clock.boot()
     try:
+        result = _tended(run)
+    except Exception as fault:  # noqa: BLE001 - also of what records and tells a failure
+        result = faulty(run.policy, run.phase, fault)
+    result.duration_s = run.world.clock.boot() - started
+    result.started_at = run.now() - timedelta(seconds=result.duration_s)
+    return result
+
+
+def _tended(run: Run) -> Result:
+    """What came of the run, with its failure recorded."""
+    try:
         rotate(run)
-        result = _success(run)
+        return _success(run)
     except Busy as busy:
         result = _result(run, "busy")
         result.busy = str(busy)
         result.warnings.append(result.busy)
+        return result
     except Stopped as why:
         _close_unissued(run, "stopped")
         result = _result(run, run.outcome or "unchanged")
@@ -100,13 +121,18 @@ def tend(run: Run) -> Result:
         if not result.stopped:
             result.outcome = "not-due"
             result.warnings.append(str(why))
+        return result
     except RotatorError as error:
-        result = _failure(run, error)
+        return _failure(run, error)
     except Exception as fault:  # noqa: BLE001 - a fault of this program must not end the other policies' rotations
-        result = _failure(run, _told(fault))
-    result.duration_s = run.world.clock.boot() - started
-    result.started_at = run.now() - timedelta(seconds=result.duration_s)
-    return result
+        return _failure(run, _told(fault))
+
+
+def faulty(policy: Policy, phase: str, fault: Exception) -> Result:
+    """The result of a policy where something went wrong that nobody expected: its own, and no other's."""
+    error = fault if isinstance(fault, RotatorError) else _told(fault)
+    told = {"kind": error.kind, "message": str(error)}
+    return Result(policy.name, "failed", phase=phase, error=told)
 
 
 def _told(fault: Exception) -> Failure:
@@ -123,6 +149,11 @@ def _result(run: Run, outcome: str) -> Result:
     result = Result(run.policy.name, outcome, warnings=run.warnings)
     if run.stored is not None:
         record = run.stored.record
+        told = previous.told(run.policy, record)
+        result.previous_key, result.previous_key_until = (
+            told["previous_key"],
+            told["previous_key_until"],
+        )
         if record.current is not None:
             result.user_id, result.key_id = record.current.user_id, record.current.key_id
         if run.outcome is not None and record.history:
@@ -143,12 +174,25 @@ def _success(run: Run) -> Result:
         result.outcome, result.phase = "failed", "publish"
         message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
         result.error = {"kind": "vault.DestinationMissing", "message": message}
-    elif run.order.retire_now and (run.record.retiring or run.record.others):
+    elif run.order.retire_now and "retire" not in run.done:
         result.failed_retiring = True
         result.warnings.append(
             "another run holds the claim: the replaced keys are not retired; give the command again"
         )
+    elif unpaid := run.record.unpaid():
+        _not_retired(result, unpaid)
     return result
+
+
+def _not_retired(result: Result, debt: Debt) -> None:
+    """A key that could not be retired is a failure of every run until it is."""
+    message = f"key {debt.key_id} is not retired (tried again at {debt.due_at:%Y-%m-%dT%H:%M:%SZ}): {debt.waits}"
+    if result.outcome in ("not-due", "unchanged"):
+        result.outcome, result.phase = "failed", "retire"
+        result.error = {"kind": RetirementFailed.kind, "message": message}
+    else:
+        result.failed_retiring = True
+        result.warnings.append(message)
 
 
 def _failure(run: Run, error: RotatorError) -> Result:
@@ -182,6 +226,8 @@ def _record_failure(run: Run, error: RotatorError) -> None:
         return
     if run.phase != "retire":
         run.note(run.record.change(failed=_failed(run, error)))
+    elif not run.mine:
+        return  # the debts keep it
     _close_unissued(run, error.kind)
 
 
@@ -189,14 +235,16 @@ def _failed(run: Run, error: RotatorError) -> Failed:
     last, now = run.record.failed, run.now()
     before = last.attempts if last and last.digest == run.policy.digest else 0
     pause = min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(before, 10))
-    wish = timedelta(seconds=getattr(error, "retry_after", None) or 0)
+    wish = min(getattr(error, "retry_after", None) or 0.0, LONGEST_BACK_OFF.total_seconds())
     return Failed(
         at=now,
         phase=run.phase,
         kind=error.kind,
         message=scrub(str(error)[:500], "record"),
         attempts=before + 1,
-        retry_at=None if error.kind == "ecgrid.NotReplaced" else now + max(pause, wish),
+        retry_at=None
+        if error.kind == "ecgrid.NotReplaced"
+        else now + max(pause, timedelta(seconds=wish)),
         digest=run.policy.digest,
     )
 
@@ -224,7 +272,7 @@ def _close_unissued(run: Run, error: str) -> None:
     run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)
     try:
         run.give_back(record)
-    except (Failure, FenceLost) as lost:
+    except RotatorError as lost:  # also an order to stop, while it waited for Vault
         run.world.report("rotation.failure_not_recorded", policy=run.policy.name, error=lost.kind)
 
 

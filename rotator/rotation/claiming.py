@@ -7,7 +7,7 @@ import secrets
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Held, Known, Underway, known_from
 from rotator.keys import Issue, Secret, Seen, Visibility
-from rotator.rotation import due, own
+from rotator.rotation import due, own, previous
 from rotator.rotation.run import Run
 from rotator.vault import Published
 
@@ -21,6 +21,8 @@ def claim(run: Run) -> None:
     if kind is None:
         return
     user_id, visibility = run.target(kind)
+    if kind == "rotate":
+        previous.ask_before(run, user_id)
     prepare(run, user_id, visibility)
     say_what_is_odd(run)
     by_itself = kind == "repair" or bool(run.record.failed)
@@ -63,6 +65,7 @@ def say_what_is_odd(run: Run) -> None:
         )
     if current is not None and not due.fits(policy, record):
         run.warn(left_alone(current))
+    previous.warn(run)
     early = record.rotated_at is not None and now - record.rotated_at < policy.grace
     cut_off = len(policy.users) > 1 and record.previous_of(run.target()[0]) is not None
     if cut_off and run.order.what == "demand" and early:

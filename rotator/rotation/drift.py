@@ -107,7 +107,7 @@ def is_asked_for(run: Run) -> bool:
         return False
     watch = run.record.watch_until
     watched = run.order.what == "schedule" and watch is not None and run.now() < watch
-    return run.order.what == "repair" or watched or run.restored
+    return run.order.what == "repair" or watched or run.doubts
 
 
 def look(run: Run) -> None:

@@ -31,7 +31,7 @@ def find(run: Run) -> None:
     unreadable = False
     for user_id in run.policy.users if underway.kind == "adopt" else (underway.user_id,):
         for key in candidates(run, underway, user_id):
-            if key is not None and is_accepted(run, key):
+            if key is not None and issuing.is_accepted(run, key):
                 found(run, underway, key)
                 return
             unreadable = True
@@ -53,7 +53,8 @@ def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | 
     there = run.seen(run.main)
     shown = all_shown(run, user_id)
     if there is not None and there.value is not None and not is_of_another_kind(run, there.value):
-        yield ApiKey(named(shown, there.value, user_id, there.key_id), there.value)
+        ref = named(shown, there.value, user_id, there.key_id)
+        yield ApiKey(ref if ref.key_id else as_owner(run, there.value, user_id), there.value)
     for seen in shown:
         if not run.record.owes(seen.ref.key_id):
             yield seen.whole
@@ -138,13 +139,29 @@ def named(shown: list[Seen], value: Secret, user_id: int, key_id: int | None) ->
     return own[0].ref if own else KeyRef(None, user_id, None, None)
 
 
-def is_accepted(run: Run, key: ApiKey) -> bool:
-    """Whether ECGrid accepts the value as one of the policy's users'."""
-    try:
-        user_id = run.patiently(lambda: run.probe(key.value))
-    except Refused:
-        return False
-    return user_id == key.ref.user_id
+def as_owner(run: Run, value: Secret, user_id: int) -> KeyRef:
+    """Which key record a value belongs to, asked with the key itself: its owner may see what others may not."""
+    nobody = KeyRef(None, user_id, None, None)
+    if run.policy.issue is Issue.GENERATE:
+        return nobody
+    ways: list[Callable[[], list[Seen]]] = [
+        lambda: run.account.keys(user_id, run.policy.visibility, run.within(), caller=value),
+        lambda: [run.account.read(user_id, run.within(), caller=value)],
+    ]
+    for way in ways:
+        try:
+            ref = named(run.patiently(way), value, user_id, None)
+        except (Forbidden, NotFound, Refused):
+            continue
+        if ref.key_id is not None:
+            return ref
+    return nobody
+
+
+def told(run: Run, value: Secret, user_id: int) -> KeyRef:
+    """Which key record a value belongs to: asked as the rotator, then as its owner."""
+    ref = named(all_shown(run, user_id), value, user_id, None)
+    return ref if ref.key_id is not None else as_owner(run, value, user_id)
 
 
 def found(run: Run, underway: Underway, key: ApiKey) -> None:
@@ -152,7 +169,13 @@ def found(run: Run, underway: Underway, key: ApiKey) -> None:
     run.note(run.record.change(underway=underway.model_copy(update={"user_id": key.ref.user_id})))
     issuing.take(run, key)
     run.verified = True
-    run.published = run.covers(key.value, run.main)
+    # An older version than was written may be a standby's: then only a check-and-set on it tells.
+    run.published = run.covers(key.value, run.main) and not run.lags(run.main)
+    if key.ref.key_id is None and run.policy.issue is not Issue.GENERATE:
+        run.warn(
+            f"nobody tells the id of user {key.ref.user_id}'s key: once it is replaced it cannot be retired. Give the "
+            "rotator's user the right to see the user's keys, or remove it at ECGrid by hand then"
+        )
     run.world.report("rotation.found", key_id=key.ref.key_id, kind=underway.kind)
 
 
@@ -170,8 +193,12 @@ def one_more(run: Run, underway: Underway) -> None:
 
 def foreign(run: Run, shown: list[Seen]) -> list[int]:
     """The ids of live keys of the user that this policy neither published nor issued."""
-    record = run.record
+    record, there = run.record, run.seen(run.main)
     ours = {held.key_id for held in (record.current, *record.others) if held}
     ours |= {debt.key_id for debt in record.retiring}
-    ids = [seen.ref.key_id for seen in shown if seen.ref.key_id is not None]
-    return sorted(key_id for key_id in ids if key_id not in ours)
+    nameless = record.current is not None and record.current.key_id is None
+    value = there.value if there is not None and nameless else None
+    others = [seen for seen in shown if seen.ref.key_id not in (None, *ours)]
+    if value is not None:  # nobody told its id: it may be each that its value does not contradict
+        others = [seen for seen in others if value.against(seen.shown) is Agreement.CONTRADICTS]
+    return sorted(seen.ref.key_id for seen in others if seen.ref.key_id is not None)

@@ -69,25 +69,68 @@ def take(run: Run, key: ApiKey) -> None:
 
 
 def look(run: Run) -> None:
-    """Resolves a lost answer: Get Key, then the list. What it finds is taken, or else one more key may be issued."""
+    """Resolves a lost answer: Get Key, then the list. What it finds is taken, or else one more key may be issued.
+
+    As many of the new keys are ours as requests are unaccounted for: those that are not taken are strays. Where there
+    are more, a person's may be among them, so none is removed; nor is one of which ECGrid does not tell when it was
+    made, and that is not taken either.
+    """
     if take_published(run):
         return
     found = look_once(run)
     if not found:
         run.world.clock.sleep(run.world.deadline / 10)
         found = look_once(run)
-    for seen in found:
-        whole = accepted(run, seen)
-        if whole is not None:
-            others = [str(o.ref.key_id) for o in found if o.ref.key_id != seen.ref.key_id]
+    ours = [seen for seen in found if not is_of_any_age(run, seen)]
+    whole = [
+        seen.whole
+        for seen in ours
+        if seen.whole is not None and not run.record.shows(seen.whole.value)
+    ]
+    # One that is not accepted yet may need a moment: it is proved with all patience, or given up there.
+    taken = next((key for key in whole if is_accepted(run, key)), whole[0] if whole else None)
+    others = [seen for seen in found if taken is None or seen.ref.key_id != taken.ref.key_id]
+    in_doubt = others if len(ours) > unaccounted(run) else [o for o in others if o not in ours]
+    account_for(run, others, in_doubt)
+    if taken is None:
+        again(run)
+        return
+    run.warn(
+        f"key {taken.ref.key_id} was found by looking, since the issuing answer was lost; a key that somebody else "
+        "made in between cannot be told from it"
+    )
+    take(run, taken)
+
+
+def is_of_any_age(run: Run, seen: Seen) -> bool:
+    """Whether ECGrid does not tell when it was made, and the baseline does not know it: it may be an old one."""
+    ids = {None, *(known.key_id for known in run.rotation.baseline)}
+    return seen.ref.created is None and seen.ref.key_id not in ids
+
+
+def unaccounted(run: Run) -> int:
+    """How many issuing requests of the rotation may have made a key that this run does not know."""
+    ids = {known.key_id for known in run.rotation.baseline}
+    strays = [d for d in run.record.retiring if d.why == "stray" and d.key_id in ids]
+    return run.rotation.sent - len(strays)
+
+
+def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
+    """Notes the new keys that are not taken: strays, or, in doubt, left to a person. They are not new any more."""
+    record, underway, now = run.record, run.rotation, run.now()
+    for seen in others:
+        if seen in in_doubt:
             run.warn(
-                f"key {seen.ref.key_id} was found by looking, since the issuing answer was lost; a key that somebody "
-                "else made in between cannot be told from it"
-                + (f". Also new, and left alone: {', '.join(others)}" if others else "")
+                f"key {seen.ref.key_id} of user {seen.ref.user_id} is new, too, or ECGrid does not tell since when it "
+                "is there: it may be somebody else's, and is left alone. Remove it by hand if it is not"
             )
-            take(run, whole)
-            return
-    again(run, [seen for seen in found if seen.whole is None])
+        else:
+            record = record.owing(seen.ref, "stray", now)
+            run.warn(f"key {seen.ref.key_id} was issued and cannot be used: a stray, to be retired")
+    before = {known.key_id for known in underway.baseline}
+    more = [known for known in known_from(record, others) if known.key_id not in before]
+    underway = underway.model_copy(update={"baseline": (*underway.baseline, *more)})
+    run.note(record.change(underway=underway))
 
 
 def take_published(run: Run) -> bool:
@@ -101,8 +144,8 @@ def take_published(run: Run) -> bool:
     shown = Seen(ref, there.value)
     if not run.record.is_new(shown, underway) or there.user_id != underway.user_id:
         return False
-    key = accepted(run, shown)
-    if key is None:
+    key = shown.whole
+    if key is None or run.record.shows(key.value) or not is_accepted(run, key):
         return False
     take(run, key)
     run.verified = run.published = True
@@ -134,20 +177,17 @@ def look_once(run: Run) -> list[Seen]:
     )
 
 
-def accepted(run: Run, seen: Seen) -> ApiKey | None:
-    """The key, if its value came in full and ECGrid accepts it as that user's."""
-    whole = seen.whole
-    if whole is None or run.record.shows(whole.value):
-        return None
+def is_accepted(run: Run, key: ApiKey) -> bool:
+    """Whether ECGrid accepts the value as that user's."""
     try:
-        user_id = run.patiently(lambda: run.probe(whole.value))
+        user_id = run.patiently(lambda: run.probe(key.value))
     except Refused:
-        return None
-    return whole if user_id == whole.ref.user_id else None
+        return False
+    return user_id == key.ref.user_id
 
 
-def again(run: Run, unreadable: list[Seen]) -> None:
-    """Nothing that can be used was found: what cannot be read is a stray, and one more key is issued.
+def again(run: Run) -> None:
+    """Nothing that can be used was found: one more key is issued.
 
     That nothing is staged is proved by a check-and-set on the staged path; a read might have come from a standby. The
     first request may still land, so the published key is watched for a while.
@@ -156,9 +196,6 @@ def again(run: Run, unreadable: list[Seen]) -> None:
         note_stray(run, run.staged.key)
     record, underway = run.record, run.rotation
     now = run.now()
-    for seen in unreadable:
-        record = record.owing(seen.ref, "stray", now)
-        run.warn(f"key {seen.ref.key_id} was issued but cannot be read: a stray, to be retired")
     if run.world.clock.boot() > run.deadline:
         raise Transient(
             "the answer to the issuing request was lost at every try, and no key was found by looking; the next run "
@@ -173,10 +210,6 @@ def again(run: Run, unreadable: list[Seen]) -> None:
         lambda: run.world.vault.stage(name, underway.run, run.id, None, over)
     )
     record = record.counting_issue(now, beyond_schedule=not on_demand)
-    seen_ids = {known.key_id for known in underway.baseline}
-    more = tuple(known for known in known_from(record, unreadable) if known.key_id not in seen_ids)
-    underway = underway.model_copy(
-        update={"sent": underway.sent + 1, "baseline": (*underway.baseline, *more)}
-    )
+    underway = underway.model_copy(update={"sent": underway.sent + 1})
     run.save(record.change(underway=underway, watch_until=now + WATCH))
     run.must_look = False

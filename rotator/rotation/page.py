@@ -9,7 +9,8 @@ it. Each predicate below is asked anew after each step; the first that holds nam
 
 What makes it safe is said where it is done: `run.py` (fence, patience, check-and-set), `claiming.py`,
 `issuing.py` (and looking after a lost answer), `proving.py`, `publishing.py` (and settling), `retiring.py`,
-`finding.py` (adoption and repair), and `drift.py` (what counts as in sync).
+`finding.py` (adoption and repair), `restoring.py` (a Vault that was set back), and `drift.py` (what counts as in
+sync).
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from rotator.rotation import (
     due,
     finding,
     issuing,
+    previous,
     proving,
     publishing,
+    restoring,
     retiring,
     telling,
 )
 from rotator.rotation.run import Run
+from rotator.vault import StaleRead
 
 
 class Step(NamedTuple):
@@ -41,6 +45,10 @@ class Step(NamedTuple):
 
 
 STEPS = (
+    # Vault showed an older version to the end than this process has written: was it restored from a backup?
+    Step("observe", restoring.is_suspected, restoring.find_out),
+    # Nothing is known yet, or all of it was overtaken.
+    Step("observe", restoring.knows_nothing, Run.observe),
     # The process is to stop, and nothing can have been issued.
     Step("claim", due.is_stopped, due.stop),
     # Another run holds the claim: theirs to finish. After a lost fence, wait for them.
@@ -69,6 +77,8 @@ STEPS = (
     Step("settle", retiring.has_orphan, retiring.settle_orphan),
     # Something is staged that belongs to no rotation.
     Step("settle", retiring.has_leftover, retiring.clear_leftover),
+    # What became of the replaced key is not known yet for this policy.
+    Step("settle", previous.is_to_be_asked, previous.ask_after),
     # The hooks of a settled rotation, which wait for no further destination.
     Step("hooks", telling.has_hooks_due, telling.run_hooks),
     # A further destination lacks the key.
@@ -86,11 +96,13 @@ def rotate(run: Run) -> None:
     Raises Failure with `run.phase` set to the phase that failed, or Busy if another rotator holds the claim. What was
     done until then is recorded, and the next run goes on from there.
     """
-    if run.stored is None:
-        run.observe()
-    while step := next((step for step in STEPS if step.when(run)), None):
-        run.phase = step.phase
+    while True:
         try:
-            step.do(run)
+            while step := next((step for step in STEPS if step.when(run)), None):
+                run.phase = step.phase
+                step.do(run)
+            return
         except FenceLost:
             run.start_again()
+        except StaleRead as stale:
+            run.stale = stale

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
-from rotator.journal import Past, Place, Record, Underway
-from rotator.keys import ApiKey, Secret
+from rotator.journal import Held, Past, Place, Record, Underway
+from rotator.keys import ApiKey, Issue, KeyRef, Secret
 from rotator.policy import Destination
-from rotator.rotation import claiming
+from rotator.rotation import claiming, finding
 from rotator.rotation.run import Run
 
 
@@ -22,6 +22,7 @@ def is_published(run: Run) -> bool:
 def publish(run: Run) -> None:
     """Writes the key to every destination, the first one first, each on the version that was observed."""
     key = run.new_key
+    run.replaced = replaced(run)
     show(run, key, run.main)
     run.published = True
     exposure = run.world.clock.boot() - run.issued_at if run.issued_at else None
@@ -31,6 +32,14 @@ def publish(run: Run) -> None:
         version=run.versions[_at(run.main)],
         exposure_s=exposure,
     )
+
+
+def replaced(run: Run) -> ApiKey | None:
+    """The key that this rotation replaces, where the first destination shows it."""
+    current, there = run.record.current, run.seen(run.main)
+    if current is None or there is None or there.value is None or not run.record.shows(there.value):
+        return run.replaced
+    return ApiKey(current.ref, there.value)
 
 
 def show(run: Run, key: ApiKey, to: Destination) -> None:
@@ -109,7 +118,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     if previous is not None and previous.visibility != visibility:
         run.warn(claiming.left_alone(previous))
     elif previous is not None and previous.fingerprint != record.fingerprint(key.value):
-        closed = closed.owing(previous.ref, "replaced", now + grace(run))
+        closed = closed.owing(named(run, previous), "replaced", now + run.grace)
     places = ledger(run, key)
     dropped = [
         place for place in record.places if not any(place.same_place(other) for other in places)
@@ -139,6 +148,21 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     ).remembering(past)
 
 
+def named(run: Run, previous: Held) -> KeyRef:
+    """The replaced key; one whose id nobody told is asked for it once more, and is left to a person if that fails."""
+    ref, value = previous.ref, run.replaced
+    if ref.key_id is not None or run.policy.issue is Issue.GENERATE:
+        return ref
+    if value is not None and run.record.fingerprint(value.value) == previous.fingerprint:
+        ref = finding.told(run, value.value, previous.user_id)
+    if ref.key_id is None:
+        run.warn(
+            f"nobody tells the id of user {previous.user_id}'s replaced key, so it is not retired: remove it at ECGrid "
+            "by hand"
+        )
+    return ref
+
+
 def outcome(run: Run, underway: Underway) -> str:
     """The word for what a settled rotation did."""
     if underway.kind == "repair":
@@ -147,13 +171,6 @@ def outcome(run: Run, underway: Underway) -> str:
     if underway.kind == "adopt" and run.outcome is None and not on_demand:
         return "adopted"
     return "rotated"
-
-
-def grace(run: Run) -> timedelta:
-    """How long a replaced key stays valid."""
-    if run.order.retire_now:
-        return timedelta(0)
-    return run.order.grace if run.order.grace is not None else run.policy.grace
 
 
 def mark(run: Run, key: ApiKey, at: datetime) -> None:
@@ -219,8 +236,7 @@ def fill(run: Run) -> None:
         raise  # the claim is given back where the failure is recorded
     now = run.now()
     later = [
-        d.model_copy(update={"due_at": max(d.due_at, now + grace(run))})
-        for d in run.record.retiring
+        d.model_copy(update={"due_at": max(d.due_at, now + run.grace)}) for d in run.record.retiring
     ]
     run.give_back(run.record.change(places=ledger(run, key), retiring=tuple(later), failed=None))
     mark(run, key, now)

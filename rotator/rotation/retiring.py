@@ -1,30 +1,23 @@
-"""Retiring: a debt of its own. Only keys that this policy published, and its strays, after a second look each."""
+"""Retiring: a debt of its own. Only keys that this policy published, and its strays, after a second look each.
+
+*Postponed*: a look said no; a warning, and it is tried again. *Failed*: tried again after a back-off, and a failure of
+the policy until it is proved.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import timedelta
 
-from rotator.errors import (
-    AnswerLost,
-    Failure,
-    FenceLost,
-    Forbidden,
-    NotFound,
-    Refused,
-    RotatorError,
-)
-from rotator.journal import Debt, Held, Record
+from rotator.errors import Failure, Refused
+from rotator.journal import Debt, Held
 from rotator.keys import Secret
-from rotator.rotation.run import Run, unknown_if_lost
+from rotator.rotation import nameless, previous
+from rotator.rotation.ending import Postponed, RetirementFailed, accepts, end, value_of
+from rotator.rotation.run import Run
+from rotator.vault import StaleRead
 
-RETRY = timedelta(minutes=10)  # after a retirement that was tried and failed
-
-
-class RetirementFailed(Failure):
-    """A key that was to be retired is still there, or may be: the debt stays."""
-
-    kind = "ecgrid.NotRetired"
+POSTPONED = timedelta(minutes=10)  # until a look that said no is taken again
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)  # after a failure
 
 
 def has_due_debts(run: Run) -> bool:
@@ -40,63 +33,103 @@ def has_due_debts(run: Run) -> bool:
 
 
 def retire(run: Run) -> None:
-    """Removes each key whose time has come, under the claim; what cannot be retired yet says why."""
-    if run.order.retire_now:
-        everything_now(run)
-    record = run.record
-    due = record.due_debts(run.now())
-    current = record.current
-    if not due or current is None:
-        run.done.add("retire")
+    """Ends each key whose time has come, under the claim; raises RetirementFailed for what is not proved."""
+    current = run.record.current
+    if current is None:
         return
-    run.save(record)  # the check-and-set that only one run can win
-    reason = unfit(run, current)
-    failed: list[str] = []
-    for debt in due:
-        why_not = reason or ("it is the current key" if debt.key_id == current.key_id else None)
-        if why_not is None:
-            try:
-                remove(run, debt)
-            except FenceLost:
-                raise
-            except RotatorError as error:
-                failed.append(f"key {debt.key_id} could not be retired: {error}")
-                run.note(waiting(run, debt, str(error), tried=debt.tried + 1))
-        elif debt.key_id == current.key_id:
+    run.save(run.record)  # the check-and-set that only one run can win
+    reason, failed = second_look(run, current)
+    if run.order.retire_now:
+        everything_now(run, ask=reason is None)
+    for debt in run.record.due_debts(run.now()):
+        if debt.key_id == current.key_id:  # updated in place: nothing to retire
             run.note(run.record.not_owing(debt.key_id))
+        elif reason is not None:
+            put_off(run, debt, reason, failed)
         else:
-            run.warn(f"key {debt.key_id} is not retired yet: {why_not}")
-            run.note(waiting(run, debt, why_not))
+            pay(run, debt, current, failed)
+    if run.order.retire_now:
+        failed += [reason] if reason else nameless.end_all(run)
     run.give_back(run.record)
     run.done.add("retire")
-    if failed or (reason and run.order.retire_now):
-        raise RetirementFailed("; ".join(failed) or f"the replaced keys are not retired: {reason}")
-    run.outcome = run.outcome or "retired"
+    if failed:
+        raise RetirementFailed("; ".join(dict.fromkeys(failed)))
 
 
-def everything_now(run: Run) -> None:
+def second_look(run: Run, current: Held) -> tuple[str | None, list[str]]:
+    """Why nothing may be retired now, if so; and, if the look itself failed, that failure."""
+    try:
+        return unfit(run, current), []
+    except StaleRead:
+        raise
+    except Failure as error:
+        return f"before anything was sent: {error}", [f"nothing could be retired: {error}"]
+
+
+def everything_now(run: Run, *, ask: bool) -> None:
     """`--grace 0s`: every debt is due, and with `users` the other user's published key too."""
-    record = run.record
     now = run.now()
-    for other in record.others:  # with `users`: the other user's published key
+    if ask:
+        nameless.name_all(run)
+    record = run.record
+    for other in record.others:
         record = record.owing(other.ref, "replaced", now)
     due_now = tuple(
         debt.model_copy(update={"due_at": min(debt.due_at, now)}) for debt in record.retiring
     )
-    run.note(record.change(retiring=due_now, others=()))
+    rest = tuple(other for other in record.others if other.key_id is None)
+    run.note(record.change(retiring=due_now, others=rest))
 
 
-def waiting(run: Run, debt: Debt, why: str, tried: int = 0) -> Record:
-    """The record with a debt that waits; `tried`: how often in a row it was tried, and failed."""
+def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
+    """Ends one key; what comes in between is kept with the debt."""
+    try:
+        value = value_of(run, debt)
+        previous.ask_again(run, debt, value)
+        proof = end(run, debt, current, published(run), value)
+    except Postponed as no:
+        put_off(run, debt, str(no), [])
+        if run.order.retire_now:
+            failed.append(f"key {debt.key_id} is not retired: {no}")
+        return
+    except Failure as error:
+        failed.append(f"key {debt.key_id} could not be retired: {error}")
+        put_off(run, debt, str(error), failed)
+        return
+    record = run.record.not_owing(debt.key_id)
+    known = {
+        place: tuple(one for one in keys if one.key_id != debt.key_id)
+        for place, keys in record.known.items()
+    }
+    run.note(record.change(known=known))
+    run.outcome = run.outcome or "retired"
+    run.world.report("rotation.retired", key_id=debt.key_id, why=debt.why, proof=proof)
+
+
+def put_off(run: Run, debt: Debt, why: str, failed: list[str]) -> None:
+    """The debt waits: with a back-off that grows where it `failed`, else until the next look."""
+    tried = debt.tried + 1 if failed else 0
+    if not failed:
+        run.warn(f"key {debt.key_id} is not retired yet: {why}")
     later = debt.model_copy(
-        update={"waits": why[:300], "tried": tried, "due_at": run.now() + RETRY}
+        update={"waits": why[:300], "tried": tried, "due_at": run.now() + pause(tried)}
     )
     rest = [other for other in run.record.retiring if other.key_id != debt.key_id]
-    return run.record.change(retiring=(*rest, later))
+    run.note(run.record.change(retiring=(*rest, later)))
+
+
+def pause(tried: int) -> timedelta:
+    """How long a debt waits that was tried, and failed, so many times in a row."""
+    if not tried:
+        return POSTPONED
+    return min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(tried - 1, 10)))
 
 
 def unfit(run: Run, current: Held) -> str | None:
-    """Why nothing may be retired now: the second look. None if every destination shows a key that ECGrid accepts."""
+    """Why nothing may be retired now: the second look. None if every destination shows a key that ECGrid accepts.
+
+    Raises Failure if that could not be found out.
+    """
     run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
     if run.staged is not None and run.staged.key is not None:
         return "a key is staged that belongs to no rotation"
@@ -104,55 +137,19 @@ def unfit(run: Run, current: Held) -> str | None:
         there = run.look_again(to)
         if there is None or not run.record.shows(there.value):
             return f"{to.mount}/{to.path} does not show the current key"
-    there = run.seen(run.main)
-    if there is None or there.value is None:
-        return "the current key is not published"
     try:
-        user_id = run.probe(there.value)
+        user_id = run.probe(published(run))
     except Refused:
         return "ECGrid does not accept the current key"
-    except Failure as error:
-        return f"ECGrid could not be asked about the current key ({error.kind})"
     return None if user_id == current.user_id else "the current key answers as another user"
 
 
-def remove(run: Run, debt: Debt) -> None:
-    """KeyRemove, and the proof that the key is gone: its value is refused, or the list lacks it."""
-    within = run.fenced(run.world.timeout)
-    lost: object = None
-    with suppress(NotFound):  # gone already
-        lost = unknown_if_lost(lambda: run.account.remove(debt.key_id, within))()
-    said_yes = not isinstance(lost, AnswerLost)
-    if not proved_gone(run, debt, said_yes=said_yes):
-        how = "ECGrid said yes" if said_yes else "the answer was lost"
-        raise RetirementFailed(
-            f"key {debt.key_id} is still accepted or listed after KeyRemove ({how})"
-        )
-    record = run.record.not_owing(debt.key_id)
-    known = {
-        place: tuple(one for one in keys if one.key_id != debt.key_id)
-        for place, keys in record.known.items()
-    }
-    run.note(record.change(known=known))
-    run.world.report("rotation.retired", key_id=debt.key_id, why=debt.why)
-
-
-def proved_gone(run: Run, debt: Debt, *, said_yes: bool) -> bool:
-    """By the value, where an earlier version of the secret has it; else by the list; else by ECGrid's word."""
+def published(run: Run) -> Secret:
+    """The value that the first destination shows; raises Postponed if there is none."""
     there = run.seen(run.main)
-    value = there and run.world.vault.earlier_value(run.main, debt.key_id, there.version)
-    if value:
-        try:
-            run.patiently(lambda: run.probe(value))
-        except Refused:
-            return True
-        return False
-    visibility = debt.visibility or run.policy.visibility
-    try:
-        listed = run.patiently(lambda: run.account.keys(debt.user_id, visibility, run.within()))
-    except (Forbidden, NotFound):
-        return said_yes
-    return all(seen.ref.key_id != debt.key_id for seen in listed)
+    if there is None or there.value is None:
+        raise Postponed("the current key is not published")
+    return there.value
 
 
 # what nobody will publish
@@ -203,7 +200,7 @@ def settle_orphan(run: Run) -> None:
         there is not None
         and there.value is not None
         and record.current is not None
-        and works(run, there.value)
+        and accepts(run, there.value)
     ):
         run.save(record.owing(orphan.ref, "stray", run.now()))
         run.give_back(run.record)
@@ -214,12 +211,3 @@ def settle_orphan(run: Run) -> None:
     run.done.add("drift")
     run.done.discard("find")
     run.world.report("rotation.drift", key_id=record.current.key_id if record.current else None)
-
-
-def works(run: Run, value: Secret) -> bool:
-    """Whether ECGrid accepts a value."""
-    try:
-        run.patiently(lambda: run.probe(value))
-    except Refused:
-        return False
-    return True

@@ -144,9 +144,13 @@ class Run:
     versions: dict[tuple[str, str], int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     done: set[str] = field(default_factory=set)  # steps that this run takes only once
+    replaced: ApiKey | None = None  # what the first destination showed before this run published
     issued_at: float = 0.0
     restarts: int = 0
-    restored: bool = False  # Vault was found to be restored from a backup
+    stale: StaleRead | None = None  # a read that lagged behind this process' writes to the end
+    doubts: bool = (
+        False  # whether Vault holds what ECGrid accepts is to be looked at, whatever was ordered
+    )
     failing: Failed | None = None  # the failure that the record told of when this run came
 
     def __post_init__(self) -> None:
@@ -221,6 +225,13 @@ class Run:
             self._accounts[issue, verify] = self.world.account(issue, verify, urgency)
         return self._accounts[issue, verify]
 
+    @property
+    def grace(self) -> timedelta:
+        """How long a replaced key stays valid."""
+        if self.order.retire_now:
+            return timedelta(0)
+        return self.order.grace if self.order.grace is not None else self.policy.grace
+
     def now(self) -> datetime:
         """The Vault server's time."""
         return self.world.vault.now()
@@ -262,11 +273,8 @@ class Run:
         return Stored(Record.new(name), gone.version)
 
     def start_again(self) -> None:
-        """After a lost fence: everything is read anew; a key that this run issued is not forgotten."""
-        if self.key is not None and self.issued and not self.published:
-            self.orphan = self.key
-            self.orphan_of = self.record.underway.run if self.record.underway else None
-        self.forget()
+        """After a lost fence: everything is read anew."""
+        self.set_aside()
         self.restarts += 1
         if (
             self.restarts == 1
@@ -279,8 +287,17 @@ class Run:
             )
         pause = min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE)
         self.world.clock.sleep(pause * random.uniform(0.5, 1.0))
-        self.observe()
-        self.unsure = True
+        self.stored, self.unsure = None, True  # the page observes anew
+
+    def set_aside(self) -> None:
+        """Puts the rotation that was open out of mind; a key that this run issued for it is not forgotten."""
+        if self.key is not None and self.issued and not self.published:
+            self.orphan = self.key
+            self.orphan_of = self.record.underway.run if self.record.underway else None
+        self.forget()
+        if "drift" in self.done:  # as it was then; what is now, only another look tells
+            self.done -= {"drift", "look"}
+            self.doubts = True
 
     def forget(self) -> None:
         """Puts the rotation that was open out of mind: it is settled, or another run's."""
@@ -319,6 +336,16 @@ class Run:
         there = self.seen(to)
         return there is not None and there.value is not None and there.value == key
 
+    def lags(self, to: Destination) -> bool:
+        """Whether a destination shows an older version than the record says was written there."""
+        there = self.seen(to)
+        written = [
+            place.version or 0
+            for place in self.record.places
+            if (place.mount, place.path) == (to.mount, to.path)
+        ]
+        return (there.version if there else 0) < max(written, default=0)
+
     # the rules
 
     def patiently(self, call: Callable[[], T], *, until: float | None = None) -> T:
@@ -335,24 +362,10 @@ class Run:
                 trouble = error
             wait = max(trouble.retry_after or 0.0, pause * random.uniform(0.5, 1.0))
             if clock.boot() + wait > until:
-                if self._restored(trouble):
-                    continue
                 raise trouble
             self.world.report("rotation.retry", error=trouble.kind, wait_s=round(wait, 2))
             clock.sleep(wait)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _restored(self, trouble: Transient) -> bool:
-        """A read that stays stale to the end: Vault was restored from a backup if a check-and-set on it is accepted."""
-        if not isinstance(trouble, StaleRead) or not self.world.vault.accept_restored(trouble):
-            return False
-        self.restored = True
-        self.deadline = max(self.deadline, self.world.clock.boot() + self.world.deadline)
-        self.warn(
-            "Vault was restored from a backup: it shows older versions than were written, and drift is checked"
-        )
-        self.world.report("vault.restored", at=str(trouble.at))
-        return True
 
     def note(self, record: Record) -> None:
         """Changes the record in memory only; it is written with the next change that is."""

@@ -6,6 +6,7 @@ reading what is there. Values leave this room only as `Secret`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -90,12 +91,17 @@ class Vault:
         else:
             if document is None:
                 return None
-            return Stored(Record.parse(document.data, str(at)), document.version)
+            return self.stored(document, at)
         raise Gone(
             f"the record of {policy} was deleted in Vault (version {gone.version}). Undelete that version, or, if it "
             f"is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
             version=gone.version,
         )
+
+    @staticmethod
+    def stored(document: Document, at: At) -> Stored:
+        """The record that such a document holds; raises Permanent if it is none that this version understands."""
+        return Stored(Record.parse(document.data, str(at)), document.version)
 
     def save(self, record: Record, over: int) -> Stored:
         """Writes the record as the version after `over`; raises FenceLost if another run has written since.
@@ -133,8 +139,7 @@ class Vault:
 
     def index_at(self, policy: str) -> At:
         """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
-        shard = int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
-        return At(self._mount, f"{self._state}/index/{shard:02d}")
+        return At(self._mount, f"{self._state}/index/{index_shard(policy):02d}")
 
     # the staged value
 
@@ -221,16 +226,15 @@ class Vault:
             custom["key_id"] = str(key.key_id)
         self.kv.annotate(At(to.mount, to.path), custom)
 
-    def earlier_value(self, to: Destination, key_id: int, before: int) -> Secret | None:
-        """The value of that key in an earlier version of the secret, if one of the last ten still has it."""
+    def earlier(self, to: Destination, before: int) -> Iterator[Published]:
+        """What the secret showed before that version, the latest first: as far as the last ten can be read."""
         for version in range(before - 1, max(0, before - 11), -1):
             try:
                 old = self.published(to, version)
             except Failure:
                 continue
-            if old is not None and old.key_id == key_id:
-                return old.value
-        return None
+            if old is not None:
+                yield old
 
     # rights
 
@@ -285,21 +289,6 @@ class Vault:
                 kind="vault.MissingCapability",
             )
 
-    def accept_restored(self, stale: StaleRead) -> bool:
-        """Whether a check-and-set on a stale version is accepted: then Vault was restored from a backup.
-
-        The older version is written again as it is, and from then on counts. Nothing is written where there is
-        nothing: that it is gone counts from now on, since every act on it needs a check-and-set all the same.
-        """
-        document = stale.document
-        if document is not None:
-            try:
-                self.kv.write(stale.at, document.data, document.version)
-            except (Failure, FenceLost):
-                return False
-        self.kv.forget(stale.at)
-        return True
-
     # the one write
 
     def put(self, at: At, data: dict[str, Any], cas: int) -> int:
@@ -327,6 +316,11 @@ class Vault:
                 f"{at}: the read after a refused write is stale", kind="vault.StaleRead"
             )
         raise trouble
+
+
+def index_shard(policy: str) -> int:
+    """Which document of the due index has a policy's entry."""
+    return int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
 
 
 def _about(key: ApiKey) -> dict[str, Any]:

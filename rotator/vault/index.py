@@ -4,10 +4,11 @@ Each policy has an entry in one of a few documents below `STATE_PATH/index/`: no
 instant, as its record said at some version, under some digest of the policy. An entry that is missing, unreadable, of
 another digest, or whose instant has come says nothing, and the record is read. Losing it all costs one slow tick.
 
-It must never hide what is open, or owed, so two rules hold, both by check-and-set on the document:
+It must never hide what is open, or owed, so three rules hold, all by check-and-set on the document:
 
 - Whoever is about to claim first lowers the entry (it says nothing from then on) and leaves a hold there that outlives
   the claim: `hold`.
+- Whoever meets a record that was deleted, or is older than its entry says, lowers the entry.
 - An entry is raised only over the very version of the document that was read before the record was, only where that
   version showed no hold of anybody else that had not ended, and never from an older record than it stands for:
   `raise_`. Whoever loses the race leaves it: what says nothing heals at the next tick.
@@ -143,10 +144,10 @@ class DueIndex:
         kept = _living(page)
         for name, entry in group.items():
             there = kept.get(name, {})
-            if (
-                self._others_hold(there, page.read_at)
-                or _number(there.get("record")) > entry.version
-            ):
+            if self._others_hold(there, page.read_at):
+                continue
+            if _number(there.get("record")) > entry.version:  # set back, or read too early
+                _lower(kept, name)
                 continue
             kept[name] = {
                 "digest": entry.digest[:16],
@@ -162,6 +163,20 @@ class DueIndex:
             holder != self._holder and until + GUARD > now
             for holder, until in _holds(entry).items()
         )
+
+    def lower(self, name: str) -> None:
+        """Makes the entry say nothing: whoever has met a record that was deleted does so, for all others.
+
+        Raises RotatorError if that cannot be written; then it is noticed within the hour.
+        """
+        at = self._vault.index_at(name)
+        with self._locks[at]:
+            page = self._read(at)
+            if page.version == UNWRITABLE or "quiet_until" not in page.entries.get(name, {}):
+                return
+            kept = _living(page)
+            _lower(kept, name)
+            self._write(at, kept, page)
 
     def expect(self, names: Iterable[str]) -> None:
         """These policies will be held soon: whichever of them comes first is held with all others of its document."""
@@ -217,6 +232,13 @@ class DueIndex:
         told = json.dumps(entries, separators=(",", ":"))
         version = self._vault.put(at, {"policies": told}, over.version)
         self._pages[at] = _Page(version, entries, self._vault.now())
+
+
+def _lower(entries: dict[str, dict[str, Any]], name: str) -> None:
+    """Leaves of an entry what others hold."""
+    holds = entries.pop(name, {}).get("holds")
+    if holds:
+        entries[name] = {"holds": holds}
 
 
 def _living(page: _Page) -> dict[str, dict[str, Any]]:

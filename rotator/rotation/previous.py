@@ -1,0 +1,96 @@
+"""What this account does with a replaced key: found out once per policy, and told by every result from then on.
+
+Asked before the claim, so that a key which was dead already tells nothing; once more after settling; and once more
+just before its first retirement, since an account may end it some time later.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rotator.errors import Failure, Refused
+from rotator.journal import Debt, Record
+from rotator.keys import Secret
+from rotator.policy import Policy
+from rotator.rotation.run import Run
+
+
+def answer(policy: Policy, record: Record) -> str | None:
+    """`accepted` or `refused`; None while it is not known for the call that the policy issues by."""
+    return record.previous_key if record.previous_issue == policy.issue.value else None
+
+
+def told(policy: Policy, record: Record) -> dict[str, Any]:
+    """What results tell: that, and when the replaced key is to end."""
+    known = answer(policy, record)
+    ends: list[datetime] = [debt.due_at for debt in record.retiring if debt.why == "replaced"]
+    until = max(ends, default=None) if known != "refused" else None
+    return {"previous_key": known, "previous_key_until": until}
+
+
+def ask_before(run: Run, user_id: int) -> None:
+    """Before the claim: whether the key that is to be replaced is accepted, while nobody knows what becomes of it."""
+    current, there = run.record.current, run.seen(run.main)
+    if not run.grace or answer(run.policy, run.record) is not None or current is None:
+        return
+    same = (current.user_id, current.visibility) == (user_id, run.policy.visibility)
+    if same and there is not None and there.value is not None and run.record.shows(there.value):
+        run.done |= {"was accepted"} if ask(run, there.value) == "accepted" else set()
+
+
+def is_to_be_asked(run: Run) -> bool:
+    """Whether a rotation was settled whose replaced key was accepted before."""
+    return (
+        "was accepted" in run.done
+        and run.replaced is not None
+        and run.record.underway is None
+        and run.others_claim is None
+        and run.outcome is not None
+    )
+
+
+def ask_after(run: Run) -> None:
+    """After settling: the first answer. Where ECGrid gives none, the next rotation asks."""
+    run.done.discard("was accepted")
+    if run.replaced is None:
+        return
+    now, ref = ask(run, run.replaced.value), run.replaced.ref
+    if now is None:
+        return
+    record = run.record.change(
+        previous_key=now,
+        previous_issue=run.policy.issue.value,
+        previous_id=ref.key_id if run.record.owes(ref.key_id) else None,
+    )
+    run.give_back(record)
+    warn(run)
+
+
+def ask_again(run: Run, debt: Debt, value: Secret | None) -> None:
+    """Just before the first retirement: the answer that counts."""
+    if run.record.previous_id != debt.key_id:
+        return
+    now = ask(run, value) if value is not None else None
+    run.note(run.record.change(previous_key=now or run.record.previous_key, previous_id=None))
+    warn(run)
+
+
+def ask(run: Run, value: Secret) -> str | None:
+    """Whether ECGrid accepts it now; None if it cannot tell, which stops nothing."""
+    try:
+        run.probe(value)
+    except Refused:
+        return "refused"
+    except Failure:
+        return None
+    return "accepted"
+
+
+def warn(run: Run) -> None:
+    """A grace that the account does not keep."""
+    if run.grace and answer(run.policy, run.record) == "refused":
+        run.warn(
+            "on this account the replaced key ends before its grace is over: consumers that have not read the new one "
+            "are cut off. See `users: [a, b]`"
+        )
