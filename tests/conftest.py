@@ -67,8 +67,18 @@ _STRANGERS = (
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names the seed, so that what was drawn can be drawn again."""
+    """Names the seed, so that what was drawn can be drawn again; and what works with which form of ECGrid."""
     terminalreporter.write_line(f"drawn with ROTATOR_TEST_SEED={SEED}")
+    rows = [
+        row
+        for report in terminalreporter.getreports("passed")
+        for name, row in report.user_properties
+        if name == "cell"
+    ]
+    if rows:
+        terminalreporter.section("what works with which form of ECGrid")
+    for row in sorted(rows):
+        terminalreporter.line("{:<8} {:<11} {:<17} {}".format(*row))
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
@@ -404,17 +414,3 @@ def roles(vault: VaultServer, mount: str, rotator_command: Rotator) -> Iterator[
     made = Roles(vault, mount, rotator_command)
     yield made
     made.close()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the tests of both forms of ECGrid found, as one table."""
-    rows = [
-        row
-        for report in terminalreporter.getreports("passed")
-        for name, row in report.user_properties
-        if name == "cell"
-    ]
-    if rows:
-        terminalreporter.section("what works with which form of ECGrid")
-    for row in sorted(rows):
-        terminalreporter.line("{:<8} {:<11} {:<17} {}".format(*row))

@@ -32,7 +32,12 @@ TRANSCRIPTS = [
     ("status", 2, "", NOWHERE),
     ("run --once", 2, "", NOWHERE),
     ("rotate", 2, "", "error: say which policies: NAME..., or --all, or --tag TAG\n"),
-    ("adopt", 2, "", "error: say what to adopt: NAME..., or --all, or --ecgrid; --from OLD takes exactly one NAME\n"),
+    (
+        "adopt",
+        2,
+        "",
+        "error: say what to adopt: NAME..., or --all, or --ecgrid; --from OLD takes exactly one NAME\n",
+    ),
     ("run --shard 3/2", 2, "", "error: --shard '3/2': I/N, with I from 0 to N-1\n"),
 ]
 

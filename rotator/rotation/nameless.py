@@ -87,8 +87,7 @@ def supersede(run: Run, other: Held) -> str | None:
     value = next((v for v in values(run) if run.record.fingerprint(v) == other.fingerprint), None)
     if value is not None and not accepts(run, value):
         return None
-    own = run.world.own_key()
-    if own is not None and run.record.fingerprint(own) == other.fingerprint:
+    if run.world.whose.own_user_if_known() == other.user_id:
         return "it is the one that the rotator itself asks with"
     run.save(run.record.counting_issue(run.now(), beyond_schedule=True))
     within = run.fenced(run.world.timeout)
