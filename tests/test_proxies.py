@@ -128,7 +128,8 @@ def test_a_socks_proxy_is_refused_by_its_name_alone(rotator_command: Rotator) ->
         "edi", "user_id: 5001\nvisibility: Private\nschedule: manual\nvault: {path: e}\n"
     )
     away = {"VAULT_ADDR": "https://vault.example:8200", "ALL_PROXY": "socks5://127.0.0.1:1080"}
-    done = rotator_command("status", **away)
+    rotator_command.environment |= away
+    done = rotator_command("status")
     assert (done.code, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: ALL_PROXY: names a SOCKS proxy")
 
@@ -150,11 +151,10 @@ def test_neither_vault_nor_ecgrid_nor_hooks_nor_sentry_on_this_machine_meet_the_
             for name in (f"{one}_proxy", f"{one.upper()}_PROXY")
         }
         sentry = {"SENTRY_DSN": f"http://{secrets.token_hex(8)}@{there.address}/1"}
-        done = rotator_command("rotate", "edi", "--json", **named, **sentry)
+        rotator_command.environment |= named | sentry
+        done = rotator_command("rotate", "edi", "--json")
         assert (done.code, done.json["summary"]) == (0, {"rotated": 1})
-        failed = rotator_command(
-            "rotate", "edi", **named, **sentry, ROTATOR_ECGRID__API_KEY="x" * 20
-        )
+        failed = rotator_command("rotate", "edi", ROTATOR_ECGRID__API_KEY="x" * 20)
         assert failed.code == 1
         assert {taken.path for taken in there.taken} == {"/hook", "/api/1/envelope/"}
     assert recorder.taken == []

@@ -10,6 +10,8 @@ WAIT = "Nothing by hand: the next tick tries again. If it lasts, "
 DOCTOR = "run `rotator doctor`; it says what is missing, and how to grant it."
 
 STEPS = {
+    "daemon.CannotListen": "See who listens at ROTATOR_HTTP__LISTEN (`ss -ltnp`): another rotator, or another program. "
+    "Give another address, or an empty one for none.",
     "ecgrid.AcceptsAnything": "Do not rotate: ECGrid, or what stands in its place, accepts keys that nobody issued. "
     "Check ROTATOR_ECGRID__REST_URL and any proxy in between, then ask the ECGrid support.",
     "ecgrid.AccessDenied": "Give the rotator's own user the AuthLevel NetworkAdmin or higher, or the policy a user "
