@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import http.client
 import queue
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-from rotator.errors import BadInput
+from rotator.errors import BadInput, Failure
 from rotator.settings import proxy_for
+from rotator.threads import begin
 
 Outcome = tuple[int, str]  # the status of the answer, 0 if there is none; and the same in words
 
@@ -31,14 +31,11 @@ def post(url: str, body: bytes, headers: Mapping[str, str], within: float) -> Ou
     """
     # In a thread that may be left behind: an answer can come a byte at a time for hours.
     outcome: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    worker = threading.Thread(
-        target=lambda: outcome.put(_post(url, body, headers, within)), name="webhook", daemon=True
-    )
     try:
-        worker.start()
+        begin(lambda: outcome.put(_post(url, body, headers, within)), "webhook")
         return outcome.get(timeout=within)
-    except RuntimeError:
-        return 0, "no thread can be started: this process may have no more of them"
+    except Failure as failure:
+        return 0, str(failure)
     except queue.Empty:
         return 0, f"no end within {within:.0f} s"
 

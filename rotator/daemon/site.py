@@ -16,6 +16,7 @@ from rotator.fleet.plan import ahead
 from rotator.keys import Issue, Verify
 from rotator.policy import Policy
 from rotator.reporting.standing import Standing
+from rotator.threads import begin
 from rotator.web import Health, Site, View, Window
 
 FRESH = 10.0  # seconds between two looks
@@ -86,8 +87,6 @@ class Face:
                 self.window = Window(site, http.listen.host, http.listen.port, token)
             except OSError as error:
                 problem = error.strerror or type(error).__name__
-            except RuntimeError:
-                problem = "no thread can be started"
         if problem:
             raise Failure(
                 f"ROTATOR_HTTP__LISTEN: cannot be listened at ({problem}). Is another rotator running? Else give "
@@ -97,10 +96,9 @@ class Face:
         if fleet.reports.metrics:
             fleet.reports.metrics.vault_token_ttl(self._token_ttl)
             fleet.reports.metrics.vault_clock_skew(fleet.server.clock.skew)
-        self._thread = threading.Thread(target=self._keep_fresh, name="site", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = begin(self._keep_fresh, "site")
         if self.window:
             reporting.event("daemon.listening", port=self.window.port)
         return self

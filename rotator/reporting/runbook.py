@@ -77,6 +77,9 @@ STEPS = {
     "sandbox.Control": "Start the sandbox anew.",
     "sandbox.OpenBao": "Install the `sandbox` extra, and see that loopback ports are free.",
     "secret.Malformed": "Correct the value where the message says: it holds what no key can hold.",
+    "system.NoFile": "Let the process open more files: `ulimit -n`, or LimitNOFILE= in the unit.",
+    "system.NoThread": "Let the process have more threads: `ulimit -u`, TasksMax= in the unit, or the container's pids "
+    "limit.",
     "vault.BadAnswer": "Check VAULT_ADDR and what stands before Vault: the answer is not Vault's.",
     "vault.BadRecord": "Restore an earlier version of the record in Vault (`vault kv rollback`), or delete it with "
     "all its versions and run `rotator adopt NAME`.",

@@ -15,7 +15,7 @@ from rotator.rotation import claiming, due, own, publishing
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.page import rotate
-from rotator.rotation.run import Clock, Order, Report, Run, World, side_by_side
+from rotator.rotation.run import Clock, Order, Report, Run, World
 
 __all__ = [
     "Busy",
@@ -27,7 +27,6 @@ __all__ = [
     "Run",
     "World",
     "compare",
-    "side_by_side",
     "tend",
     "would",
 ]

@@ -10,13 +10,15 @@ import http.client
 import io
 import selectors
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
+
+from rotator.errors import Failure
+from rotator.threads import begin
 
 AT_ONCE = 64  # clients; for one more, the one that has been here longest is cut off, whoever has not asked yet first
 PATIENCE = 15.0  # seconds for the whole request, and again for taking the whole answer
@@ -67,8 +69,7 @@ class Clients:
         refuse: Refusing,
         first: Iterable[str] = (),
     ) -> None:
-        """`first`: the targets that are answered before all others. Raises OSError, and RuntimeError for want of a
-        thread."""
+        """`first`: the targets that are answered before all others. Raises OSError, or Failure for want of a thread."""
         self._answer, self._refuse, self._first = answer, refuse, frozenset(first)
         self._clients: dict[_Client, None] = {}  # in the order in which they came
         self._asked: deque[_Client] = deque()
@@ -80,10 +81,9 @@ class Clients:
         self._waker, self._wakes = socket.socketpair()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wakes, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         try:
-            self._thread.start()
-        except RuntimeError:
+            self._thread = begin(self._serve, "web")
+        except Failure:
             self._leave()
             raise
 

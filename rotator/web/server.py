@@ -72,7 +72,7 @@ class Window:
     def __init__(self, site: Site, host: str, port: int, token: Secret | None = None) -> None:
         """Listens at once; port 0 lets the kernel choose. With a token, only who shows it sees more than health.
 
-        Raises OSError if the address cannot be had, and RuntimeError if no thread can be started for it.
+        Raises OSError if the address cannot be had, and Failure if no thread can be started for it.
         """
         self._site, self._token = site, token
         self._clients = Clients((host, port), self._serve, _refusal, first=HEALTH)
