@@ -33,7 +33,7 @@ LINES = (
     {"fleet"},
     {"web"},
     {"daemon", "sandbox"},
-    {"cli"},
+    {"cli", "init"},
     {"__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LINES) for room in rooms}

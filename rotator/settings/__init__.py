@@ -213,7 +213,7 @@ class Settings(BaseSettings):
         `overrides` go before everything, by names such as `log.level`; None overrides nothing. Raises BadInput with
         every problem. Needs neither credentials nor a Vault address: see `require_ecgrid` and `require_vault`.
         """
-        sources = Sources(environ, cwd or Path.cwd(), _names())
+        sources = Sources(environ, cwd or Path(), _names())
         given = sources.find(overrides or {})
         settings = _build(cls, given, sources)
         if sources.problems or settings is None:

@@ -139,7 +139,7 @@ class Sources:
     def _toml(self) -> tuple[dict[str, object], str]:
         named = self._environ.get(f"{_PREFIX}CONFIG")
         file = self._cwd / (named or "rotator.toml")
-        if not named and not file.exists():
+        if not named and not is_there(file):
             return {}, ""
         where = f"{_PREFIX}CONFIG" if named else "rotator.toml"
         problem, table = None, {}
