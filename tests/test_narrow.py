@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import resource
 import secrets
 import signal
 import stat
@@ -18,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Finished, Rotator, Started, VaultServer, until
+from conftest import Finished, Rotator, Started, VaultServer, events, until
 from proxy import Answer, Forward, Proxy, Request
 
 from rotator.sandbox.ecgrid import Running
 
-LIMITS = str(Path(__file__).parent / "limits.py")
+LIMITS, TAKEN = (str(Path(__file__).parent / name) for name in ("limits.py", "taken.py"))
 POLICY = "user_id: 5001\nvisibility: Private\nschedule: {every: 30d}\nvault: {path: ecgrid/edi}\n"
 PACKAGES = str(Path(pytest.__file__).parent.parent)
 USERS = itertools.count(40_000 + secrets.randbelow(20_000))
@@ -66,13 +65,17 @@ def narrow(everybodys: Path, rotator_command: Rotator) -> Rotator:
 
 
 def within(
-    command: Rotator, *arguments: str, before: tuple[str, ...] = (), **limits: object
+    command: Rotator,
+    *arguments: str,
+    before: tuple[str, ...] = (),
+    run: tuple[str, ...] = ("-m", "rotator"),
+    **limits: object,
 ) -> Started:
     """The command, started with less than usual, by the program `before`."""
     given = [f"{name}={value}" for name, value in limits.items()]
     assert PYTHON is not None
     command.environment["PYTHONPATH"] += f":{PACKAGES}"
-    command.program = (*before, sys.executable, LIMITS, *given, "--", PYTHON, "-m", "rotator")
+    command.program = (*before, sys.executable, LIMITS, *given, "--", PYTHON, *run)
     return command.start(*arguments)
 
 
@@ -171,9 +174,11 @@ def test_past_issue_no_further_file_and_no_further_thread_is_needed(
     def take_away(request: Request, forward: Forward) -> Answer | None:
         if request.issues:
             pid = started[0].process.pid
-            open_now = max(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()) + 1
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now, open_now))
-            resource.prlimit(pid, resource.RLIMIT_NPROC, (1, 1))
+            os.kill(pid, signal.SIGUSR2)
+            until(
+                lambda: re.search(r"Max processes +1 +1 ", Path(f"/proc/{pid}/limits").read_text()),
+                "it is",
+            )
         return forward()
 
     with Proxy(take_away) as proxy:
@@ -181,7 +186,7 @@ def test_past_issue_no_further_file_and_no_further_thread_is_needed(
             "ROTATOR_ECGRID__REST_URL": proxy.before("ecgrid", simulator.rest_url),
             "ROTATOR_ECGRID__SOAP_URL": proxy.before("ecgrid", simulator.soap_url),
         }
-        started.append(within(narrow, "rotate", "edi", "--json", uid=next(USERS)))
+        started.append(within(narrow, "rotate", "edi", "--json", run=(TAKEN,), uid=next(USERS)))
         done = started[0].finish()
     assert (done.code, done.json["summary"]) == (0, {"rotated": 1})
     assert simulator.simulator.issued() == 1
@@ -346,3 +351,32 @@ def zombies(first: int) -> list[str]:
             below += [int(child) for child in (task / "children").read_text().split()]
     states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in below]
     return [state for state in states if state == "Z"]
+
+
+# what lies in the directory
+
+
+def test_a_key_from_a_process_substitution_serves_the_whole_rotation(narrow: Rotator) -> None:
+    """It can be read once, and is needed again and again."""
+    key = narrow.environment.pop("ROTATOR_ECGRID__API_KEY")
+    narrow.secrets.add(key)
+    (narrow.directory / "key").write_text(key)
+    line = f"ROTATOR_ECGRID__API_KEY_FILE=<(sleep 0.3; cat key) exec {sys.executable} -m rotator rotate edi --json"
+    narrow.program = ("/bin/bash", "-c", line)
+    done = narrow()
+    assert (done.code, done.json["summary"]) == (0, {"rotated": 1})
+
+
+def test_which_rotator_toml_is_used_is_said(narrow: Rotator) -> None:
+    """In the log."""
+    file = narrow.directory / "rotator.toml"
+    file.write_text("concurrency = 2\n")
+    (told,) = events(narrow("status").stderr, "settings.read")
+    assert told["file"] == str(file)
+
+
+def test_the_demo_does_not_mind_what_lies_in_the_directory(narrow: Rotator) -> None:
+    """Neither its rotator.toml nor the variables that are meant for one's own rotator."""
+    (narrow.directory / "rotator.toml").write_text('nonsense = 1\n[vault]\naddr = "x"\n')
+    narrow.environment["ROTATOR_NONSENSE"] = "1"
+    assert narrow("demo").code == 0

@@ -78,6 +78,8 @@ def settings_from(given: dict[str, str]) -> Settings:
     reporting.setup()  # before there is a secret in memory; the level and form that were asked for come with them
     settings = Settings.load(overrides=given)
     reporting.setup(settings.log.level, settings.log.format)
+    if settings.file is not None:
+        reporting.event("settings.read", file=str(settings.file.absolute()))
     for warning in settings.warnings:
         reporting.event("settings.warning", message=str(warning))
     return settings

@@ -63,7 +63,8 @@ def demo() -> None:
 
 
 def _tour(running: Sandbox) -> bool:
-    settings = Settings.load(environ=running.environment, overrides={"policies": str(POLICIES)})
+    # In a place where nobody keeps a rotator.toml of their own.
+    settings = Settings.load(running.environment, POLICIES, {"policies": str(POLICIES)})
     policies = policies_from(settings)
     with Fleet(settings, policies) as fleet:
         print(

@@ -54,6 +54,7 @@ LEVELS = {
     "rotation.answer_lost": logging.WARNING,
     "policy.drift": logging.WARNING,
     "policy.warning": logging.WARNING,
+    "settings.read": logging.INFO,
     "settings.warning": logging.WARNING,
     "vault.clock_skew": logging.WARNING,
     "leak.prevented": logging.ERROR,

@@ -188,6 +188,7 @@ class Settings(BaseSettings):
 
     _given: Mapping[str, Given] = PrivateAttr(default_factory=dict)
     _noted: tuple[Problem, ...] = PrivateAttr(())
+    _file: Path | None = PrivateAttr(None)
 
     @classmethod
     def settings_customise_sources(
@@ -218,13 +219,18 @@ class Settings(BaseSettings):
         settings = _build(cls, given, sources)
         if sources.problems or settings is None:
             raise BadInput(list(dict.fromkeys(sources.problems)))
-        return settings._with_origin(given, tuple(sources.warnings))  # noqa: SLF001 - its own class
+        return settings._with_origin(given, sources)  # noqa: SLF001 - its own class
 
-    def _with_origin(self, given: Mapping[str, Given], noted: tuple[Problem, ...]) -> Settings:
+    def _with_origin(self, given: Mapping[str, Given], sources: Sources) -> Settings:
         # Without the values: what is kept for messages must not be a second place where a secret lives.
         self._given = {name: Given(None, found.place, found.file) for name, found in given.items()}
-        self._noted = noted
+        self._noted, self._file = tuple(sources.warnings), sources.file
         return self
+
+    @property
+    def file(self) -> Path | None:
+        """The `rotator.toml` that was read, if there was one."""
+        return self._file
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
