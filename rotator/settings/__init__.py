@@ -21,6 +21,13 @@ from rotator.errors import BadInput, Permanent, Problem
 from rotator.keys import Issue, Secret, Verify
 from rotator.settings.proxies import proxy_for
 from rotator.settings.sources import ALIASES, Given, Sources, is_there, read_secret, variable_of
+from rotator.settings.tls import (
+    TlsFile,
+    client_context,
+    system_authorities,
+    tls_problems,
+    why_refused,
+)
 from rotator.settings.values import (
     OURS,
     Address,
@@ -57,9 +64,13 @@ __all__ = [
     "NotifySettings",
     "SentrySettings",
     "Settings",
+    "TlsFile",
     "VaultField",
     "VaultSettings",
+    "client_context",
     "proxy_for",
+    "system_authorities",
+    "why_refused",
 ]
 
 OPEN = Secret("none")  # the word that opens the status page to everybody
@@ -110,6 +121,15 @@ class VaultSettings(_Section):
     jwt_file: File = SERVICE_ACCOUNT_TOKEN
     mount: VaultPath = "secret"
     state_path: VaultPath = "rotator"
+
+    def tls_files(self, places: Mapping[str, str] | None = None) -> list[TlsFile | None]:
+        """The authorities (a file, a directory), the client's certificate and its key; with what names each."""
+        found: list[TlsFile | None] = []
+        for name in ("cacert", "capath", "client_cert", "client_key"):
+            file: Path | None = getattr(self, name)
+            where = (places or {}).get(f"vault.{name}", ALIASES[f"vault.{name}"])
+            found.append(None if file is None else TlsFile(file, where))
+        return found
 
 
 class SentrySettings(_Section):
@@ -269,13 +289,11 @@ class Settings(BaseSettings):
             raise BadInput([Problem("ROTATOR_ECGRID__API_KEY", what)])
 
     def require_vault(self) -> None:
-        """Raises BadInput unless Vault's address, the credential of the login method, and its files are there."""
-        problems = list(_missing_for_vault(self.vault))
-        for name in ("cacert", "capath", "client_cert", "client_key"):
-            file: Path | None = getattr(self.vault, name)
-            if file is not None and not is_there(file):
-                where = self.places.get(f"vault.{name}", variable_of(f"vault.{name}"))
-                problems.append(Problem(where, "names a file that does not exist"))
+        """Raises BadInput unless Vault's address and the login method's credential are there, and its files good."""
+        problems = [
+            *_missing_for_vault(self.vault),
+            *tls_problems(*self.vault.tls_files(self.places)),
+        ]
         if problems:
             raise BadInput(problems)
 
