@@ -8,18 +8,47 @@ from types import TracebackType
 
 _SET_DUMPABLE = 4  # prctl(2)
 _SENTRY_SETTINGS = ("SENTRY_DSN", "SENTRY_ENVIRONMENT", "SENTRY_RELEASE")
-# What makes a library print or send more than it is told to; read when it is imported, or later.
-_DEBUGGING = ("SSLKEYLOGFILE", "PYTHONASYNCIODEBUG")
+# Variables by which a library takes orders that are ours to give: what it prints and sends, where it keeps files, whom
+# it trusts, whether it draws in colour.
+_OF_LIBRARIES = (
+    "SSLKEYLOGFILE",
+    "PYTHONASYNCIODEBUG",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "FORCE_COLOR",
+    "PYTHON_COLORS",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "DATABRICKS_RUNTIME_VERSION",
+)
+_FAMILIES = ("PROMETHEUS_", "PYDANTIC_", "JUPYTER_")
 
 
 def main() -> None:
     """Runs the command line in a process that leaves no traces: no core dump, no debugging aids, no exception texts."""
+    _open_streams()
     _leave_no_memory()
-    _drop_debugging()
+    _drop_orders()
     _withhold_texts()
+    if os.getpid() == 1:
+        from rotator.init import watch_over
+
+        watch_over()
     from rotator.cli import main as command
 
     command(prog_name="rotator")
+
+
+def _open_streams() -> None:
+    """A standard stream that is closed is as /dev/null; else the first file that is opened would take its place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as the interpreter does
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
 
 
 def _leave_no_memory() -> None:
@@ -33,12 +62,12 @@ def _leave_no_memory() -> None:
     ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _drop_debugging() -> None:
+def _drop_orders() -> None:
     for name in list(os.environ):
         of_sentry = (
             name.startswith("SENTRY_") and name.removesuffix("_FILE") not in _SENTRY_SETTINGS
         )
-        if of_sentry or name in _DEBUGGING:
+        if of_sentry or name in _OF_LIBRARIES or name.upper().startswith(_FAMILIES):
             del os.environ[name]
 
 

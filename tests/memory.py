@@ -365,7 +365,7 @@ class Own:
 
 
 def in_turn(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """`side_by_side` without threads: one after the other, the first error last, as there."""
+    """`Hands.together` without threads: one after the other, the first error last, as there."""
     results: list[Any] = []
     errors: list[Exception] = []
     for call in calls:

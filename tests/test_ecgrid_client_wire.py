@@ -126,11 +126,16 @@ def serving(answer: bytes, tls: ssl.SSLContext | None = None) -> Iterator[Server
 
 @contextmanager
 def asking(
-    server: Server, verify: Verify = Verify.GET_KEY, *, key: str = "", scheme: str = "http"
+    server: Server,
+    verify: Verify = Verify.GET_KEY,
+    *,
+    key: str = "",
+    scheme: str = "http",
+    host: str = "127.0.0.1",
 ) -> Iterator[Account]:
     """An account at that server; closes its client."""
     value = Secret(key or token_hex(16))
-    at = f"{scheme}://127.0.0.1:{server.port}"
+    at = f"{scheme}://{host}:{server.port}"
     ecgrid = ECGrid(
         At(at, f"{at}/soap"),
         Credentials([lambda: value]),
@@ -346,13 +351,13 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) ->
     answer = http('{"success": true, "data": "2.6"}')
     with serving(answer) as proxy, serving(answer) as server:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
-        with asking(server) as account:
+        with asking(server, host="ecgrid.invalid") as account:
             assert account.version(WITHIN) == "2.6"
         assert (len(proxy.requests), len(server.requests)) == (1, 0)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        with asking(server) as account:
-            account.version(WITHIN)
-        assert (len(proxy.requests), len(server.requests)) == (1, 1)
+        monkeypatch.setenv("no_proxy", "*.invalid")
+        with asking(server, host="ecgrid.invalid") as account:
+            assert error_of(lambda: account.version(WITHIN)).kind == "ecgrid.Unreachable"
+        assert (len(proxy.requests), len(server.requests)) == (1, 0)
 
 
 @pytest.mark.parametrize("answer", [http("", 407), b"\r\n\r\n"], ids=["refuses", "nonsense"])
@@ -363,7 +368,7 @@ def test_what_a_proxy_does_not_pass_on_was_not_sent(
     key = token_hex(16)
     with serving(answer) as proxy, serving(b"") as server:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-        with asking(server, key=key, scheme="https") as account:
+        with asking(server, key=key, scheme="https", host="ecgrid.invalid") as account:
             error = error_of(lambda: account.issue(USER, PRIVATE, WITHIN))
         assert (type(error), error.kind) == (NotSent, "ecgrid.Unreachable")
         assert key.encode() not in b"".join(proxy.requests)
@@ -379,7 +384,7 @@ def test_an_environment_that_cannot_be_used_is_bad_input(
     """Before anything is sent; the value, which may hold a password, is not shown."""
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInput) as caught:
-        ECGrid(At("https://127.0.0.1:1", "https://127.0.0.1:1"), Credentials([]), Rate(None))
+        ECGrid(At("https://e.invalid", "https://e.invalid"), Credentials([]), Rate(None))
     assert value not in str(caught.value)
     assert caught.value.__context__ is None
 

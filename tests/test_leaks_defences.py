@@ -167,8 +167,9 @@ def test_a_proxys_password_is_told_to_nobody_else(quarry: Hunt) -> None:
     password = canary()
     quarry.secrets.add(password)
     proxy = f"http://somebody:{quote(password, safe='')}@127.0.0.1:1"
-    for name in ("http_proxy", "HTTP_PROXY"):
-        done = quarry.run("rotate", "edi", deeds=["show-proxy"], env=IMPATIENT | {name: proxy})
+    away = IMPATIENT | {"VAULT_ADDR": "https://vault.invalid:8200"}
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        done = quarry.run("rotate", "edi", deeds=["show-proxy"], env=away | {name: proxy})
         assert done.code == 1
         assert "proxy is" in done.stderr
     assert quarry.findings() == []

@@ -6,6 +6,8 @@ By default a selection that covers every kind of fault and every place; ROTATOR_
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,4 +233,40 @@ def test_nothing_leaks_from_a_secret_in_the_wrong_setting(quarry: Hunt, together
         pasted = dict.fromkeys(names[start : start + together], value)
         done = quarry.run("rotate", "edi", env=PATIENCE | pasted)
         assert done.code in (1, 2), names[start]
+    assert_nothing_found(quarry)
+
+
+def test_nothing_leaks_from_files_for_tls_that_cannot_be_used(quarry: Hunt) -> None:
+    """A key with a pass phrase, another's key, one that is no PEM or may not be read; or a secret in their place."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl on this machine")
+    quarry.policy("edi", 6001)
+    phrase, folder = canary(), quarry.directory / "given" / "tls"
+    quarry.secrets.add(phrase)
+    folder.mkdir(parents=True)
+    (folder / "phrase").write_text(phrase)
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=one -keyout key.pem -out cert.pem",
+        "genpkey -algorithm RSA -out other.pem",
+        "pkcs8 -topk8 -in key.pem -out encrypted.pem -passout file:phrase",
+        "pkey -in key.pem -outform der -out key.der",
+    ):
+        subprocess.run(
+            [openssl, *command.split()], cwd=folder, check=True, capture_output=True, timeout=120
+        )
+    value = canary()
+    (folder / "secret.pem").write_text(value)
+    quarry.secrets |= {value, *(folder / "key.pem").read_text().splitlines()[1:-1]}
+    cert = {"VAULT_CLIENT_CERT": str(folder / "cert.pem")}
+    for key in ("encrypted.pem", "other.pem", "key.der", "secret.pem", "nowhere", value):
+        done = quarry.run(
+            "rotate", "edi", env={**PATIENCE, **cert, "VAULT_CLIENT_KEY": str(folder / key)}
+        )
+        assert (done.code, "VAULT_CLIENT_KEY" in done.stderr) == (2, True), key
+    for name in ("VAULT_CACERT", "VAULT_CAPATH", "VAULT_CLIENT_CERT"):
+        for file in ("secret.pem", value):
+            done = quarry.run("rotate", "edi", env={**PATIENCE, name: str(folder / file)})
+            assert (done.code, name in done.stderr) == (2, True), name
+    assert quarry.thief.taken == []
     assert_nothing_found(quarry)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import secrets
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from pydantic import BaseModel
 from rotator import settings as room
 from rotator.errors import BadInput
 from rotator.keys import Issue, Secret, Verify
-from rotator.settings import Listen, Settings, VaultField
+from rotator.settings import Listen, Settings, VaultField, sources
 
 BAD = Path(__file__).parent / "bad"
 CASES = sorted([*BAD.glob("*.env"), *BAD.glob("*.toml")])
@@ -297,3 +300,68 @@ def test_settings_with_a_secret_cannot_be_pickled(tmp_path: Path) -> None:
     settings = Settings.load({"ROTATOR_ECGRID__API_KEY": secrets.token_hex()}, tmp_path)
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(settings)
+
+
+# files of others, and what can be read only once
+
+
+def test_a_secret_from_a_pipe_is_read_once_and_kept(tmp_path: Path) -> None:
+    """As `..._FILE=<(cat key)` gives it, also where its writer comes late; it has no file to be read again."""
+    pipe, value = tmp_path / "pipe", secrets.token_hex(16)
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        time.sleep(0.2)
+        with pipe.open("w") as stream:
+            for part in (value[:5], f"{value[5:]}\n"):
+                stream.write(part)
+                stream.flush()
+                time.sleep(0.1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    settings = Settings.load({"ROTATOR_ECGRID__API_KEY_FILE": str(pipe)}, tmp_path)
+    writer.join(30)
+    assert settings.ecgrid.api_key == Secret(value)
+    assert settings.read_again("ecgrid.api_key") is None
+
+
+def test_a_pipe_that_gives_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In time."""
+    monkeypatch.setattr(sources, "_PIPE_PATIENCE", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="ROTATOR_ECGRID__API_KEY_FILE: names a file that is empty"):
+        Settings.load({"ROTATOR_ECGRID__API_KEY_FILE": str(tmp_path / "pipe")}, tmp_path)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_rotator_toml_that_everybody_may_write_is_refused(tmp_path: Path, named: bool) -> None:
+    """It would decide where credentials go."""
+    file = tmp_path / ("other.toml" if named else "rotator.toml")
+    file.write_text('[vault]\naddr = "https://vault.example:8200"\n')
+    file.chmod(0o666)
+    environ = {"ROTATOR_CONFIG": str(file)} if named else {}
+    with pytest.raises(BadInput) as caught:
+        Settings.load(environ, tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.where == ("ROTATOR_CONFIG" if named else "rotator.toml")
+    assert "chmod o-w" in problem.what
+    file.chmod(0o644)
+    assert Settings.load(environ, tmp_path).file == file
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_rotator_toml_of_another_user_is_refused(tmp_path: Path, by_link: bool) -> None:
+    """Also by a link that is another user's."""
+    file = tmp_path / "rotator.toml"
+    if by_link:
+        (tmp_path / "mine.toml").write_text("")
+        file.symlink_to("mine.toml")
+    else:
+        file.write_text("")
+    os.lchown(file, 40_000, -1)
+    with pytest.raises(BadInput, match=r"rotator\.toml: belongs to another user"):
+        Settings.load({}, tmp_path)

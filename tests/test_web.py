@@ -7,11 +7,13 @@ import http.client
 import json
 import re
 import secrets
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -281,6 +283,101 @@ def test_clients_that_say_nothing_or_go_away_keep_nobody_waiting() -> None:
         connection.close()
 
 
+@contextmanager
+def slow_clients(url: str, number: int, first: bytes) -> Iterator[list[socket.socket]]:
+    """So many connections that have sent `first` and go on no further."""
+    port = int(url.rpartition(":")[2])
+    made = []
+    try:
+        for _ in range(number):
+            made.append(socket.create_connection(("127.0.0.1", port), 30))
+            made[-1].sendall(first)
+        yield made
+    finally:
+        for one in made:
+            one.close()
+
+
+@pytest.mark.parametrize("number", [34, 300])
+@pytest.mark.parametrize(
+    "first", [b"", b"G", b"GET / HTTP/1.1\r\nX: " + b"y" * 60000], ids=["silent", "slow", "large"]
+)
+def test_probes_are_answered_however_many_clients_hang(number: int, first: bytes) -> None:
+    """And what they sent is not kept beyond the bound on clients at once."""
+    with window() as url, slow_clients(url, number, first) as hanging:
+        for _ in range(3):
+            assert get(f"{url}/healthz").status_code == 200
+            assert get(f"{url}/readyz").status_code == 200
+        assert len(hanging) == number
+
+
+def test_a_request_that_drips_is_cut_in_time() -> None:
+    """A byte now and then is no way to stay."""
+    with window() as url, slow_clients(url, 1, b"GET / HTTP/1.1\r\nX: ") as (one,):
+        one.setblocking(False)
+
+        def is_cut() -> bool:
+            try:
+                one.send(b"y")
+                return one.recv(100) == b""
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+
+        until(is_cut, "the connection is closed")
+
+
+def test_whoever_does_not_take_the_answer_is_cut_and_holds_up_nobody() -> None:
+    """The largest page, asked for by many who read nothing."""
+    view = a_view(*(row(f"p{n}") for n in range(5000)))
+    ask = b"GET /?show=all HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with window(view) as url, slow_clients(url, 20, ask) as reading:
+        assert get(f"{url}/healthz").status_code == 200
+
+        def is_cut() -> bool:
+            try:
+                reading[0].getpeername()
+                reading[0].send(b"x", socket.MSG_DONTWAIT)
+            except OSError:
+                return True
+            return False
+
+        until(is_cut, "the connection is closed")
+        assert get(f"{url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 12000 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\nHost: localhost\n\n", 200),
+        (b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100000, 405),
+    ],
+)
+def test_what_is_too_long_or_no_request_is_answered_as_that(sent: bytes, status: int) -> None:
+    """The answer arrives although not all was read."""
+    with window() as url, slow_clients(url, 1, b"") as (one,):
+        one.sendall(sent)
+        answer = b""
+        while part := one.recv(65536):
+            answer += part
+        assert int(answer.split()[1]) == status
+
+
+def test_a_foreign_name_sees_of_health_no_more_than_the_word() -> None:
+    """A page elsewhere, whose name was made to point here, learns no policy's name from a probe."""
+    with window(trouble="edi: Vault is sealed") as url:
+        for path in ("/readyz", "/healthz"):
+            assert set(get(url + path, Host="evil.example.com").json()) == {"status"}
+            assert "checks" in get(url + path, Host="localhost").json()
+        assert get(f"{url}/readyz", Host="evil.example.com").status_code == 503
+
+
 # the daemon
 
 
@@ -333,12 +430,36 @@ def test_a_daemon_that_others_can_reach_needs_a_token_or_the_word(rotator_comman
     assert rotator_command("validate", ROTATOR_HTTP__TOKEN=token).code == 0
 
 
+def test_slow_clients_neither_keep_the_daemon_from_ending_nor_fill_its_memory(
+    rotator_command: Rotator,
+) -> None:
+    """SIGTERM ends it while they hang."""
+    rotator_command.policy("edi", POLICY)
+    daemon = rotator_command.start(
+        "run", ROTATOR_HTTP__LISTEN="127.0.0.1:0", ROTATOR_LOG__FORMAT="json"
+    )
+    url = listening(daemon)
+    until(lambda: get(f"{url}/readyz").status_code == 200, "it is ready")
+
+    def used() -> int:
+        status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+    before = used()
+    large = b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000
+    with slow_clients(url, 40, b"GET / HTT"), slow_clients(url, 40, large[:60000]):
+        assert get(f"{url}/healthz").status_code == 200
+        assert used() - before < 32 * 1024
+        assert daemon.finish(send=signal.SIGTERM).code == 0
+
+
 def test_an_address_that_is_taken_is_said_and_nothing_begins(rotator_command: Rotator) -> None:
-    """Exit 2, with the setting's name."""
+    """Exit 1, which a service manager tries again: the settings may be right, and the address free the next time."""
     rotator_command.policy("edi", POLICY)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = rotator_command("run", ROTATOR_HTTP__LISTEN=address)
-    assert done.code == 2
+    assert done.code == 1
     assert "ROTATOR_HTTP__LISTEN: cannot be listened at" in done.stderr
+    assert "[daemon.CannotListen]" in done.stderr
     assert json.dumps("rotation") not in done.stderr

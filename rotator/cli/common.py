@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import signal
 import sys
@@ -26,11 +27,30 @@ if TYPE_CHECKING:  # half of a command's start, for those that ask nobody
     from rotator.fleet import Fleet
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
+NO_FILE = (
+    "error: this process may open no more files. Raise its limit (`ulimit -n`, LimitNOFILE= of the unit) "
+    f"[{'system.NoFile'}]"
+)
 
 
 def say(text: str) -> None:
     """An error or a note for a person, on stderr."""
     print(text, file=sys.stderr)
+
+
+def _fault(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"error: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}, a fault of rotator "
+        f"{__version__}; its details are withheld since they may hold a secret. Please report this line"
+    )
+
+
+def _out_of_files(error: BaseException) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    # The loader of a library only has words for it.
+    loading = isinstance(error, ImportError) and f"Error {errno.EMFILE}" in str(error)
+    return loading or number in (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
@@ -48,12 +68,7 @@ def exits() -> Iterator[None]:
         say("interrupted")
         os._exit(128 + signal.SIGINT)  # nothing has begun that threads would have to finish
     except Exception as error:  # noqa: BLE001 - the last line: its text may quote anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        code = FAILED
-        text = (
-            f"error: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}, a fault of rotator "
-            f"{__version__}; its details are withheld since they may hold a secret. Please report this line"
-        )
+        code, text = FAILED, NO_FILE if _out_of_files(error) else _fault(error)
     say(text)
     sys.exit(code)
 
@@ -63,6 +78,8 @@ def settings_from(given: dict[str, str]) -> Settings:
     reporting.setup()  # before there is a secret in memory; the level and form that were asked for come with them
     settings = Settings.load(overrides=given)
     reporting.setup(settings.log.level, settings.log.format)
+    if settings.file is not None:
+        reporting.event("settings.read", file=str(settings.file.absolute()))
     for warning in settings.warnings:
         reporting.event("settings.warning", message=str(warning))
     return settings

@@ -90,8 +90,9 @@ def demo() -> None:
 
 
 def _tour(running: Sandbox, tour: _Tour) -> bool:
+    # In a place where nobody keeps a rotator.toml of their own.
     settings = Settings.load(
-        environ=running.environment, overrides={"policies": str(running.policies)}
+        running.environment, running.policies, {"policies": str(running.policies)}
     )
     policies = policies_from(settings)
     with Fleet(settings, policies) as fleet:

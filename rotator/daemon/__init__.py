@@ -29,9 +29,11 @@ from rotator.fleet import TURN, Fleet, Turn
 from rotator.fleet.reports import TURNS, tick_failed
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
+from rotator.threads import no_thread
 
 SHORTEST = 1.0  # seconds between two turns: Vault tells whole seconds
 LOOK_AT_FILES = 5.0  # seconds
+START = 15.0  # seconds in which the first turn has begun, or never will
 POLICIES = "(policies)"  # in place of a policy: reading them anew
 LATER = "turn"  # the id of the one job
 
@@ -44,6 +46,7 @@ def serve(fleet: Fleet, shard: tuple[int, int] | None, load: Callable[[], list[P
     """
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
     _listen(fleet, told)
+    fleet.ready()  # whatever else wants a thread of the few that there may be
     daemon = _Daemon(fleet, shard, load)
     with Face(fleet, shard, daemon.pulse):
         daemon.start()
@@ -99,14 +102,24 @@ class _Daemon:
         fleet.done = self.wake
 
     def start(self) -> None:
-        """Begins the first turn, and says that the daemon is ready."""
+        """Begins the first turn, and says that the daemon is ready; raises Failure if no thread can be had for it."""
         policies = self._fleet.policies
         reporting.event("daemon.started", policies=len(policies), turn_s=self._longest)
         every = IntervalTrigger(seconds=self._longest, timezone=UTC)
         self._scheduler.add_job(self._turn, every, id=LATER, next_run_time=datetime.now(UTC))
         self._scheduler.add_listener(self._not_over_yet, EVENT_JOB_MAX_INSTANCES)
-        self._scheduler.start()
-        self._began.wait()
+        try:
+            self._scheduler.start()
+            begins = True
+        except RuntimeError:
+            begins = False
+        until = self._fleet.boot() + START
+        while begins and not self._began.wait(0.5) and not self._fleet.stopping.is_set():
+            begins = (
+                self._fleet.boot() < until
+            )  # the scheduler, too, needs a thread, and would not say so
+        if not begins:
+            raise no_thread()
         self._notify.say(READY=1, STATUS=f"{len(policies)} policies; looking at them")
 
     def stop(self) -> None:

@@ -10,12 +10,13 @@ from typing import Self
 
 from rotator import reporting
 from rotator.ecgrid import Urgency
-from rotator.errors import BadInput, Failure, Problem, RotatorError
+from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet, in_shard
 from rotator.fleet.plan import ahead
 from rotator.keys import Issue, Verify
 from rotator.policy import Policy
 from rotator.reporting.standing import Standing
+from rotator.threads import begin
 from rotator.web import Health, Site, View, Window
 
 FRESH = 10.0  # seconds between two looks
@@ -71,7 +72,7 @@ class Face:
     """Serves the site of a daemon. A context manager; without an address it only keeps the alarms going."""
 
     def __init__(self, fleet: Fleet, shard: tuple[int, int] | None, pulse: Pulse) -> None:
-        """Listens at once; raises BadInput if the address cannot be had."""
+        """Listens at once; raises Failure if the address cannot be had, which another start may find free."""
         self._fleet, self._shard, self._pulse = fleet, shard, pulse
         self._view = View(Standing(datetime.now(UTC)))
         self._asked_at = float("-inf")
@@ -87,17 +88,17 @@ class Face:
             except OSError as error:
                 problem = error.strerror or type(error).__name__
         if problem:
-            what = (
-                f"cannot be listened at ({problem}); give another address, or an empty one for none"
+            raise Failure(
+                f"ROTATOR_HTTP__LISTEN: cannot be listened at ({problem}). Is another rotator running? Else give "
+                "another address, or an empty one for none",
+                kind="daemon.CannotListen",
             )
-            raise BadInput([Problem("ROTATOR_HTTP__LISTEN", what)])
         if fleet.reports.metrics:
             fleet.reports.metrics.vault_token_ttl(self._token_ttl)
             fleet.reports.metrics.vault_clock_skew(fleet.server.clock.skew)
-        self._thread = threading.Thread(target=self._keep_fresh, name="site", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = begin(self._keep_fresh, "site")
         if self.window:
             reporting.event("daemon.listening", port=self.window.port)
         return self

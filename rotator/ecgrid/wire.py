@@ -21,7 +21,7 @@ import httpx
 
 from rotator import __version__
 from rotator.errors import AnswerLost, BadInput, NotSent, Problem, Transient
-from rotator.settings import proxy_for
+from rotator.settings import client_context, proxy_for, system_authorities, why_refused
 
 CONNECT_TIMEOUT = 10.0
 BODY_LIMIT = 4 * 1024 * 1024
@@ -224,11 +224,10 @@ class _Transport(httpx.HTTPTransport):
 def _tls(urls: Sequence[str]) -> ssl.SSLContext:
     """To read the authorities takes longer than a rotation: done only where a connection needs them."""
     schemes = {urlsplit(aim).scheme for url in urls for aim in (url, proxy_for(url) or "")}
-    return (
-        httpx.create_ssl_context()
-        if "https" in schemes
-        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    )
+    if "https" not in schemes:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    named = system_authorities()
+    return client_context(*named) if any(named) else httpx.create_ssl_context(trust_env=False)
 
 
 class Wire:
@@ -243,10 +242,8 @@ class Wire:
         self._until = _Until()
         made = self._connect(urls)
         if made is None:
-            where = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE, SSL_CERT_DIR"
-            raise BadInput(
-                [Problem(where, "one of these in the environment cannot be used for ECGrid")]
-            )
+            where = "ROTATOR_ECGRID__REST_URL, ROTATOR_ECGRID__SOAP_URL"
+            raise BadInput([Problem(where, "one of these cannot be connected to as it is written")])
         # The transports themselves, and no client of httpx above them: no redirect, cookie or .netrc to switch off.
         self._transports = made
 
@@ -394,8 +391,8 @@ def _failure(call: Call, error: Exception, *, sent: bool) -> Transient:
             return _not_sent(
                 call,
                 "ecgrid.Unreachable",
-                "no secure connection: the certificate is not accepted; check this machine's clock, SSL_CERT_FILE and "
-                "the address in ROTATOR_ECGRID__REST_URL or ROTATOR_ECGRID__SOAP_URL",
+                f"no secure connection: {why_refused(error, 'SSL_CERT_FILE')}. The address is that in "
+                "ROTATOR_ECGRID__REST_URL or ROTATOR_ECGRID__SOAP_URL",
             )
         return _not_sent(
             call,

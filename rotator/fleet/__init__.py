@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +29,7 @@ from rotator.reporting import runbook
 from rotator.reporting.standing import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend, would
 from rotator.settings import Settings
+from rotator.threads import Hands
 from rotator.vault import Stored
 
 T = TypeVar("T")
@@ -97,6 +97,10 @@ class Fleet:
         self._rounds.close()
         self._around.close()
         self.reports.close()
+
+    def ready(self) -> None:
+        """Sees to it that work can begin; raises Failure if no thread can be had for it."""
+        self._crew.ready()
 
     def load(self, policies: Iterable[Policy]) -> None:
         """These are the policies from here on; what has begun under the old ones is finished under them."""
@@ -431,11 +435,11 @@ class Fleet:
             except Failure as error:
                 return error
 
-        pool = ThreadPoolExecutor(self.settings.concurrency, "check")
+        hands = Hands(self.settings.concurrency, "check")
         try:
-            return dict(zip([p.name for p in policies], pool.map(one, policies), strict=True))
-        finally:  # who interrupts it does not wait for those that are being patient
-            pool.shutdown(wait=False, cancel_futures=True)
+            return dict(zip([p.name for p in policies], hands.map(one, policies), strict=True))
+        finally:
+            hands.close()
 
     def vault_time(self) -> datetime:
         """Vault's time, from an answer of Vault: asked for if there was none yet."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from rotator.errors import Failure
 from rotator.policy import Policy
 from rotator.rotation import Order, Result
+from rotator.threads import begin
 
 CHECKERS = 2  # drift checks at once, beside the rotations, so that neither holds up the other
 
@@ -34,7 +37,10 @@ class Task:
 
 
 class Crew:
-    """The threads of a fleet. `may_begin` is asked under the lock, as the last thing before a task is begun."""
+    """The threads of a fleet. `may_begin` is asked under the lock, as the last thing before a task is begun.
+
+    A thread is started when one more task may begin; where none can be had, those that are there do it later.
+    """
 
     def __init__(
         self,
@@ -45,7 +51,8 @@ class Crew:
     ) -> None:
         """`carry_out` does a task, in one of the threads; `done` is called whenever one has ended."""
         self._size, self._carry_out, self._may_begin, self._done = size, carry_out, may_begin, done
-        self._pool = ThreadPoolExecutor(size + CHECKERS, "rotation")
+        self._begun: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads = 0
         self._changed = threading.Condition()
         self._pending: list[Task] = []
         self._running: dict[str, Task] = {}
@@ -61,12 +68,39 @@ class Crew:
             return {*self._running, *(task.policy.name for task in self._pending)}
 
     def put(self, tasks: Iterable[Task]) -> None:
-        """Adds tasks for policies that have none; those that may begin do so, the most urgent first."""
+        """Adds tasks for policies that have none; those that may begin do so, the most urgent first.
+
+        Raises Failure, and keeps none, if not a single thread can be had.
+        """
         with self._changed:
             busy = {*self._running, *(task.policy.name for task in self._pending)}
             self._pending += [task for task in tasks if task.policy.name not in busy]
             self._pending.sort(key=lambda task: (not task.alone, task.urgency, task.lot))
+            try:
+                if self._pending:
+                    self.ready()
+            except Failure:
+                self._pending = []
+                raise
             self._fill()
+
+    def ready(self) -> None:
+        """Sees to it that there is a thread; raises Failure if not a single one can be had."""
+        with self._changed:
+            if not self._threads:
+                self._start()
+
+    def _start(self) -> None:
+        begin(self._work, "rotation", daemon=False)
+        self._threads += 1
+
+    def _hand_is_free(self) -> bool:
+        if len(self._running) == self._threads:
+            try:
+                self._start()
+            except Failure:
+                return False
+        return True
 
     def _fill(self) -> None:
         for task in list(self._pending):
@@ -76,14 +110,19 @@ class Crew:
                 return
             if task.alone and self._running:
                 return
-            if self._has_room(task) and self._may_begin(task):
+            if self._has_room(task) and self._hand_is_free() and self._may_begin(task):
                 self._pending.remove(task)
                 self._running[task.policy.name] = task
-                self._pool.submit(self._do, task)
+                self._begun.put(task)
 
     def _has_room(self, task: Task) -> bool:
         same = sum(running.check == task.check for running in self._running.values())
         return same < (CHECKERS if task.check else self._size)
+
+    def _work(self) -> None:
+        while (task := self._begun.get()) is not None:
+            self._do(task)
+            del task
 
     def _do(self, task: Task) -> None:
         try:
@@ -119,4 +158,5 @@ class Crew:
     def close(self) -> None:
         """Begins nothing more; what runs goes on."""
         self.drop()
-        self._pool.shutdown(wait=False)
+        for _ in range(self._threads):
+            self._begun.put(None)

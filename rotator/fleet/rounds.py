@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from datetime import datetime
@@ -30,6 +29,7 @@ from rotator.policy import Policy
 from rotator.rotation import Order, Result, previous
 from rotator.rotation.due import Waits, is_overdue
 from rotator.settings import Settings
+from rotator.threads import Hands
 from rotator.vault import Stored, Vault
 from rotator.vault.index import GUARD, DueIndex, Entry, Look
 
@@ -78,13 +78,13 @@ class Rounds:
         """`is_ours`: whether a record with that mark is about this ECGrid; any other counts as none."""
         self._settings, self._vault, self._index, self._boot = settings, vault, index, boot
         self._reports, self._is_ours = reports, is_ours
-        self._readers = ThreadPoolExecutor(settings.concurrency, "read")
+        self._readers = Hands(settings.concurrency, "read")
         self._checked_at: float | None = None
         self._checks_left = 0.0
 
     def close(self) -> None:
         """Ends the reading threads."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
 
     def look(self, policies: list[Policy], fleet_size: int) -> Found:
         """What there is to do; `fleet_size` policies share the rate that drift checks may take.
@@ -117,7 +117,7 @@ class Rounds:
 
     def read(self, policies: Iterable[Policy]) -> list[Answer]:
         """The record of each policy, several at a time; without its history, which is most of it."""
-        return list(self._readers.map(self._stored, policies))
+        return self._readers.map(self._stored, policies)
 
     def _stored(self, policy: Policy) -> Answer:
         answer: Answer

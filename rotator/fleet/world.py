@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple
 from typing import TYPE_CHECKING
@@ -19,15 +18,17 @@ from rotator.ecgrid.rate import Rate
 from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
-from rotator.rotation import Report, World, side_by_side
+from rotator.rotation import Report, World
 from rotator.rotation.due import Stopped
 from rotator.settings import Settings
+from rotator.threads import Hands
 from rotator.vault import Server, Vault
 from rotator.vault.index import DueIndex
 
 if TYPE_CHECKING:
     from rotator.reporting.metrics import Metrics
 
+BESIDE = 2  # calls that a rotation makes beside another one
 NAP = 0.5  # seconds, so that a sleeper that may stop does so soon
 
 
@@ -78,13 +79,13 @@ class Surroundings:
             keep=self.whose,
             observer=metrics.ecgrid_call if metrics else None,
         )
-        self._side = ThreadPoolExecutor(2 * settings.concurrency, "side")
+        self._hands = Hands(BESIDE * settings.concurrency, "side")
         self._thread = threading.local()
         self._claimed: dict[str, float] = {}
 
     def close(self) -> None:
         """Logs out of ECGrid and closes all connections."""
-        self._side.shutdown(wait=False, cancel_futures=True)
+        self._hands.close()
         self.ecgrid.close()
         self.server.close()
 
@@ -127,6 +128,7 @@ class Surroundings:
         def hold() -> None:
             self._leave_if_free()
             self.whose.own_user(own.timeout)  # raises, if this is another ECGrid
+            self._hands.ready(BESIDE)  # past issue it would be too late to find that there are none
             self.index.hold(policy.name)
             self._thread.free = False
             self._claimed.setdefault(policy.name, self.clock.boot())
@@ -143,7 +145,7 @@ class Surroundings:
             deadline=settings.deadline.total_seconds(),
             claim_ttl=settings.claim_ttl.total_seconds(),
             timeout=own.timeout,
-            together=side_by_side(self._side),
+            together=self._hands.together,
             stopping=self.stopping.is_set,
             hold=hold,
             may_issue=may_issue,

@@ -56,6 +56,7 @@ LEVELS = {
     "ecgrid.adopted": logging.WARNING,
     "ecgrid.not_remembered": logging.WARNING,
     "policy.warning": logging.WARNING,
+    "settings.read": logging.INFO,
     "settings.warning": logging.WARNING,
     "vault.clock_skew": logging.WARNING,
     "leak.prevented": logging.ERROR,

@@ -22,6 +22,7 @@ from rotator.keys import Secret, secret_part
 from rotator.posting import Outcome, post
 from rotator.reporting.alarms import Alarm
 from rotator.reporting.sinks import scrub
+from rotator.threads import begin
 
 TIMEOUT = 10.0  # seconds, for one try
 TRIES = 6
@@ -44,13 +45,12 @@ class Notifier:
         *,
         pause: float = FIRST_PAUSE,
     ) -> None:
-        """`done` is told of each alarm what became of it; `pause` is the first one, in seconds."""
+        """`done` is told of each alarm what became of it; `pause` is the first one, in seconds. Raises Failure."""
         self._url, self._secret, self._done, self._pause = url, secret, done, pause
         self._watched = secret_part(url)
         self._waiting: queue.Queue[Alarm] = queue.Queue(ROOM)
         self._in_hurry = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="notify", daemon=True)
-        self._thread.start()
+        self._thread = begin(self._work, "notify")
 
     def tell(self, alarm: Alarm) -> None:
         """Sends it, soon."""

@@ -10,6 +10,8 @@ WAIT = "Nothing by hand: the next tick tries again. If it lasts, "
 DOCTOR = "run `rotator doctor`; it says what is missing, and how to grant it."
 
 STEPS = {
+    "daemon.CannotListen": "See who listens at ROTATOR_HTTP__LISTEN (`ss -ltnp`): another rotator, or another program. "
+    "Give another address, or an empty one for none.",
     "ecgrid.AcceptsAnything": "Do not rotate: ECGrid, or what stands in its place, accepts keys that nobody issued. "
     "Check ROTATOR_ECGRID__REST_URL and any proxy in between, then ask the ECGrid support.",
     "ecgrid.AccessDenied": "Give the rotator's own user the AuthLevel NetworkAdmin or higher, or the policy a user "
@@ -81,6 +83,9 @@ STEPS = {
     "sandbox.Control": "Start the sandbox anew.",
     "sandbox.OpenBao": "Install the `sandbox` extra, and see that loopback ports are free.",
     "secret.Malformed": "Correct the value where the message says: it holds what no key can hold.",
+    "system.NoFile": "Let the process open more files: `ulimit -n`, or LimitNOFILE= in the unit.",
+    "system.NoThread": "Let the process have more threads: `ulimit -u`, TasksMax= in the unit, or the container's pids "
+    "limit.",
     "vault.BadAnswer": "Check VAULT_ADDR and what stands before Vault: the answer is not Vault's.",
     "vault.BadRecord": "Restore an earlier version of the record in Vault (`vault kv rollback`), or delete it with "
     "all its versions and run `rotator adopt NAME`.",

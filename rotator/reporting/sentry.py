@@ -18,6 +18,7 @@ from sentry_sdk.transport import HttpTransport
 
 from rotator.keys import Secret
 from rotator.reporting.sinks import scrub, scrub_all
+from rotator.settings import proxy_for
 
 PLACE = "sentry"
 _own: list[Secret] = []  # watched as long as the process lives
@@ -73,8 +74,11 @@ def start(
     user = urlsplit(dsn).username
     if user:
         _own.append(Secret(user))
+    proxy = proxy_for(dsn) or ""  # "": none, whatever the environment says
     sentry_sdk.init(
         dsn=dsn,
+        http_proxy=proxy,
+        https_proxy=proxy,
         environment=environment,
         release=release,
         transport=ScrubbingTransport,

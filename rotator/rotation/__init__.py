@@ -17,7 +17,7 @@ from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.page import rotate
-from rotator.rotation.run import Clock, Order, Report, Run, World, side_by_side
+from rotator.rotation.run import Clock, Order, Report, Run, World
 
 __all__ = [
     "Busy",
@@ -30,7 +30,6 @@ __all__ = [
     "World",
     "compare",
     "faulty",
-    "side_by_side",
     "tend",
     "would",
 ]

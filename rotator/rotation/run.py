@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import random
 import secrets
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -83,24 +81,6 @@ class World:
     hold: Callable[[], None] = lambda: None
     # Whether one more key may be issued now than was expected of this run; counts it.
     may_issue: Callable[[], bool] = lambda: True
-
-
-def side_by_side(pool: ThreadPoolExecutor) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
-    """Runs calls at once, the first in this thread; waits for all, then raises the first one's exception, if any."""
-
-    def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        others = [pool.submit(call) for call in calls[1:]]
-        time.sleep(0)  # the others ask ECGrid, which takes longest: they get to send first
-        try:
-            first = calls[0]()
-        finally:
-            errors = [other.exception() for other in others]
-        for error in errors:
-            if error is not None:
-                raise error
-        return [first, *(other.result() for other in others)]
-
-    return together
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,13 @@ from rotator.errors import BadInput, Permanent, Problem
 from rotator.keys import Issue, Secret, Verify
 from rotator.settings.proxies import proxy_for
 from rotator.settings.sources import ALIASES, Given, Sources, is_there, read_secret, variable_of
+from rotator.settings.tls import (
+    TlsFile,
+    client_context,
+    system_authorities,
+    tls_problems,
+    why_refused,
+)
 from rotator.settings.values import (
     OURS,
     Address,
@@ -57,9 +64,13 @@ __all__ = [
     "NotifySettings",
     "SentrySettings",
     "Settings",
+    "TlsFile",
     "VaultField",
     "VaultSettings",
+    "client_context",
     "proxy_for",
+    "system_authorities",
+    "why_refused",
 ]
 
 OPEN = Secret("none")  # the word that opens the status page to everybody
@@ -110,6 +121,15 @@ class VaultSettings(_Section):
     jwt_file: File = SERVICE_ACCOUNT_TOKEN
     mount: VaultPath = "secret"
     state_path: VaultPath = "rotator"
+
+    def tls_files(self, places: Mapping[str, str] | None = None) -> list[TlsFile | None]:
+        """The authorities (a file, a directory), the client's certificate and its key; with what names each."""
+        found: list[TlsFile | None] = []
+        for name in ("cacert", "capath", "client_cert", "client_key"):
+            file: Path | None = getattr(self, name)
+            where = (places or {}).get(f"vault.{name}", ALIASES[f"vault.{name}"])
+            found.append(None if file is None else TlsFile(file, where))
+        return found
 
 
 class SentrySettings(_Section):
@@ -188,6 +208,7 @@ class Settings(BaseSettings):
 
     _given: Mapping[str, Given] = PrivateAttr(default_factory=dict)
     _noted: tuple[Problem, ...] = PrivateAttr(())
+    _file: Path | None = PrivateAttr(None)
 
     @classmethod
     def settings_customise_sources(
@@ -213,18 +234,23 @@ class Settings(BaseSettings):
         `overrides` go before everything, by names such as `log.level`; None overrides nothing. Raises BadInput with
         every problem. Needs neither credentials nor a Vault address: see `require_ecgrid` and `require_vault`.
         """
-        sources = Sources(environ, cwd or Path.cwd(), _names())
+        sources = Sources(environ, cwd or Path(), _names())
         given = sources.find(overrides or {})
         settings = _build(cls, given, sources)
         if sources.problems or settings is None:
             raise BadInput(list(dict.fromkeys(sources.problems)))
-        return settings._with_origin(given, tuple(sources.warnings))  # noqa: SLF001 - its own class
+        return settings._with_origin(given, sources)  # noqa: SLF001 - its own class
 
-    def _with_origin(self, given: Mapping[str, Given], noted: tuple[Problem, ...]) -> Settings:
+    def _with_origin(self, given: Mapping[str, Given], sources: Sources) -> Settings:
         # Without the values: what is kept for messages must not be a second place where a secret lives.
         self._given = {name: Given(None, found.place, found.file) for name, found in given.items()}
-        self._noted = noted
+        self._noted, self._file = tuple(sources.warnings), sources.file
         return self
+
+    @property
+    def file(self) -> Path | None:
+        """The `rotator.toml` that was read, if there was one."""
+        return self._file
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -263,13 +289,11 @@ class Settings(BaseSettings):
             raise BadInput([Problem("ROTATOR_ECGRID__API_KEY", what)])
 
     def require_vault(self) -> None:
-        """Raises BadInput unless Vault's address, the credential of the login method, and its files are there."""
-        problems = list(_missing_for_vault(self.vault))
-        for name in ("cacert", "capath", "client_cert", "client_key"):
-            file: Path | None = getattr(self.vault, name)
-            if file is not None and not is_there(file):
-                where = self.places.get(f"vault.{name}", variable_of(f"vault.{name}"))
-                problems.append(Problem(where, "names a file that does not exist"))
+        """Raises BadInput unless Vault's address and the login method's credential are there, and its files good."""
+        problems = [
+            *_missing_for_vault(self.vault),
+            *tls_problems(*self.vault.tls_files(self.places)),
+        ]
         if problems:
             raise BadInput(problems)
 

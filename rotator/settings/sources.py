@@ -7,8 +7,10 @@ noted, all of it at once. Nothing here knows what a setting may be.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import stat
+import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from pathlib import Path
 from rotator.errors import Problem
 
 _MAX_SECRET = 64 * 1024
+_PIPE_PATIENCE = 10.0  # seconds for what a pipe has to give
 _PREFIX = "ROTATOR_"
 # What Kubernetes injects for a Service called rotator, or rotator-something; it never has two underscores together.
 _INJECTED = re.compile(r"ROTATOR_((?!.*__).*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)")
@@ -56,6 +59,7 @@ class Sources:
         """`names` are those of all settings, such as `deadline` and `vault.addr`. Reads `rotator.toml` in `cwd`."""
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
+        self.file: Path | None = None  # the `rotator.toml` that was read
         self._environ, self._cwd, self._names = environ, cwd, names
         self._credentials = self._credential_files(environ.get("CREDENTIALS_DIRECTORY"))
         self._table, self._table_name = self._toml()
@@ -107,6 +111,9 @@ class Sources:
         if isinstance(found, Problem):
             self.problems.append(found)
             return
+        if _is_pipe(file):  # what it gave is kept, since it gives it only once
+            yield Given(found, where)
+            return
         if _open_to_all(file):
             what = "the file can be read by everybody; take that right away (chmod o-r)"
             self.warnings.append(Problem(where, what))
@@ -139,10 +146,13 @@ class Sources:
     def _toml(self) -> tuple[dict[str, object], str]:
         named = self._environ.get(f"{_PREFIX}CONFIG")
         file = self._cwd / (named or "rotator.toml")
-        if not named and not file.exists():
+        if not named and not is_there(file):
             return {}, ""
         where = f"{_PREFIX}CONFIG" if named else "rotator.toml"
-        problem, table = None, {}
+        problem, table = _of_strangers(file, where), {}
+        if problem is not None:
+            self.problems.append(problem)
+            return {}, ""
         try:
             table = tomllib.loads(file.read_text("utf-8-sig"))
         except OSError as error:
@@ -160,6 +170,7 @@ class Sources:
         if problem is not None:
             self.problems.append(problem)
             return {}, ""
+        self.file = file
         flat = dict(_flat(table))
         self._refuse_unknown_in(flat, file.name)
         if any(name in flat for name in _SECRETS) and _open_to_all(file):
@@ -191,6 +202,31 @@ class Sources:
                 self.problems.append(Problem(f"credential {_shown(name)}", what))
 
 
+def _of_strangers(file: Path, where: str) -> Problem | None:
+    """Whether somebody else could have written the file, and so decide where credentials go: as ssh judges its own."""
+    try:
+        link, at = file.lstat(), file.stat()
+    except OSError:  # said by whoever reads it
+        return None
+    if {link.st_uid, at.st_uid} - {0, os.geteuid()}:
+        what = (
+            "belongs to another user, who could have credentials sent anywhere; chown it to root or to the user that "
+            "runs the rotator"
+        )
+    elif at.st_mode & stat.S_IWOTH:
+        what = "can be written by everybody, who could have credentials sent anywhere; chmod o-w it"
+    else:
+        return None
+    return Problem(where, f"{'names a file that ' if where != file.name else ''}{what}")
+
+
+def _is_pipe(file: Path) -> bool:
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:  # gone since it was read
+        return False
+
+
 def _open_to_all(file: Path) -> bool:
     try:
         return bool(file.stat().st_mode & stat.S_IROTH)
@@ -211,8 +247,7 @@ def read_secret(file: Path, where: str, direct: str = "the setting itself") -> s
     try:
         if file.is_dir():
             return Problem(where, "names a directory; name the file in it")
-        with file.open("rb") as stream:
-            data = stream.read(_MAX_SECRET + 1)
+        data = _read(file)
     except FileNotFoundError:
         return Problem(
             where, f"names a file that does not exist; a value itself goes into {direct}"
@@ -228,6 +263,26 @@ def read_secret(file: Path, where: str, direct: str = "the setting itself") -> s
     if not text.strip("\ufeff \t\r\n\v\f"):
         return Problem(where, "names a file that is empty")
     return text.strip("\ufeff \t\r\n\v\f")
+
+
+def _read(file: Path) -> bytes:
+    """The beginning of the file; of a pipe, too, such as `<(...)`, whose other end may still be at work on it."""
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb", buffering=0) as stream:
+        data, until = b"", time.monotonic() + _PIPE_PATIENCE
+        while len(data) <= _MAX_SECRET:
+            part = stream.read(_MAX_SECRET + 1)
+            if part:
+                data += part
+            elif (
+                stat.S_ISREG(os.fstat(handle).st_mode)
+                or time.monotonic() > until
+                or (part is not None and data)
+            ):
+                break
+            else:
+                time.sleep(0.02)
+        return data
 
 
 def variable_of(name: str) -> str:

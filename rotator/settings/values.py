@@ -5,7 +5,6 @@ No refusal quotes the text: a secret may have been pasted into the wrong variabl
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from rotator.errors import BadInput, Permanent
 from rotator.keys import Issue, Secret, Verify
 from rotator.schedule import duration
+from rotator.settings.proxies import is_loopback
 from rotator.settings.sources import near
 
 OURS = "rotator"  # the type of a validation error whose text is ours, and may be shown
@@ -117,7 +117,7 @@ def _web(text: str) -> SplitResult | None:
 
 
 def _encrypted(parts: SplitResult, what: str) -> None:
-    if parts.scheme == "http" and not _loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise _bad(f"plain http would send {what} in the clear; use https (http only to loopback)")
 
 
@@ -131,13 +131,6 @@ def _url(text: str) -> str:
         )
     _encrypted(parts, "credentials")
     return text.rstrip("/")
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _dsn(text: str) -> str:
@@ -203,7 +196,7 @@ class Listen:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return _loopback(self.host)
+        return is_loopback(self.host)
 
 
 def _listen(text: str) -> Listen | None:

@@ -42,7 +42,7 @@ from rotator.errors import (
     Transient,
 )
 from rotator.keys import Secret
-from rotator.settings import VaultSettings, proxy_for
+from rotator.settings import VaultSettings, client_context, proxy_for, why_refused
 from rotator.vault.clock import ServerClock
 
 CONNECT_TIMEOUT = 5.0
@@ -159,20 +159,12 @@ def _pools(settings: VaultSettings) -> urllib3.PoolManager:
         )
     except (OSError, ValueError, HTTPError):
         pass
-    where = (
-        "VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT, VAULT_CLIENT_KEY, HTTPS_PROXY, HTTP_PROXY"
-    )
-    raise BadInput([Problem(where, "one of these cannot be used for Vault")])
+    raise BadInput([Problem("VAULT_ADDR", "cannot be connected to as it is written")])
 
 
 def _tls(settings: VaultSettings) -> ssl.SSLContext:
     """Without VAULT_CACERT and VAULT_CAPATH the system's authorities count, or SSL_CERT_FILE's."""
-    context = ssl.create_default_context(
-        cafile=str(settings.cacert) if settings.cacert else None,
-        capath=str(settings.capath) if settings.capath else None,
-    )
-    if settings.client_cert:
-        context.load_cert_chain(settings.client_cert, settings.client_key)
+    context = client_context(*settings.tls_files())
     if settings.skip_verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -203,8 +195,7 @@ def _lost(operation: str, error: Exception, changes: bool) -> Transient | Perman
     inner = error.original_error if isinstance(error, ProxyError) else error
     if isinstance(inner, SSLError | ssl.SSLError):
         return Transient(
-            f"Vault, {operation}: the TLS connection failed ({name}); check the certificate's dates and names, "
-            "and VAULT_CACERT",
+            f"Vault, {operation}: no secure connection: {why_refused(inner, 'VAULT_CACERT')}",
             kind="vault.TLS",
         )
     if isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError):

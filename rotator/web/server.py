@@ -7,15 +7,12 @@ import binascii
 import gzip
 import ipaddress
 import json
-import socket
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
+from http import HTTPStatus
 from pathlib import Path
-from socketserver import TCPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,12 +20,14 @@ from rotator import reporting
 from rotator.keys import Secret
 from rotator.reporting import metrics
 from rotator.web import page
+from rotator.web.clients import Clients, Request
 from rotator.web.values import Health, Site
 
-AT_ONCE = 32  # requests that are answered at one time; more have to wait
-PATIENCE = 10.0  # seconds for a client to send its request, and to take the answer
 COMPRESSED_FROM = 1400  # bytes: what fits into one packet is left as it is
+HEALTH = ("/healthz", "/readyz")
 ALWAYS = {
+    "Server": "rotator",
+    "Connection": "close",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -45,9 +44,6 @@ class Answer:
     content_type: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
-
-
-Answering = Callable[[str, Message], Answer]
 
 
 def _json(status: int, told: object) -> Answer:
@@ -76,12 +72,10 @@ class Window:
     def __init__(self, site: Site, host: str, port: int, token: Secret | None = None) -> None:
         """Listens at once; port 0 lets the kernel choose. With a token, only who shows it sees more than health.
 
-        Raises OSError if the address cannot be had.
+        Raises OSError if the address cannot be had, and Failure if no thread can be started for it.
         """
         self._site, self._token = site, token
-        self._server = _Server((host, port), self._answer)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
-        self._thread.start()
+        self._clients = Clients((host, port), self._serve, _refusal, first=HEALTH)
 
     def __enter__(self) -> Self:
         return self
@@ -92,30 +86,43 @@ class Window:
     @property
     def port(self) -> int:
         """The port that is listened at."""
-        return int(self._server.server_address[1])
+        return self._clients.port
 
     def close(self) -> None:
         """Listens no more; an answer that is being sent is cut off."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._clients.close()
 
-    def _answer(self, target: str, headers: Message) -> Answer:
-        """What a GET of that target is answered."""
+    def _serve(self, request: Request) -> bytes:
+        """The answer to a request; a page that cannot be shown must not end the server."""
         try:
-            parts, host = urlsplit(target), urlsplit(f"//{headers.get('Host', '')}").hostname
+            return _wire(self._answer(request), request)
+        except Exception as fault:  # noqa: BLE001 - see above
+            place = traceback.extract_tb(fault.__traceback__)[-1]
+            at = f"{Path(place.filename).name}:{place.lineno}"
+            reporting.event("daemon.web_failed", error=type(fault).__name__, at=at)
+        return _refusal(500, "this could not be shown; the log says where it failed")
+
+    def _answer(self, request: Request) -> Answer:
+        """What a request is answered; by a foreign name, or without the token, no more than a word."""
+        if request.method != "GET":
+            return _text(405, "only GET: nothing can be changed here", ("Allow", "GET"))
+        headers = request.headers
+        try:
+            parts = urlsplit(request.target)
+            host = urlsplit(f"//{headers.get('Host', '')}").hostname
             query = dict(parse_qsl(parts.query, max_num_fields=20))
         except ValueError:
             return _text(400, "that is not what a browser asks for")
-        known = self._token is None or _shows(headers.get("Authorization", ""), self._token)
-        if parts.path == "/healthz":
-            return _health(self._site.alive(), in_full=known)
-        if parts.path == "/readyz":
-            return _health(self._site.ready(), in_full=known)
+        shown = self._token is not None and _shows(headers.get("Authorization", ""), self._token)
+        # A page elsewhere could have its own name point here, and read this one with the operator's browser.
+        known = shown or (self._token is None and _is_direct(host or "localhost"))
+        if parts.path in HEALTH:
+            checks = self._site.alive() if parts.path == "/healthz" else self._site.ready()
+            return _health(checks, in_full=known)
+        if not known and self._token is None:
+            return _text(421, "ask by address, or as localhost; other names need a token")
         if not known:
             return _text(401, "a token is needed", ("WWW-Authenticate", 'Basic realm="rotator"'))
-        if self._token is None and not _is_direct(host or "localhost"):
-            # A page elsewhere could have its own name point here, and read this one with the operator's browser.
-            return _text(421, "ask by address, or as localhost; other names need a token")
         if parts.path == "/metrics":
             return Answer(200, metrics.CONTENT_TYPE, self._site.metrics())
         if parts.path == "/":
@@ -150,72 +157,21 @@ def _is_direct(host: str) -> bool:
     return True
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = AT_ONCE
-
-    def __init__(self, address: tuple[str, int], answer: Answering) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.answer = answer
-        self._room = threading.BoundedSemaphore(AT_ONCE)
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        """Without asking the name service for this machine's name, as HTTPServer would."""
-        TCPServer.server_bind(self)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._room.acquire()
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nobody's fault; socketserver would print a traceback."""
+def _wire(answer: Answer, request: Request | None = None) -> bytes:
+    """The answer as it goes over the wire, packed where that is wished and worth it."""
+    body, packed = answer.body, False
+    wishes = request.headers.get("Accept-Encoding", "") if request else ""
+    if len(body) > COMPRESSED_FROM and "gzip" in wishes:
+        body, packed = gzip.compress(body, 5, mtime=0), True
+    headers = {**ALWAYS, **dict(answer.headers), "Content-Type": answer.content_type}
+    if packed:
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    headers |= {"Content-Length": str(len(body)), "Date": formatdate(usegmt=True)}
+    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return head if request is not None and request.method == "HEAD" else head + body
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = PATIENCE
-    server_version, sys_version = "rotator", ""
-    error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
-
-    def do_GET(self) -> None:
-        try:
-            answer = self.server.answer(self.path, self.headers)
-        except Exception as fault:  # noqa: BLE001 - a page that cannot be shown must not end the server
-            place = traceback.extract_tb(fault.__traceback__)[-1]
-            at = f"{Path(place.filename).name}:{place.lineno}"
-            reporting.event("daemon.web_failed", error=type(fault).__name__, at=at)
-            answer = _text(500, "this could not be shown; the log says where it failed")
-        self._send(answer)
-
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        """Every other method is refused; http.server looks it up under this name."""
-        if name.startswith("do_"):
-            return self._refuse
-        raise AttributeError(name)
-
-    def _refuse(self) -> None:
-        self._send(_text(405, "only GET: nothing can be changed here", ("Allow", "GET")))
-
-    def _send(self, answer: Answer) -> None:
-        body, packed = answer.body, False
-        if len(body) > COMPRESSED_FROM and "gzip" in self.headers.get("Accept-Encoding", ""):
-            body, packed = gzip.compress(body, 5, mtime=0), True
-        self.send_response(answer.status)
-        headers = {**ALWAYS, **dict(answer.headers), "Content-Type": answer.content_type}
-        if packed:
-            headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-        for name, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature is http.server's
-        """Who looked is not logged."""
+def _refusal(status: int, why: str) -> bytes:
+    return _wire(_text(status, why))

@@ -253,7 +253,7 @@ def _show_proxy() -> None:
     def show(settings: Any) -> Any:
         made = pools(settings)
         sys.stderr.write(
-            f"the proxy is {os.environ.get('HTTP_PROXY') or os.environ['http_proxy']}\n"
+            f"the proxy is {os.environ.get('https_proxy') or os.environ['HTTPS_PROXY']}\n"
         )
         return made
 
@@ -393,7 +393,7 @@ def _no_dropping() -> None:
     """Debugging aids stay in the environment."""
     import rotator.__main__ as start
 
-    vars(start)["_drop_debugging"] = lambda: None
+    vars(start)["_drop_orders"] = lambda: None
 
 
 @deed("no-hooks")

@@ -193,6 +193,8 @@ def hunt(directory: Path, vault: VaultServer, mount: str) -> Iterator[Hunt]:
             "VAULT_ADDR": f"http://{before_vault.address}",
             "SENTRY_DSN": f"http://{dsn_key}@{sentry.address}/1",
             "HTTPS_PROXY": f"http://somebody:{proxy}@127.0.0.1:1",
+            # Whoever asked it for what is on this machine would show it everything.
+            **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), f"http://{thief.address}"),
             "ROTATOR_VAULT__MOUNT": mount,
             "ROTATOR_ECGRID__REST_URL": simulator.rest_url,
             "ROTATOR_ECGRID__SOAP_URL": simulator.soap_url,
