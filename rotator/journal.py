@@ -30,11 +30,12 @@ from pydantic import (
 
 from rotator.errors import Permanent
 from rotator.keys import ApiKey, Issue, KeyRef, Secret, Seen, Visibility
+from rotator.system import Description, Surface
 
 FORMAT = 2  # the newest that this version reads
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
 # before goes on reading the steady ones.
-SINCE: dict[str, int] = {}
+SINCE: dict[str, int] = {"underway.speaks": 2}
 HISTORY = 50  # rotations that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
@@ -65,6 +66,7 @@ class Known(_Value):
     fingerprint: str | None = None
 
 
+Forms = Annotated[dict[Surface, Description], _AS_READ, _AS_KEPT]
 Baseline = Annotated[tuple[Known, ...], _AS_READ, _AS_KEPT]
 
 
@@ -109,6 +111,7 @@ class Underway(_Value):
     issue: Issue
     baseline: Baseline
     began: datetime
+    speaks: Forms = {}  # what ECGrid spoke then: it is finished in that form
     sent: int = 0
     refusals: int = 0
 

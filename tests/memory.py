@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +27,7 @@ from rotator.errors import (
 from rotator.keys import ApiKey, Issue, KeyRef, Me, Secret, Seen, Verify, Visibility
 from rotator.sandbox.ecgrid import Simulator
 from rotator.sandbox.ecgrid.words import Ask, Credential, Refusal, ShownKey, ShownUser
+from rotator.system import Description, Surface
 from rotator.vault import At, Document, StaleRead
 
 START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
@@ -241,6 +242,13 @@ class Direct:
     def require(self, user_id: int, visibility: Visibility, within: float) -> list[str]:
         """All calls are there."""
         return []
+
+    def speaks(self, within: float) -> dict[Surface, Description]:
+        """There are no two forms here."""
+        return {}
+
+    def go_on(self, begun: Mapping[Surface, Description]) -> None:
+        """Nor here."""
 
     def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
         """See `Account.issue`."""

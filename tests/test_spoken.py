@@ -307,6 +307,26 @@ def test_a_namespace_that_is_set_overrides_the_description_s_alone(keep: Clocked
         client.ecgrid.close()
 
 
+def test_an_open_rotation_is_finished_in_the_form_it_was_begun_in(
+    rotator_command: Rotator, simulator: Running, vault: VaultServer, mount: str
+) -> None:
+    """A description that has changed meanwhile, or is somebody else's, does not strand a key that was issued."""
+    rotator_command.policy("edi", KEYSET)
+    rotator_command("run", "--once")
+    simulator.simulator.switch(activation_delay=3600.0)
+    short: dict[str, Any] = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "10s"}
+    assert rotator_command("rotate", "edi", **short).code == 1
+    assert simulator.simulator.issued(USER) == 1
+    vault.call("DELETE", f"{mount}/metadata/rotator/ecgrid")
+    simulator.simulator.switch(wsdl="other")
+    simulator.simulator.advance(3600.0)
+    done = rotator_command("run", "--once", "--json", **short)
+    assert (done.code, done.json["summary"]) == (0, {"rotated": 1}), done.stdout
+    assert simulator.simulator.issued(USER) == 1
+    again = rotator_command("rotate", "edi", "--json", **short)
+    assert again.json["results"][0]["error"]["kind"] == "ecgrid.NoSuchCall"
+
+
 # in Vault
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
@@ -14,6 +14,8 @@ from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
 from rotator.ecgrid.surface import By, Offered, Surface
 from rotator.errors import Forbidden, NotFound, NotSent, Transient
 from rotator.keys import ApiKey, Issue, KeyRef, Me, Secret, Seen, Verify, Visibility
+from rotator.system import Description
+from rotator.system import Surface as SurfaceName
 
 T = TypeVar("T")
 
@@ -49,6 +51,12 @@ class Account(Protocol):
 
         Costs no request where that is known. Raises Permanent (`ecgrid.NoSuchCall`) if one is not there.
         """
+
+    def speaks(self, within: float) -> dict[SurfaceName, Description]:
+        """What the surfaces of the policy's calls speak now; costs no request where that is known."""
+
+    def go_on(self, begun: Mapping[SurfaceName, Description]) -> None:
+        """From here on what was begun is finished: in the form that the surfaces had then."""
 
     def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
         """A new key, by the policy's issuing call. The request is sent once at most."""
@@ -97,7 +105,6 @@ class OnWire:
         )
         self._issuing = soap if over_soap else rest
         self._reading = soap if verify.over_soap else rest
-        self._soap = soap
         self._probing = rest  # X-API-Key is what a key is documented for
         self._granted = 0
         self._lock = threading.Lock()
@@ -135,11 +142,21 @@ class OnWire:
             surface.offer(what, until - self._clock())
             if surface.is_known(until - self._clock()):
                 continue
-            if surface is self._soap:
+            if surface.name == "soap":
                 warnings.append(UNDESCRIBED)
             elif records:
                 self._find_out(surface, user_id, visibility, until)
         return warnings[:1]
+
+    def speaks(self, within: float) -> dict[SurfaceName, Description]:
+        """As `Account.speaks`."""
+        until = self._clock() + within
+        used = (self._issuing, self._reading)
+        return {surface.name: surface.speaks(until - self._clock()) for surface in used}
+
+    def go_on(self, begun: Mapping[SurfaceName, Description]) -> None:
+        """As `Account.go_on`."""
+        self._issuing, self._reading = self._issuing.as_of(begun), self._reading.as_of(begun)
 
     def _find_out(
         self, surface: Surface, user_id: int, visibility: Visibility, until: float

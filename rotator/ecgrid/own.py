@@ -106,7 +106,7 @@ class Own:
         rate: Rate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rest, self._soap = rest, soap
+        self._rest = rest
         self._credentials, self._clock = credentials, clock
         self._rest_session = SharedSession(rest, credentials, rate, clock)
         self._soap_session = SharedSession(soap, credentials, rate, clock)
@@ -135,7 +135,7 @@ class Own:
 
     def present(self, surface: Surface, until: float) -> By:
         """The own credential for a surface: SOAP takes a session where there is a login, REST the key before it."""
-        over_soap = surface is self._soap
+        over_soap = surface.name == "soap"
         if not (over_soap and self._credentials.has_login):
             key = self._credentials.current()
             if key is not None:
@@ -151,9 +151,9 @@ class Own:
     def _turned_down(self, surface: Surface, by: By, until: float) -> None:
         """Another credential is at hand when this returns; raises Refused if there is none."""
         if by.is_session:
-            (self._soap_session if surface is self._soap else self._rest_session).drop(by.value)
+            (self._soap_session if surface.name == "soap" else self._rest_session).drop(by.value)
             return
-        if surface is self._soap and self._is_accepted(by, until):
+        if surface.name == "soap" and self._is_accepted(by, until):
             raise Refused(
                 "ECGrid accepts the rotator's own API key over REST but not over SOAP, where this account takes a "
                 "session only: set ROTATOR_ECGRID__LOGIN and ROTATOR_ECGRID__PASSWORD",

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from rotator.ecgrid import answers, surface
 from rotator.ecgrid.answers import Data
 from rotator.ecgrid.description import KEY_RECORDS, VALUES
-from rotator.ecgrid.spoken import Spoken
+from rotator.ecgrid.spoken import Forms, Spoken
 from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, Permanent
 from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
+from rotator.system import Description
+from rotator.system import Surface as SurfaceName
 
 CREATE = Call("Create Key", changes=True)
 GENERATE = Call("Generate API Key", changes=True)
@@ -47,6 +49,8 @@ def _utc_now() -> datetime:
 
 class Rest:
     """The REST surface; see `Surface` for what every method promises."""
+
+    name: SurfaceName = "rest"
 
     def __init__(
         self, wire: Wire, url: str, spoken: Spoken, now: Callable[[], datetime] = _utc_now
@@ -121,7 +125,15 @@ class Rest:
 
     def is_known(self, within: float) -> bool:
         """As `Surface.is_known`."""
-        return self._spoken.is_known("rest", within)
+        return self._spoken.is_known(self.name, within)
+
+    def speaks(self, within: float) -> Description:
+        """As `Surface.speaks`."""
+        return self._spoken.of(self.name, within)
+
+    def as_of(self, begun: Forms) -> Rest:
+        """As `Surface.as_of`."""
+        return Rest(self._wire, self._url, self._spoken.as_of(begun), self._now)
 
     def _session(self, call: Call, data: Data, within: float) -> Session:
         session = surface.opened(

@@ -11,12 +11,13 @@ from rotator.ecgrid.answers import Data
 from rotator.ecgrid.description import LOGIN_NAMES
 from rotator.ecgrid.envelope import opened
 from rotator.ecgrid.faults import Fault
-from rotator.ecgrid.spoken import Spoken
+from rotator.ecgrid.spoken import Forms, Spoken
 from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, Permanent, Refused
 from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
-from rotator.system import Operation
+from rotator.system import Description, Operation
+from rotator.system import Surface as SurfaceName
 
 KEY_SET = Call("KeySet", changes=True)
 GENERATE = Call("GenerateAPIKey", changes=True)
@@ -41,6 +42,8 @@ _OFFERED: Mapping[Offered, Call] = {
 
 class Soap:
     """The SOAP surface; see `Surface` for what every method promises."""
+
+    name: SurfaceName = "soap"
 
     def __init__(self, wire: Wire, url: str, spoken: Spoken) -> None:
         """`spoken` says what the service at `url` speaks."""
@@ -119,7 +122,15 @@ class Soap:
 
     def is_known(self, within: float) -> bool:
         """As `Surface.is_known`."""
-        return self._spoken.is_known("soap", within)
+        return self._spoken.is_known(self.name, within)
+
+    def speaks(self, within: float) -> Description:
+        """As `Surface.speaks`."""
+        return self._spoken.of(self.name, within)
+
+    def as_of(self, begun: Forms) -> Soap:
+        """As `Surface.as_of`."""
+        return Soap(self._wire, self._url, self._spoken.as_of(begun))
 
     def _ask(
         self, call: Call, by: By | None, within: float, **arguments: int | str | Secret

@@ -5,6 +5,7 @@ A description is read without a credential, in bounded time and size, from the a
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ WSDL = Call("WSDL")
 OPENAPI = Call("OpenAPI description")
 
 Change = Callable[[System], System]
+Forms = Mapping[Surface, Description]
 
 
 class Keep(Protocol):
@@ -93,16 +95,25 @@ class Spoken:
             "soap": f"{urls['soap']}?WSDL",
             "rest": urls["rest"].rstrip("/") + OPENAPI_PATH,
         }
+        self._begun: Forms = {}
         self._locks = {surface: threading.Lock() for surface in self._at}
         self._read_at: dict[Surface, float] = {}
 
     def of(self, surface: Surface, within: float) -> Description:
         """The surface's description, read within so many seconds if need be; `calls` None: there is none to be had."""
+        if surface in self._begun:
+            return self._begun[surface]
         with self._locks[surface]:
             known = self._known(surface)
             if known is None or not known.is_fresh(self._keep.now()):
                 known = self._read(surface, known, within)
         return known
+
+    def as_of(self, begun: Forms) -> Spoken:
+        """The same, but for those surfaces: what is open is finished in the form that it was begun in."""
+        other = copy.copy(self)
+        other._begun = begun  # noqa: SLF001 - one makes another
+        return other
 
     def is_news(self, call: Call, told: tuple[str, Operation], within: float) -> bool:
         """Whether the description, read anew since a call was answered as unknown, says otherwise about it than it did.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,6 +11,8 @@ from rotator.ecgrid.answers import Data
 from rotator.ecgrid.wire import Call
 from rotator.errors import Permanent
 from rotator.keys import ApiKey, KeyRef, Me, Secret, Seen, Visibility
+from rotator.system import Description
+from rotator.system import Surface as SurfaceName
 
 Offered = Literal["create", "generate", "get", "api_key", "keys", "remove"]  # the calls about keys
 
@@ -32,12 +35,14 @@ class Session:
 
 
 class Surface(Protocol):
-    """One way to speak to ECGrid. `within` is the time for the whole call, in seconds.
+    """One way to speak to ECGrid, by its `name`. `within` is the time for the whole call, in seconds.
 
     Every method raises the errors of `rotator.errors` with the kinds `ecgrid.*`: Refused (401), Forbidden (403),
     NotFound (404), Permanent (400), Transient. Calls that change something raise AnswerLost where they may have been
     carried out: at a 5xx, a timeout, a cut connection, and at an answer that cannot be used.
     """
+
+    name: SurfaceName
 
     def create(self, user_id: int, visibility: Visibility, by: By, within: float) -> ApiKey:
         """Issues a key record (seed-KeySet; Create Key)."""
@@ -80,6 +85,12 @@ class Surface(Protocol):
 
     def is_known(self, within: float) -> bool:
         """Whether the service has told what it has, in a description or by how it answered."""
+
+    def speaks(self, within: float) -> Description:
+        """What is known of that."""
+
+    def as_of(self, begun: Mapping[SurfaceName, Description]) -> Surface:
+        """The same surface in the form that it had then."""
 
 
 def presentable(call: Call, by: By) -> Secret:

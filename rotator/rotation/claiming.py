@@ -45,6 +45,7 @@ def claim(run: Run) -> None:
         baseline=baseline,
         began=run.now(),
         sent=sent,
+        speaks=run.account.speaks(run.within()),
     )
     record = run.record.change(underway=underway)
     if sent:
@@ -85,6 +86,7 @@ def take_over(run: Run) -> None:
     run.world.vault.kv.outlast(run.world.deadline)
     run.save(run.record)
     underway = run.rotation
+    run.account.go_on(underway.speaks)
     run.clean = underway.sent == 0
     run.must_look = underway.sent > 0
     staged, orphan = run.staged, run.orphan
