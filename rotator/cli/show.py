@@ -17,8 +17,7 @@ from rotator.cli.common import (
     choose,
     exits,
     fleet_from,
-    policies_from,
-    settings_from,
+    input_from,
 )
 from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.policy import Policy, json_schema, warnings
@@ -162,9 +161,8 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
         told: list[str] = []
         policies: list[Policy] = []
         try:
-            settings = settings_from(given)
+            settings, policies = input_from(given, Path(path) if path else None)
             told += [str(warning) for warning in settings.warnings]
-            policies = policies_from(settings, Path(path) if path else None)
             told += [str(warning) for warning in (*warnings(policies), *too_quick(policies))]
         except BadInput as error:
             if not json_:
