@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
+from rotator.letters import visible
 from rotator.policy import Policy, PolicyDefaults, load, own_key_problems, warnings
 from rotator.reporting.sinks import guard
 from rotator.schedule import duration
@@ -35,7 +36,7 @@ NO_FILE = (
 
 def say(text: str) -> None:
     """An error or a note for a person, on stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
 
 
 def _fault(error: Exception) -> str:

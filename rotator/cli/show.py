@@ -67,7 +67,6 @@ def _look(fleet: Fleet, policies: list[Policy]) -> tuple[datetime, list[dict[str
 def _watch(fleet: Fleet, policies: list[Policy]) -> None:
     """Draws anew every few seconds until it is interrupted; the alarming ones first, since a screen may be small."""
     from rich.live import Live
-    from rich.text import Text
 
     console = output.console()
     with (
@@ -78,7 +77,7 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
             try:
                 now, rows, _ = _look(fleet, policies)
             except RotatorError as error:  # Vault is away just now: said in place of the rows
-                live.update(Text(f"{error} [{error.kind}]", style="red"), refresh=True)
+                live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
                 rows.sort(key=lambda one: one["state"] not in ALARMING)
                 live.update(_drawn(rows, now), refresh=True)
@@ -88,7 +87,6 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
 def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
     """The table, and below it what failed last."""
     from rich.console import Group
-    from rich.text import Text
 
     def ahead(text: str | None) -> str:
         return output.distance(datetime.fromisoformat(text), now) if text else "-"
@@ -113,7 +111,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
     return Group(
         drawn,
         *(
-            Text(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
+            output.plain(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
             for name, told in failures
         ),
     )
@@ -180,7 +178,7 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
             sys.exit(2 if problems else 0)
         out = output.console()
         for warning in told:
-            out.print(f"warning: {warning}")
+            out.print(output.plain(f"warning: {warning}"))
         out.print(f"{output.counted(len(policies), 'policy', 'policies')}, no errors")
 
 
