@@ -58,12 +58,12 @@ def load(directory: str, rounds: str) -> Times:
 
 def ticks(count: str, *marks: str) -> dict[str, Any]:
     """Seconds of each turn of the daemon, the cold one apart, and the resident MiB after so many of them."""
-    from rotator.cli.common import policies_from, settings_from
+    from rotator.cli.common import input_from
     from rotator.fleet import Fleet
 
-    settings = settings_from({})
+    settings, policies = input_from({})
     seconds, memory = [], {}
-    with Fleet(settings, policies_from(settings), serving=True) as fleet:
+    with Fleet(settings, policies, serving=True) as fleet:
         turn = _timed(fleet.turn)
         cold = turn()
         for number in range(1, int(count) + 1):
@@ -76,12 +76,12 @@ def ticks(count: str, *marks: str) -> dict[str, Any]:
 
 def requests() -> dict[str, dict[str, int]]:
     """How often Vault was asked, by operation, as the metrics tell it; `ecgrid` is how often that was asked."""
-    from rotator.cli.common import policies_from, settings_from
+    from rotator.cli.common import input_from
     from rotator.fleet import Fleet
 
-    settings = settings_from({})
+    settings, policies = input_from({})
     told = {}
-    with Fleet(settings, policies_from(settings), serving=True) as fleet:
+    with Fleet(settings, policies, serving=True) as fleet:
         before = Counter[str]()
         for name, call in (
             ("the first tick", fleet.tick),

@@ -106,7 +106,19 @@ tells everything that is wrong at once, offline.
 - **`rotator.toml`**: the name in lower case, where `__` begins a table: `ROTATOR_VAULT__MOUNT=kv` is `mount = "kv"` in
   `[vault]`. What is marked *file* may be named there too: `api_key_file = "..."`.
 
-Durations are written as `90s`, `15m`, `12h`, `30d` or `8w`. What is marked *secret* belongs into a file.
+Durations are written as `90s`, `15m`, `12h`, `30d` or `8w`. What is marked *secret* belongs into a file. A pipe will do
+(`ROTATOR_ECGRID__API_KEY_FILE=<(command)`): it is read once, and not again when the key changes.
+
+A `rotator.toml` that everybody may write, or that belongs to somebody else than root and the user that runs the
+command, is refused, since it decides where credentials go. The log says which one is used (`settings.read`).
+
+**Proxies.** HTTPS_PROXY, HTTP_PROXY and ALL_PROXY are honoured for ECGrid, Vault, webhooks and Sentry, and so is
+NO_PROXY: names with all below them, `*.name`, addresses, networks (`10.0.0.0/8`, `fd00::/8`), each with a port or
+without, and `*`. This machine itself (`127.0.0.0/8`, `::1`, `localhost`) is never asked through a proxy. SOCKS is not
+supported.
+
+**Certificates.** SSL_CERT_FILE and SSL_CERT_DIR name the authorities for ECGrid, and for Vault where VAULT_CACERT and
+VAULT_CAPATH do not. All are PEM; a key has no pass phrase.
 """
 
 

@@ -22,6 +22,14 @@ from rotator.cli import main
 
 HEAVY = ("apscheduler", "httpx", "hvac", "lxml", "pydantic", "requests", "rich", "yaml", "zeep")
 NOWHERE = "error: policies: does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES\n"
+NO_VAULT = (
+    "error: VAULT_ADDR: is not set; give Vault's address, such as https://vault:8200\n"
+    "error: VAULT_TOKEN: is not set; ROTATOR_VAULT__AUTH=token needs it\n"
+)
+NO_CREDENTIAL = (
+    "error: ROTATOR_ECGRID__API_KEY: no credential for ECGrid; set this, or ROTATOR_ECGRID__API_KEY_FILE, "
+    "ROTATOR_ECGRID__API_KEY_VAULT, or ROTATOR_ECGRID__LOGIN and __PASSWORD\n"
+)
 USAGE = "Usage: rotator [OPTIONS] COMMAND [ARGS]...\nTry 'rotator --help' for help.\n\nError: "
 # What is typed in an empty directory, with nothing set; the exit code, stdout, stderr.
 TRANSCRIPTS = [
@@ -29,8 +37,8 @@ TRANSCRIPTS = [
     ("nonsense", 2, "", f"{USAGE}No such command 'nonsense'.\n"),
     ("--nonsense status", 2, "", f"{USAGE}No such option '--nonsense'.\n"),
     ("validate", 2, "", NOWHERE),
-    ("status", 2, "", NOWHERE),
-    ("run --once", 2, "", NOWHERE),
+    ("status", 2, "", NOWHERE + NO_VAULT),
+    ("run --once", 2, "", NOWHERE + NO_VAULT + NO_CREDENTIAL),
     ("rotate", 2, "", "error: say which policies: NAME..., or --all, or --tag TAG\n"),
     (
         "adopt",

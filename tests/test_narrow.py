@@ -6,6 +6,7 @@ Each command does its work, or says in one line why not; and whatever fails, no 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import secrets
@@ -380,3 +381,27 @@ def test_the_demo_does_not_mind_what_lies_in_the_directory(narrow: Rotator) -> N
     (narrow.directory / "rotator.toml").write_text('nonsense = 1\n[vault]\naddr = "x"\n')
     narrow.environment["ROTATOR_NONSENSE"] = "1"
     assert narrow("demo").code == 0
+
+
+# what a terminal would obey
+
+
+def test_what_a_terminal_would_obey_is_shown_as_text(
+    narrow: Rotator, vault: VaultServer, mount: str
+) -> None:
+    """In a reason, in a name that is typed, and in what others have written into a record."""
+    evil = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202eit was\u200b me"
+    told = [narrow("rotate", "edi", "--reason", evil), narrow("rotate", evil)]
+    at = f"{mount}/data/rotator/record/edi"
+    there = vault.call("GET", at)["data"]
+    record = json.dumps(there["data"]).replace(r"\\x1b[2J", r"\u001b[2J")
+    assert r"\u001b[2J" in record
+    options = {"cas": there["metadata"]["version"]}
+    vault.call("POST", at, {"data": json.loads(record), "options": options})
+    forms = itertools.product(
+        ("json", "console"), ("history edi", "history edi --json", "status", "rotate edi")
+    )
+    told += [narrow("--log-format", form, *command.split()) for form, command in forms]
+    shown = "".join(done.stdout + done.stderr for done in told)
+    assert not set(shown) & set("\x1b\x07\x9b\u202e\u200b")
+    assert r"\x1b[2J" in shown

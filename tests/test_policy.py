@@ -487,3 +487,134 @@ def test_the_schema_describes_every_field_and_is_json() -> None:
         ]
 
     assert undescribed(schema, "") == []
+
+
+# what cannot be seen
+
+STRANGE = {
+    "\u00a0": "NO-BREAK SPACE",
+    "\u200b": "ZERO WIDTH SPACE",
+    "\u200d": "ZERO WIDTH JOINER",
+    "\ufeff": "ZERO WIDTH NO-BREAK SPACE",
+    "\u00ad": "SOFT HYPHEN",
+    "\u202e": "RIGHT-TO-LEFT OVERRIDE",
+    "\u3000": "IDEOGRAPHIC SPACE",
+    "\u3164": "HANGUL FILLER",
+    "\ufe0f": "VARIATION SELECTOR-16",
+}
+SOUND = """\
+name: edi
+user_id: 5001
+visibility: Private
+schedule: {every: 30d}
+vault: {path: ecgrid/edi, fields: {base_url: "https://rest.ecgrid.io"}}
+owner: edi-platform@example.com
+tags: [prod]
+after: [{exec: [systemctl, reload, edi]}]
+"""
+WORDS = (
+    "edi\n",
+    "5001",
+    "Private",
+    "30d",
+    "ecgrid/edi",
+    "base_url",
+    "ecgrid.io",
+    "platform",
+    "prod",
+    "reload",
+    "visib",
+)
+
+
+def of_text(tmp_path: Path, text: str) -> list[str]:
+    """The problems of a file of that text."""
+    file = tmp_path / "edi.yaml"
+    file.write_text(text)
+    try:
+        load(file, PolicyDefaults())
+    except BadInput as error:
+        return [str(problem).removeprefix(f"{file}:") for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize("char", STRANGE, ids=STRANGE.values())
+def test_what_cannot_be_seen_is_told_by_its_number_and_column(tmp_path: Path, char: str) -> None:
+    """In names, paths, fields, lists and keys; and no second problem is made of it."""
+    for word in WORDS:
+        at = SOUND.index(word) + 2
+        (problem,) = of_text(tmp_path, SOUND[:at] + char + SOUND[at:])
+        line, column = SOUND.count("\n", 0, at) + 1, at - SOUND.rfind("\n", 0, at)
+        told = f"{line}: has in column {column} U+{ord(char):04X} {STRANGE[char]}, which cannot be seen"
+        assert problem.startswith(told), word
+
+
+def test_what_cannot_be_seen_may_stand_in_a_comment(tmp_path: Path) -> None:
+    """Nothing is made of it there."""
+    assert of_text(tmp_path, SOUND + "# by\u00a0hand, \u201cas ever\u201d\n") == []
+
+
+def test_an_escape_for_what_cannot_be_seen_is_refused_as_well(tmp_path: Path) -> None:
+    """It would be published all the same."""
+    (problem,) = of_text(tmp_path, SOUND.replace("rest.ecgrid", r"rest\u200b.ecgrid"))
+    assert "U+200B ZERO WIDTH SPACE" in problem
+
+
+@pytest.mark.parametrize("pair", ["\u201c\u201d", "\u2018\u2019", "\u201e\u201c", "\u00ab\u00bb"])
+@pytest.mark.parametrize("word", ["Private", "30d", "prod", '"https://rest.ecgrid.io"'])
+def test_a_quotation_mark_of_a_word_processor_is_told_as_one(
+    tmp_path: Path, word: str, pair: str
+) -> None:
+    """It would be part of the value."""
+    told = of_text(tmp_path, SOUND.replace(word, pair[0] + word.strip('"') + pair[1]))
+    found = {problem.partition("column ")[2].split(" ")[1] for problem in told}
+    assert found == {f"U+{ord(char):04X}" for char in pair}
+    name = "Anne O\u2019Hara, \u0141\u00f3d\u017a"
+    assert of_text(tmp_path, SOUND.replace("edi-platform@example.com", name)) == []
+
+
+# every problem at once
+
+
+def test_one_problem_hides_no_other(tmp_path: Path) -> None:
+    """Neither lengths that do not fit, nor what two policies share, nor a bad destination beside a good one."""
+    told = of_text(
+        tmp_path,
+        """\
+policies:
+  - {name: a, user_id: 5001, visibility: Privat, schedule: {every: 1d}, grace: 2d, max_age: 1h, vault: {path: x}}
+  - {name: a, user_id: 5001, schedule: {every: 1d}, vault: {path: x}, also: [{path: "b d"}, {path: x}]}
+  - {name: C, user_id: 5001, visibility: Private, schedule: {evry: 1d}, vault: {path: x}}
+""",
+    )
+    assert sorted(": ".join(problem.split(": ")[:2]) for problem in told) == [
+        "2: grace",
+        "2: max_age",
+        "2: visibility",
+        "3: also[0].path",
+        "3: also[1].path",
+        "3: name",
+        "3: user_id",
+        "3: vault.path",
+        "3: visibility",
+        "4: name",
+        "4: schedule",
+        "4: schedule.evry",
+        "4: user_id",
+        "4: vault.path",
+    ]
+
+
+@pytest.mark.parametrize(
+    "zone", ["localtime", "posixrules", "posix/UTC", "right/UTC", "Factory", "posix/Europe/Berlin"]
+)
+def test_a_time_zone_means_the_same_on_every_machine(tmp_path: Path, zone: str) -> None:
+    """Or due times would differ with the machine that looks."""
+
+    def told(name: str) -> list[str]:
+        return of_text(tmp_path, SOUND.replace("every: 30d", f"every: 30d, timezone: {name}"))
+
+    (problem,) = told(zone)
+    assert "schedule.timezone: must be a time zone such as Europe/Berlin or UTC" in problem
+    for good in ("UTC", "Europe/Berlin", "US/Pacific", "Etc/GMT+3"):
+        assert told(good) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import secrets
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from conftest import Rotator
 from pydantic import BaseModel
 
 from rotator import settings as room
@@ -365,3 +367,40 @@ def test_a_rotator_toml_of_another_user_is_refused(tmp_path: Path, by_link: bool
     os.lchown(file, 40_000, -1)
     with pytest.raises(BadInput, match=r"rotator\.toml: belongs to another user"):
         Settings.load({}, tmp_path)
+
+
+# settings and policies together
+
+
+def test_what_is_wrong_with_settings_and_with_policies_is_told_at_once(
+    rotator_command: Rotator,
+) -> None:
+    """By every command; of what is given and bad it is not said that it is missing."""
+    rotator_command.policy(
+        "edi", "user_id: x\nvisibility: Private\nschedule: manual\nvault: {path: e}\n"
+    )
+    rotator_command.environment |= {
+        "ROTATOR_CONCURRENCY": "none",
+        "VAULT_ADDR": "vault",
+        "ROTATOR_ECGRID__API_KEY_FILE": "nowhere",
+    }
+    del rotator_command.environment["ROTATOR_ECGRID__API_KEY"]
+    for command in ("validate", "run --once", "rotate edi", "check"):
+        done = rotator_command(*command.split())
+        told = [line.split(": ")[1] for line in done.stderr.splitlines()]
+        assert done.code == 2
+        assert told == [
+            "ROTATOR_ECGRID__API_KEY_FILE",
+            "ROTATOR_CONCURRENCY",
+            "VAULT_ADDR",
+            "policies/edi.yaml:1",
+        ], command
+    bad = json.loads(rotator_command("validate", "--json").stdout)
+    assert (bad["valid"], len(bad["errors"])) == (False, 4)
+
+
+def test_a_setting_with_what_cannot_be_seen_says_so(tmp_path: Path) -> None:
+    """By its number and place."""
+    environ = {"ROTATOR_VAULT__ROLE": "edi\u200brole"}
+    with pytest.raises(BadInput, match=r"its character 4 U\+200B ZERO WIDTH SPACE"):
+        Settings.load(environ, tmp_path)

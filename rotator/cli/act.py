@@ -24,6 +24,7 @@ from rotator.cli.common import (
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over
+from rotator.letters import visible
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
 from rotator.rotation import Check, Order, Result
@@ -54,7 +55,7 @@ def rotate(
                 _end(fleet, None, unseen, json_, named=bool(names))
             order = Order(
                 "demand",
-                reason=" ".join(reason.split()) or "on demand",
+                reason=visible(" ".join(reason.split())) or "on demand",
                 since=since,
                 grace=overlap,
                 retire_now=overlap == timedelta(0),
@@ -112,9 +113,9 @@ def check(given: dict[str, str], *, names: tuple[str, ...], repair: bool, json_:
             )
             for name, one in found.items():
                 for warning in _checked(one)["warnings"]:
-                    out.print(f"{name}: {warning}")
+                    out.print(output.plain(f"{name}: {warning}"))
             if without:
-                out.print(f"records without a policy here: {', '.join(without)}")
+                out.print(output.plain(f"records without a policy here: {', '.join(without)}"))
         if any(isinstance(one, Failure) for one in found.values()):
             sys.exit(FAILED)
         sys.exit(

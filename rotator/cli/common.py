@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from datetime import timedelta
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
+from rotator.letters import visible
 from rotator.policy import Policy, PolicyDefaults, load, own_key_problems, warnings
 from rotator.reporting.sinks import guard
 from rotator.schedule import duration
@@ -35,7 +36,7 @@ NO_FILE = (
 
 def say(text: str) -> None:
     """An error or a note for a person, on stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
 
 
 def _fault(error: Exception) -> str:
@@ -73,10 +74,13 @@ def exits() -> Iterator[None]:
     sys.exit(code)
 
 
-def settings_from(given: dict[str, str]) -> Settings:
-    """The settings, with logging started; raises BadInput."""
+def settings_from(given: dict[str, str], problems: list[Problem]) -> Settings | None:
+    """The settings, with logging started; what is wrong with some is noted, and one looks further by the others."""
     reporting.setup()  # before there is a secret in memory; the level and form that were asked for come with them
-    settings = Settings.load(overrides=given)
+    settings, found = Settings.look(overrides=given)
+    problems += found
+    if settings is None:
+        return None
     reporting.setup(settings.log.level, settings.log.format)
     if settings.file is not None:
         reporting.event("settings.read", file=str(settings.file.absolute()))
@@ -93,13 +97,31 @@ def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
         mount=settings.vault.mount,
         state_path=settings.vault.state_path,
     )
-    policies = load(path or settings.policies, defaults)
     own = settings.ecgrid
     source = astuple(own.api_key_vault) if own.api_key_vault else None
-    problems = own_key_problems(policies, source, has_login=own.login is not None)
-    if problems:
-        raise BadInput(problems)
-    return policies
+    return load(
+        path or settings.policies,
+        defaults,
+        lambda seen: own_key_problems(seen, source, has_login=own.login is not None),
+    )
+
+
+def input_from(
+    given: dict[str, str], path: Path | None = None, *require: Callable[[Settings], None]
+) -> tuple[Settings, list[Policy]]:
+    """Settings and policies; raises BadInput with what is wrong with either, and with what is required, all at once."""
+    problems: list[Problem] = []
+    policies: list[Policy] = []
+    settings = settings_from(given, problems)
+    for read in (lambda one: policies.extend(policies_from(one, path)), *require):
+        try:
+            if settings is not None:
+                read(settings)
+        except BadInput as error:
+            problems += error.problems
+    if problems or settings is None:
+        raise BadInput(list(dict.fromkeys(problems)))
+    return settings, policies
 
 
 @contextmanager
@@ -109,11 +131,8 @@ def fleet_from(
     """Everything that is needed to act, checked as far as it can be without asking anybody."""
     from rotator.fleet import Fleet
 
-    settings = settings_from(given)
-    policies = policies_from(settings)
-    settings.require_vault()
-    if ecgrid:
-        settings.require_ecgrid()
+    needed = [Settings.require_vault, *([Settings.require_ecgrid] if ecgrid else [])]
+    settings, policies = input_from(given, None, *needed)
     for problem in warnings(policies):
         reporting.event("policy.warning", message=str(problem))
     reporting.start_sentry(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rotator import reporting
+from rotator.letters import as_json, visible
 
 if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
     from rich.console import Console
@@ -42,7 +43,7 @@ def console() -> Console:
 
 def print_json(value: object) -> None:
     """One JSON object."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(as_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -56,10 +57,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 
 def _cell(value: object) -> Text:
+    text = "-" if value is None or value == "" else str(value)
+    return plain(text, STYLES.get(text, ""))
+
+
+def plain(text: str, style: str = "") -> Text:
+    """A text as it is, whoever wrote it: what a terminal would obey is shown as an escape."""
     from rich.text import Text
 
-    text = "-" if value is None or value == "" else str(value)
-    return Text(text, style=STYLES.get(text, ""))
+    return Text(visible(text), style=style)
 
 
 def span(seconds: float | None) -> str:
@@ -102,8 +108,6 @@ def results(found: list[Result], json_: bool) -> None:
             {"results": [result.as_json() for result in found], "summary": summary_of(found)}
         )
         return
-    from rich.text import Text
-
     out = console()
     told = [result for result in found if result.outcome != "not-due"] if len(found) > 20 else found
     if told:
@@ -129,14 +133,14 @@ def results(found: list[Result], json_: bool) -> None:
     for result in told:
         if result.error:
             out.print(
-                Text(
+                plain(
                     f"{result.policy}: failed in {result.phase}: {result.error['message']} "
                     f"[{result.error['kind']}]",
-                    style="red",
+                    "red",
                 )
             )
         for warning in result.warnings:
-            out.print(Text(f"{result.policy}: {warning}", style="yellow"))
+            out.print(plain(f"{result.policy}: {warning}", "yellow"))
     out.print(
         ", ".join(f"{count} {name}" for name, count in summary_of(found).items()) or "nothing to do"
     )

@@ -17,8 +17,7 @@ from rotator.cli.common import (
     choose,
     exits,
     fleet_from,
-    policies_from,
-    settings_from,
+    input_from,
 )
 from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.policy import Policy, json_schema, warnings
@@ -68,7 +67,6 @@ def _look(fleet: Fleet, policies: list[Policy]) -> tuple[datetime, list[dict[str
 def _watch(fleet: Fleet, policies: list[Policy]) -> None:
     """Draws anew every few seconds until it is interrupted; the alarming ones first, since a screen may be small."""
     from rich.live import Live
-    from rich.text import Text
 
     console = output.console()
     with (
@@ -79,7 +77,7 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
             try:
                 now, rows, _ = _look(fleet, policies)
             except RotatorError as error:  # Vault is away just now: said in place of the rows
-                live.update(Text(f"{error} [{error.kind}]", style="red"), refresh=True)
+                live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
                 rows.sort(key=lambda one: one["state"] not in ALARMING)
                 live.update(_drawn(rows, now), refresh=True)
@@ -89,7 +87,6 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
 def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
     """The table, and below it what failed last."""
     from rich.console import Group
-    from rich.text import Text
 
     def ahead(text: str | None) -> str:
         return output.distance(datetime.fromisoformat(text), now) if text else "-"
@@ -114,7 +111,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
     return Group(
         drawn,
         *(
-            Text(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
+            output.plain(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
             for name, told in failures
         ),
     )
@@ -162,9 +159,8 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
         told: list[str] = []
         policies: list[Policy] = []
         try:
-            settings = settings_from(given)
+            settings, policies = input_from(given, Path(path) if path else None)
             told += [str(warning) for warning in settings.warnings]
-            policies = policies_from(settings, Path(path) if path else None)
             told += [str(warning) for warning in (*warnings(policies), *too_quick(policies))]
         except BadInput as error:
             if not json_:
@@ -182,7 +178,7 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
             sys.exit(2 if problems else 0)
         out = output.console()
         for warning in told:
-            out.print(f"warning: {warning}")
+            out.print(output.plain(f"warning: {warning}"))
         out.print(f"{output.counted(len(policies), 'policy', 'policies')}, no errors")
 
 

@@ -6,6 +6,7 @@ and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rotator.errors import BadInput, Problem
@@ -16,6 +17,7 @@ from rotator.policy.model import (
     Hook,
     Policy,
     PolicyDefaults,
+    Sight,
     Webhook,
     warnings,
 )
@@ -38,18 +40,26 @@ __all__ = [
 ]
 
 
-def load(path: Path, defaults: PolicyDefaults) -> list[Policy]:
+def load(
+    path: Path,
+    defaults: PolicyDefaults,
+    judge: Callable[[Sequence[Sight]], Iterable[Problem]] = lambda _: (),
+) -> list[Policy]:
     """The policies of a file, or of every `*.yaml` and `*.yml` below a directory, in the order of their names.
 
-    Names that begin with a dot are skipped. Raises BadInput with every problem of every file.
+    Names that begin with a dot are skipped. Raises BadInput with every problem of every file; those that `judge` finds
+    in all of them together are among them.
     """
     problems: list[Problem] = []
     policies: list[Policy] = []
+    sights: list[Sight] = []
     for file in files(path, problems):
         root = parse(file, problems)
         if root is not None:
-            policies += Reader(str(file), defaults, problems).policies(root)
-    problems += _collisions(policies)
+            reader = Reader(str(file), defaults, problems)
+            policies += reader.policies(root)
+            sights += reader.sights
+    problems += [*_collisions(sights), *judge(sights)]
     if not policies and not problems:
         what = "no policy found; add a *.yaml file to it, or name another place in ROTATOR_POLICIES"
         problems.append(Problem(str(path), what))
@@ -66,7 +76,7 @@ def _position(problem: Problem) -> tuple[str, int]:
     return (file, int(line)) if line.isdecimal() else (place, 0)
 
 
-def _collisions(policies: list[Policy]) -> list[Problem]:
+def _collisions(policies: Sequence[Sight]) -> list[Problem]:
     """What two policies, or two destinations, may not share."""
     found = []
     names: dict[str, str] = {}
@@ -74,15 +84,17 @@ def _collisions(policies: list[Policy]) -> list[Problem]:
     paths: dict[tuple[str, str], tuple[str, int]] = {}
     for policy in policies:
         where = policy.where
-        if (other := names.setdefault(policy.name, where)) is not where:
+        if policy.name is not None and (other := names.setdefault(policy.name, where)) is not where:
             what = f"the policy at {other} has the same name; rename one of them"
             found.append(Problem(f"{where}: name", what))
-        for user in policy.users:
+        for user in dict.fromkeys(policy.users):
             if (other := users.setdefault(user, where)) is not where:
                 at = "user_id" if len(policy.users) == 1 else "users"
                 what = f"the policy at {other} names the same user; one user has one policy"
                 found.append(Problem(f"{where}: {at}", what))
         for index, destination in enumerate(policy.destinations):
+            if destination is None:
+                continue
             mine = (where, index)
             taken = paths.setdefault((destination.mount, destination.path), mine)
             if taken is not mine:

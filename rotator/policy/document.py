@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from rotator.errors import Problem
+from rotator.letters import is_invisible, is_quote, named
 from rotator.policy.fields import shown
 
 _MAX_BYTES = 16 * 1024 * 1024
@@ -86,9 +87,16 @@ def _read(file: Path) -> str | Problem:
         line = data.count(b"\n", 0, error.start) + 1
         return Problem(f"{file}:{line}", "is not UTF-8 text; save it as UTF-8")
     if bad := _UNPRINTABLE.search(text):
-        line = text.count("\n", 0, bad.start()) + 1
-        return Problem(f"{file}:{line}", "has a control character; remove it")
+        place, column = _place(file, text, bad.start())
+        return Problem(
+            place, f"has a control character in column {column} ({named(bad[0])}); remove it"
+        )
     return text
+
+
+def _place(file: Path, text: str, at: int) -> tuple[str, int]:
+    """File and line of a character, and its column."""
+    return f"{file}:{text.count(chr(10), 0, at) + 1}", at - text.rfind("\n", 0, at)
 
 
 class Node:
@@ -115,8 +123,12 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._loader = yaml.CBaseLoader(text)
+        self._text = text
         self._next: Callable[[], Any] = self._loader.get_event
         self.duplicates: list[tuple[int, str]] = []
+        self.strange: list[
+            tuple[int, str]
+        ] = []  # where a character is not what it looks like, and which
 
     def document(self) -> Node | None:
         """The only document, or None if there is none. Raises _Refused and yaml.YAMLError."""
@@ -144,7 +156,7 @@ class _Parser:
         if event.tag is not None:
             raise _Refused(line, "tags (!) are refused; remove it, or quote a text that begins so")
         if kind is yaml.ScalarEvent:
-            return Node(event.value, line)
+            return Node(self._plain(event), line)
         if depth == _MAX_DEPTH:
             raise _Refused(line, "is nested too deeply; no policy needs more than a few levels")
         if kind is yaml.SequenceStartEvent:
@@ -153,6 +165,22 @@ class _Parser:
                 items.append(self._node(event, depth + 1))
             return Node(items, line)
         return Node(self._mapping(depth), line)
+
+    def _plain(self, event: Any) -> str:
+        """The scalar's text, without what nobody can see in it: that is noted, and no second problem made of it."""
+        text: str = event.value
+        if text.isascii() and text.isprintable():
+            return text
+        bad = {char for char in text if is_invisible(char) and char not in "\n\t"}
+        bad |= {char for char in (text[0], text[-1]) if is_quote(char)} if text else set()
+        written = self._text[event.start_mark.index : event.end_mark.index]
+        for char in sorted(bad):
+            at = written.find(char)  # it may be written as an escape
+            why = "which cannot be seen; remove it, or write a plain space"
+            if is_quote(char):
+                why = "which is no quotation mark in YAML; write a plain \" or '"
+            self.strange.append((event.start_mark.index + max(at, 0), f"{named(char)}, {why}"))
+        return "".join(char for char in text if char not in bad)
 
     def _mapping(self, depth: int) -> dict[str, Node]:
         entries: dict[str, Node] = {}
@@ -191,6 +219,9 @@ def parse(file: Path, problems: list[Problem]) -> Node | None:
         )
     except yaml.YAMLError:
         refused = Problem(str(file), "is not valid YAML")
+    for at, what in parser.strange:
+        where, number = _place(file, text, at)
+        problems.append(Problem(where, f"has in column {number} {what}"))
     for line, key in parser.duplicates:
         what = "appears twice in one mapping; keep one of them"
         problems.append(Problem(f"{file}:{line}: {shown(key)}", what))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import date, time, timedelta
 from enum import Enum
+from functools import cache
+from importlib.resources import files
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -146,14 +148,21 @@ def _scheduled(read: Callable[[str], T], text: str) -> T:
 
 
 def zone(text: str) -> zoneinfo.ZoneInfo:
-    """A time zone by its IANA name."""
-    if re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", text):
+    """A time zone by its IANA name: one that means the same on every machine, which `localtime` does not."""
+    if text in _zones():
         try:
             return zoneinfo.ZoneInfo(text)
         except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
             pass  # refused below, where the exception and the text in it are gone
-    hint = near(text, sorted(zoneinfo.available_timezones()))
+    hint = near(text, sorted(_zones()))
     raise Unusable(f"must be a time zone such as Europe/Berlin or UTC{hint}")
+
+
+@cache
+def _zones() -> frozenset[str]:
+    """The names that the package of zones lists: what a machine may have beside them is its own affair."""
+    listed = files("tzdata").joinpath("zones").read_text("utf-8").split()
+    return frozenset(listed) - {"Factory"}
 
 
 def clock(text: str) -> time:

@@ -92,6 +92,16 @@ class Policy:
         return hashlib.sha256(repr((said, hooks)).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What can be told of a policy although something may be wrong with it: enough to compare it with others."""
+
+    name: str | None
+    users: tuple[int, ...]
+    destinations: tuple[Destination | None, ...]
+    where: str
+
+
 def warnings(policies: Sequence[Policy]) -> list[Problem]:
     """What is allowed and still deserves a second look, policy by policy."""
     return [

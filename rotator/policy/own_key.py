@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rotator.errors import Problem
-from rotator.policy.model import Policy
+from rotator.policy.model import Policy, Sight
 
 WAY_BACK = (
     "the rotator's own key needs a way back in, should its answer get lost: set ROTATOR_ECGRID__LOGIN and "
@@ -14,13 +14,13 @@ WAY_BACK = (
 
 
 def own_key_problems(
-    policies: Iterable[Policy], source: tuple[str, str, str] | None, *, has_login: bool
+    policies: Iterable[Policy | Sight], source: tuple[str, str, str] | None, *, has_login: bool
 ) -> list[Problem]:
     """What would cut the rotator off: `source` is where the own key is read in Vault, as (mount, path, field)."""
     found = []
     for policy in policies:
         for to in policy.destinations:
-            if source is None or (to.mount, to.path) != source[:2]:
+            if to is None or source is None or (to.mount, to.path) != source[:2]:
                 continue
             if to.field != source[2]:
                 what = f"the rotator's own key is read from field {source[2]}, which this policy does not publish"

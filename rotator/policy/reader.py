@@ -13,7 +13,15 @@ from rotator.errors import Problem
 from rotator.keys import Issue, Verify
 from rotator.policy import fields
 from rotator.policy.document import Node
-from rotator.policy.model import Destination, Exec, Hook, Policy, PolicyDefaults, Webhook
+from rotator.policy.model import (
+    Destination,
+    Exec,
+    Hook,
+    Policy,
+    PolicyDefaults,
+    Sight,
+    Webhook,
+)
 from rotator.schedule import Cron, Every, Freeze, Manual, Schedule, Window
 
 _DAY = timedelta(days=1)
@@ -44,6 +52,7 @@ class Reader:
         self._file = file
         self._defaults = defaults
         self._problems = problems
+        self.sights: list[Sight] = []
 
     def policies(self, root: Node) -> list[Policy]:
         """The policies of the file: the one that it is, or those under `policies`."""
@@ -100,18 +109,21 @@ class Reader:
         enabled = self._optional(entries, "enabled", fields.flag, True)
         owner = self._optional(entries, "owner", fields.one_line, None)
         tags = self._list(entries, "tags", self._scalars(fields.one_line))
+        where = f"{self._file}:{node.line}"
+        self.sights.append(Sight(name, users, destinations, where))
+        if schedule is not None:
+            self._compare_lengths(entries, schedule, max_age, grace)
         if name is None or not users or visibility is None or schedule is None:
             return []
-        self._compare_lengths(entries, schedule, max_age, grace)
         if max_age is None:
             max_age = _default_max_age(schedule)
         if grace is None:
             grace = _default_grace(schedule)
-        where = f"{self._file}:{node.line}"
+        good = tuple(one for one in destinations if one is not None)
         return [
             Policy(
                 name, users, visibility, schedule, max_age, grace, issue, verify, probe, first,
-                destinations, after, enabled, owner, tags, where,
+                good, after, enabled, owner, tags, where,
             )
         ]  # fmt: skip
 
@@ -221,15 +233,19 @@ class Reader:
 
     def _destinations(
         self, node: Node, entries: Entries, name: str | None, users: tuple[int, ...]
-    ) -> tuple[Destination, ...]:
+    ) -> tuple[Destination | None, ...]:
+        """`vault` and then `also`; None in place of what cannot be used."""
         read = partial(self._destination, name=name, users=users)
         if "vault" in entries:
             vault = read(entries["vault"], "vault")
         else:
             self._note(node, "vault", "is missing; write vault: {path: ...}")
             vault = None
-        also = self._list(entries, "also", read)
-        return also if vault is None else (vault, *also)
+        also = entries.get("also")
+        rest = also.value if also is not None and isinstance(also.value, list) else []
+        if not rest:
+            self._list(entries, "also", read)  # says what is wrong with it
+        return (vault, *(read(item, f"also[{index}]") for index, item in enumerate(rest)))
 
     def _destination(
         self, node: Node, at: str, *, name: str | None, users: tuple[int, ...]

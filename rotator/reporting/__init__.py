@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rotator.keys import Secret
+from rotator.letters import as_json, visible
 from rotator.reporting.sinks import guard, on_catch, scrub, scrub_all, unguarded
 
 __all__ = [
@@ -119,9 +120,9 @@ class _Lines(logging.Formatter):
                 "event": record.getMessage(),
                 **fields,
             }
-            return json.dumps(line, ensure_ascii=False, default=str)
+            return as_json(json.dumps(line, ensure_ascii=False, default=str))
         told = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
-        return f"{at} {record.levelname.lower():7} {record.getMessage()} {told}".rstrip()
+        return visible(f"{at} {record.levelname.lower():7} {record.getMessage()} {told}".rstrip())
 
 
 def _shown(value: object) -> str:

@@ -209,6 +209,7 @@ class Settings(BaseSettings):
     _given: Mapping[str, Given] = PrivateAttr(default_factory=dict)
     _noted: tuple[Problem, ...] = PrivateAttr(())
     _file: Path | None = PrivateAttr(None)
+    _unusable: frozenset[str] = PrivateAttr(frozenset())
 
     @classmethod
     def settings_customise_sources(
@@ -234,18 +235,31 @@ class Settings(BaseSettings):
         `overrides` go before everything, by names such as `log.level`; None overrides nothing. Raises BadInput with
         every problem. Needs neither credentials nor a Vault address: see `require_ecgrid` and `require_vault`.
         """
+        settings, problems = cls.look(environ, cwd, overrides)
+        if problems or settings is None:
+            raise BadInput(problems)
+        return settings
+
+    @classmethod
+    def look(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        cwd: Path | None = None,
+        overrides: Mapping[str, str | None] | None = None,
+    ) -> tuple[Settings | None, list[Problem]]:
+        """The settings as far as they are good, and every problem; None if what is left says nothing."""
         sources = Sources(environ, cwd or Path(), _names())
         given = sources.find(overrides or {})
         settings = _build(cls, given, sources)
-        if sources.problems or settings is None:
-            raise BadInput(list(dict.fromkeys(sources.problems)))
-        return settings._with_origin(given, sources)  # noqa: SLF001 - its own class
+        if settings is not None:
+            settings._with_origin(given, sources)  # noqa: SLF001 - its own class
+        return settings, list(dict.fromkeys(sources.problems))
 
-    def _with_origin(self, given: Mapping[str, Given], sources: Sources) -> Settings:
+    def _with_origin(self, given: Mapping[str, Given], sources: Sources) -> None:
         # Without the values: what is kept for messages must not be a second place where a secret lives.
         self._given = {name: Given(None, found.place, found.file) for name, found in given.items()}
         self._noted, self._file = tuple(sources.warnings), sources.file
-        return self
+        self._unusable = frozenset(sources.unusable)
 
     @property
     def file(self) -> Path | None:
@@ -281,7 +295,9 @@ class Settings(BaseSettings):
 
     def require_ecgrid(self) -> None:
         """Raises BadInput unless there is a credential for ECGrid."""
-        if not (self.ecgrid.api_key or self.ecgrid.api_key_vault or self.ecgrid.login):
+        tried = {f"ecgrid.{name}" for name in ("api_key", "api_key_vault", "login", "password")}
+        given = self.ecgrid.api_key or self.ecgrid.api_key_vault or self.ecgrid.login
+        if not given and not tried & self._unusable:
             what = (
                 "no credential for ECGrid; set this, or ROTATOR_ECGRID__API_KEY_FILE, "
                 "ROTATOR_ECGRID__API_KEY_VAULT, or ROTATOR_ECGRID__LOGIN and __PASSWORD"
@@ -291,15 +307,16 @@ class Settings(BaseSettings):
     def require_vault(self) -> None:
         """Raises BadInput unless Vault's address and the login method's credential are there, and its files good."""
         problems = [
-            *_missing_for_vault(self.vault),
+            *_missing_for_vault(self.vault, self._unusable),
             *tls_problems(*self.vault.tls_files(self.places)),
         ]
         if problems:
             raise BadInput(problems)
 
 
-def _missing_for_vault(vault: VaultSettings) -> Iterator[Problem]:
-    if vault.addr is None:
+def _missing_for_vault(vault: VaultSettings, unusable: frozenset[str]) -> Iterator[Problem]:
+    """What is not given at all; of what is given and cannot be used something was said already."""
+    if vault.addr is None and "vault.addr" not in unusable:
         yield Problem("VAULT_ADDR", "is not set; give Vault's address, such as https://vault:8200")
     needed = {
         "token": ("token",),
@@ -309,7 +326,7 @@ def _missing_for_vault(vault: VaultSettings) -> Iterator[Problem]:
         "cert": ("client_cert", "client_key"),
     }
     for name in needed[vault.auth]:
-        if getattr(vault, name) is None:
+        if getattr(vault, name) is None and f"vault.{name}" not in unusable:
             where = ALIASES.get(f"vault.{name}", variable_of(f"vault.{name}"))
             yield Problem(where, f"is not set; ROTATOR_VAULT__AUTH={vault.auth} needs it")
     if vault.auth in ("kubernetes", "jwt") and not is_there(vault.jwt_file):
@@ -320,6 +337,7 @@ def _missing_for_vault(vault: VaultSettings) -> Iterator[Problem]:
 def _build(cls: type[Settings], given: Mapping[str, Given], sources: Sources) -> Settings | None:
     """The settings, or None; a second attempt without what was refused finds the contradictions among the rest."""
     settings, refused = _attempt(cls, given)
+    sources.unusable |= refused.keys()
     for name, what in refused.items():
         sources.problems.append(Problem(given[name].place, what))
     rest = {name: value for name, value in given.items() if name not in refused}
@@ -331,7 +349,8 @@ def _build(cls: type[Settings], given: Mapping[str, Given], sources: Sources) ->
         if name not in refused and other not in refused:
             place = rest[name].place if name in rest else variable_of(name)
             sources.problems.append(Problem(place, what))
-    return settings
+    # Without these nobody could say where the policies are.
+    return None if sources.unread or "policies" in refused else settings
 
 
 def _attempt(

@@ -60,6 +60,8 @@ class Sources:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.file: Path | None = None  # the `rotator.toml` that was read
+        self.unread = False  # there is one that cannot be used
+        self.unusable: set[str] = set()  # settings that are given, and not as they could be used
         self._environ, self._cwd, self._names = environ, cwd, names
         self._credentials = self._credential_files(environ.get("CREDENTIALS_DIRECTORY"))
         self._table, self._table_name = self._toml()
@@ -69,7 +71,10 @@ class Sources:
         self._refuse_unknown()
         found = {}
         for name in self._names:
+            before = len(self.problems)
             given = list(self._candidates(name))
+            if not given and len(self.problems) > before:
+                self.unusable.add(name)
             override = overrides.get(name)
             if override is not None:
                 given.insert(0, Given(override, f"the option for {name}"))
@@ -152,6 +157,7 @@ class Sources:
         problem, table = _of_strangers(file, where), {}
         if problem is not None:
             self.problems.append(problem)
+            self.unread = True
             return {}, ""
         try:
             table = tomllib.loads(file.read_text("utf-8-sig"))
@@ -169,6 +175,7 @@ class Sources:
             problem = Problem(place, "is not valid TOML; check quotes, brackets and equals signs")
         if problem is not None:
             self.problems.append(problem)
+            self.unread = True
             return {}, ""
         self.file = file
         flat = dict(_flat(table))

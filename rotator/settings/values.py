@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from rotator.errors import BadInput, Permanent
 from rotator.keys import Issue, Secret, Verify
+from rotator.letters import is_invisible, named
 from rotator.schedule import duration
 from rotator.settings.proxies import is_loopback
 from rotator.settings.sources import near
@@ -50,6 +51,9 @@ def _bad(what: str) -> PydanticCustomError:
 
 
 def _plain(text: str) -> str:
+    for at, char in enumerate(text, 1):
+        if is_invisible(char) and not char.isascii():
+            raise _bad(f"has as its character {at} {named(char)}, which cannot be seen; remove it")
     if not text.strip() or text != text.strip() or not text.isprintable():
         raise _bad("must be one line of text, without white space around it")
     return text

@@ -93,8 +93,8 @@ class Vault:
                 return None
             return self.stored(document, at)
         raise Gone(
-            f"the record of {policy} was deleted in Vault (version {gone.version}). Undelete that version, or, if it "
-            f"is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
+            f"the record of {policy}, {at}, was deleted in Vault (version {gone.version}). Undelete that version, or, "
+            f"if it is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
             version=gone.version,
         )
 

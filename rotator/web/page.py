@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 from urllib.parse import urlencode
 
 from rotator import __version__
+from rotator.letters import visible
 from rotator.reporting import runbook
 from rotator.reporting.standing import Row
 from rotator.web.values import Health, View
@@ -41,6 +42,11 @@ STATES = {
     "ok": ("good", "✓", "nothing to do"),
 }
 URGENCY = {state: number for number, state in enumerate(STATES)}
+
+
+def escape(text: str) -> str:
+    """A text of whoever, as a part of the page that shows it and does nothing else."""
+    return html.escape(visible(text))
 
 
 def _read(name: str) -> str:
