@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
+from typing import Any
 
+import memory
 import pytest
 from worlds import OTHER, POLICY, USER, Scene, policy_from
+
+from rotator.keys import Secret, Seen
+from rotator.rotation import Order, compare, tend
 
 ADDING_OR_REPLACING = pytest.mark.parametrize("keyset", ["add", "replace", "update"])
 
@@ -287,3 +293,61 @@ def test_a_failing_hook_is_a_warning_and_changes_nothing(tmp_path: Path) -> None
     assert result.outcome == "rotated"
     assert any("hook 1 (exec)" in warning for warning in result.warnings)
     assert "hook 1" in scene.stored().record.history[-1].hooks[0]
+
+
+# what small wrong changes would go unnoticed without
+
+
+def test_an_adoption_that_had_to_issue_is_an_adoption(tmp_path: Path) -> None:
+    """The user had no key: by schedule that is `adopted`, on demand `rotated`."""
+    for on_demand in (False, True):
+        scene = Scene(tmp_path)
+        scene.simulator.remove_key(scene.first.key_id)
+        process = scene.rotator()
+        result = process.rotate() if on_demand else process.tick()
+        assert (result.outcome, scene.issued()) == ("rotated" if on_demand else "adopted", 1)
+
+
+def test_another_value_under_the_published_id_is_drift(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the published value is still accepted: it is not the one that ECGrid keeps under that id."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    seen = memory._seen
+
+    def other_value(answer: Any) -> Seen:
+        one = seen(answer)
+        return Seen(one.ref, Secret(secrets.token_hex(16)))
+
+    monkeypatch.setattr(memory, "_seen", other_value)
+    found = compare(scene.rotator().run(Order("repair")))
+    assert found.state == "drift"
+    assert "another value" in found.why
+
+
+def test_a_key_in_its_grace_is_not_one_that_the_policy_does_not_know(tmp_path: Path) -> None:
+    """`check` names other people's keys, not those that wait to be retired."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.rotator().rotate()
+    assert len(scene.live()) == 2
+    found = compare(scene.rotator().run(Order("repair")))
+    assert (found.state, found.warnings) == ("in-sync", [])
+    other = scene.simulator.add_key(USER)
+    (warning,) = compare(scene.rotator().run(Order("repair"))).warnings
+    assert str(other.key_id) in warning
+
+
+def test_what_a_lagging_standby_shows_is_not_settled(tmp_path: Path) -> None:
+    """A repair reads the version before, whose key is accepted: a check-and-set tells, and the new key stays."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.rotator().rotate()
+    process = scene.rotator()
+    process.kv.lag = lambda at: int(at.path == "ecgrid/edi")
+    run = process.run(Order("repair"))
+    run.done |= {"look", "drift"}  # as a look found it, a moment before the other run published
+    tend(run)
+    assert scene.stored().record.shows(scene.published().value)
+    assert scene.works() == USER
