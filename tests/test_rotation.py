@@ -8,6 +8,7 @@ from typing import Any
 
 import memory
 import pytest
+from test_forged import Forge
 from worlds import OTHER, POLICY, USER, Scene, policy_from
 
 from rotator.keys import Secret, Seen
@@ -351,3 +352,75 @@ def test_what_a_lagging_standby_shows_is_not_settled(tmp_path: Path) -> None:
     tend(run)
     assert scene.stored().record.shows(scene.published().value)
     assert scene.works() == USER
+
+
+def test_an_old_key_that_is_not_the_published_one_is_not_replaced_either(tmp_path: Path) -> None:
+    """KeySet answers with another key that was there before the claim: nothing was rotated."""
+    scene = Scene(tmp_path)
+    foreign = scene.simulator.add_key(USER)
+    scene.rotator().tick()
+    published = scene.published()
+    assert published.key_id == foreign.key_id
+    scene.store.write(
+        published.at,
+        {"api_key": scene.first.value, "key_id": scene.first.key_id},
+        published.version,
+    )
+    scene.simulator.switch(keyset="same")
+    result = scene.rotator().rotate()
+    assert result.error is not None
+    assert result.error["kind"] == "ecgrid.NotReplaced"
+    assert scene.published().value == Secret(scene.first.value)
+
+
+def test_two_users_are_cut_off_only_by_the_second_rotation_within_the_grace(
+    tmp_path: Path,
+) -> None:
+    """The first goes to a user whose key nobody reads yet."""
+    scene = Scene(tmp_path, POLICY.replace("user_id: 5001", "users: [5001, 5002]"))
+    scene.rotator().tick()
+    for cut_off in (False, True):
+        result = scene.rotator().rotate()
+        assert any("cut off" in warning for warning in result.warnings) == cut_off
+    scene.pass_time(hours=13)
+    assert not any("cut off" in warning for warning in scene.rotator().rotate().warnings)
+
+
+def test_of_two_keys_made_in_one_moment_the_later_id_is_the_newest(tmp_path: Path) -> None:
+    """For a repair, which takes the newest that can be read."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.simulator.remove_key(scene.first.key_id)
+    scene.simulator.add_key(USER)
+    later = scene.simulator.add_key(USER)
+    assert scene.rotator().repair().outcome == "repaired"
+    assert scene.published().key_id == later.key_id
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_deleted_secret_says_whether_anything_was_issued(tmp_path: Path, is_open: bool) -> None:
+    """Only where no rotation is open is that sure."""
+    forge = Forge(tmp_path)
+    if is_open:
+        forge.open()
+    forge.scene.store.delete(forge.scene.published_at())
+    result = forge.scene.rotator().rotate()
+    assert result.error is not None
+    assert ("Nothing was issued" in result.error["message"]) is not is_open
+
+
+def test_an_earlier_version_that_was_destroyed_does_not_end_the_search(tmp_path: Path) -> None:
+    """The old value is found in the one before, and proves the retirement."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    there = scene.published()
+    document = scene.store.read(there.at, None)
+    assert document is not None
+    scene.store.write(there.at, {**document.data, "note": "by hand"}, there.version)
+    scene.rotator().rotate()
+    scene.store.paths[there.at].versions[2] = None
+    scene.pass_time(hours=13)
+    process = scene.rotator()
+    assert process.tick().outcome == "retired"
+    (proof,) = [fields["proof"] for event, fields in process.events if event == "rotation.retired"]
+    assert "value" in proof
