@@ -11,13 +11,14 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 LOCKED := $(VENV)/.locked-$(VERSION)
 READY := $(VENV)/.ready-$(VERSION)
 DEPLOY := $(VENV)/.deploy-$(VERSION)
+MUTANTS := $(VENV)/.mutants-$(VERSION)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-crash test-crash-sample test-leaks test-deploy bench bench-quick lint lock clean help
+.PHONY: demo test test-crash test-crash-sample test-mutants test-leaks test-deploy bench bench-quick lint lock clean help
 
 demo: $(READY)  ## rotate sample policies for real, between a simulated ECGrid and a local OpenBao
 	$(VENV)/bin/rotator demo
@@ -33,6 +34,9 @@ test-crash: $(READY)  ## every kill point, 20,000 random schedules, raft cluster
 
 test-crash-sample: $(READY)  ## 4,000 random schedules, drawn anew each time (ROTATOR_TEST_SEED=N draws them again); two minutes
 	ROTATOR_TEST_INTERLEAVINGS=4000 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_interleavings.py -k "random or once"
+
+test-mutants: $(MUTANTS)  ## small wrong changes to the core, drawn anew each time: do its tests notice them? (a quarter of an hour)
+	$(VENV)/bin/python tests/mutants.py
 
 test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the command says and writes
 	ROTATOR_TEST_FULL=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py
@@ -58,6 +62,7 @@ lock:  ## write the lock files anew (needs uv; UPGRADE=1 takes the newest versio
 	$(LOCK) --all-extras --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
 	$(LOCK) --constraint requirements/dev.txt --output-file requirements/build.txt requirements/build.in
 	$(LOCK) --constraint requirements/dev.txt --output-file requirements/deploy.txt requirements/deploy.in
+	$(LOCK) --constraint requirements/dev.txt --output-file requirements/mutants.txt requirements/mutants.in
 
 clean:  ## remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -74,6 +79,10 @@ $(LOCKED): requirements/dev.txt
 
 $(DEPLOY): $(READY) requirements/deploy.txt
 	$(PIP) install --require-hashes -r requirements/deploy.txt
+	@touch $@
+
+$(MUTANTS): $(READY) requirements/mutants.txt
+	$(PIP) install --require-hashes -r requirements/mutants.txt
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml rotator/__init__.py

@@ -140,7 +140,7 @@ class Secret:
         whole, seen = self._value(), shown._value()
         pieces = _MASK.split(seen)
         if len(pieces) == 1:  # no marks of a mask: a shortened value, or another one
-            short = len(seen) < len(whole) and (whole.startswith(seen) or whole.endswith(seen))
+            short = whole.startswith(seen) or whole.endswith(seen)
             return Agreement.CONSISTENT if short else Agreement.CONTRADICTS
         fits = whole.startswith(pieces[0]) and whole.endswith(pieces[-1])
         return Agreement.CONSISTENT if fits else Agreement.CONTRADICTS

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
+from typing import Any
 
+import memory
 import pytest
+from test_forged import Forge
 from worlds import OTHER, POLICY, USER, Scene, policy_from
+
+from rotator.keys import Secret, Seen
+from rotator.rotation import Order, compare, tend
 
 ADDING_OR_REPLACING = pytest.mark.parametrize("keyset", ["add", "replace", "update"])
 
@@ -287,3 +294,133 @@ def test_a_failing_hook_is_a_warning_and_changes_nothing(tmp_path: Path) -> None
     assert result.outcome == "rotated"
     assert any("hook 1 (exec)" in warning for warning in result.warnings)
     assert "hook 1" in scene.stored().record.history[-1].hooks[0]
+
+
+# what small wrong changes would go unnoticed without
+
+
+def test_an_adoption_that_had_to_issue_is_an_adoption(tmp_path: Path) -> None:
+    """The user had no key: by schedule that is `adopted`, on demand `rotated`."""
+    for on_demand in (False, True):
+        scene = Scene(tmp_path)
+        scene.simulator.remove_key(scene.first.key_id)
+        process = scene.rotator()
+        result = process.rotate() if on_demand else process.tick()
+        assert (result.outcome, scene.issued()) == ("rotated" if on_demand else "adopted", 1)
+
+
+def test_another_value_under_the_published_id_is_drift(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the published value is still accepted: it is not the one that ECGrid keeps under that id."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    seen = memory._seen
+
+    def other_value(answer: Any) -> Seen:
+        one = seen(answer)
+        return Seen(one.ref, Secret(secrets.token_hex(16)))
+
+    monkeypatch.setattr(memory, "_seen", other_value)
+    found = compare(scene.rotator().run(Order("repair")))
+    assert found.state == "drift"
+    assert "another value" in found.why
+
+
+def test_a_key_in_its_grace_is_not_one_that_the_policy_does_not_know(tmp_path: Path) -> None:
+    """`check` names other people's keys, not those that wait to be retired."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.rotator().rotate()
+    assert len(scene.live()) == 2
+    found = compare(scene.rotator().run(Order("repair")))
+    assert (found.state, found.warnings) == ("in-sync", [])
+    other = scene.simulator.add_key(USER)
+    (warning,) = compare(scene.rotator().run(Order("repair"))).warnings
+    assert str(other.key_id) in warning
+
+
+def test_what_a_lagging_standby_shows_is_not_settled(tmp_path: Path) -> None:
+    """A repair reads the version before, whose key is accepted: a check-and-set tells, and the new key stays."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.rotator().rotate()
+    process = scene.rotator()
+    process.kv.lag = lambda at: int(at.path == "ecgrid/edi")
+    run = process.run(Order("repair"))
+    run.done |= {"look", "drift"}  # as a look found it, a moment before the other run published
+    tend(run)
+    assert scene.stored().record.shows(scene.published().value)
+    assert scene.works() == USER
+
+
+def test_an_old_key_that_is_not_the_published_one_is_not_replaced_either(tmp_path: Path) -> None:
+    """KeySet answers with another key that was there before the claim: nothing was rotated."""
+    scene = Scene(tmp_path)
+    foreign = scene.simulator.add_key(USER)
+    scene.rotator().tick()
+    published = scene.published()
+    assert published.key_id == foreign.key_id
+    scene.store.write(
+        published.at,
+        {"api_key": scene.first.value, "key_id": scene.first.key_id},
+        published.version,
+    )
+    scene.simulator.switch(keyset="same")
+    result = scene.rotator().rotate()
+    assert result.error is not None
+    assert result.error["kind"] == "ecgrid.NotReplaced"
+    assert scene.published().value == Secret(scene.first.value)
+
+
+def test_two_users_are_cut_off_only_by_the_second_rotation_within_the_grace(
+    tmp_path: Path,
+) -> None:
+    """The first goes to a user whose key nobody reads yet."""
+    scene = Scene(tmp_path, POLICY.replace("user_id: 5001", "users: [5001, 5002]"))
+    scene.rotator().tick()
+    for cut_off in (False, True):
+        result = scene.rotator().rotate()
+        assert any("cut off" in warning for warning in result.warnings) == cut_off
+    scene.pass_time(hours=13)
+    assert not any("cut off" in warning for warning in scene.rotator().rotate().warnings)
+
+
+def test_of_two_keys_made_in_one_moment_the_later_id_is_the_newest(tmp_path: Path) -> None:
+    """For a repair, which takes the newest that can be read."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.simulator.remove_key(scene.first.key_id)
+    scene.simulator.add_key(USER)
+    later = scene.simulator.add_key(USER)
+    assert scene.rotator().repair().outcome == "repaired"
+    assert scene.published().key_id == later.key_id
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_deleted_secret_says_whether_anything_was_issued(tmp_path: Path, is_open: bool) -> None:
+    """Only where no rotation is open is that sure."""
+    forge = Forge(tmp_path)
+    if is_open:
+        forge.open()
+    forge.scene.store.delete(forge.scene.published_at())
+    result = forge.scene.rotator().rotate()
+    assert result.error is not None
+    assert ("Nothing was issued" in result.error["message"]) is not is_open
+
+
+def test_an_earlier_version_that_was_destroyed_does_not_end_the_search(tmp_path: Path) -> None:
+    """The old value is found in the one before, and proves the retirement."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    there = scene.published()
+    document = scene.store.read(there.at, None)
+    assert document is not None
+    scene.store.write(there.at, {**document.data, "note": "by hand"}, there.version)
+    scene.rotator().rotate()
+    scene.store.paths[there.at].versions[2] = None
+    scene.pass_time(hours=13)
+    process = scene.rotator()
+    assert process.tick().outcome == "retired"
+    (proof,) = [fields["proof"] for event, fields in process.events if event == "rotation.retired"]
+    assert "value" in proof

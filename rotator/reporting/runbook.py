@@ -41,7 +41,7 @@ STEPS = {
     "is gone.",
     "ecgrid.NotReplaced": "Set `issue: create-key` or `issue: generate` in the policy: KeySet makes no new key on this "
     "account. Then `rotator rotate NAME`.",
-    "ecgrid.NotRetired": "See which key it names: ECGrid still accepts it. Remove it in ECGrid's portal if the next "
+    "ecgrid.NotRetired": "See which key it names: it may still be accepted. Remove it in ECGrid's portal if the next "
     "tick cannot.",
     "ecgrid.NotUnderstood": "Check ROTATOR_ECGRID__SOAP_URL, and ROTATOR_ECGRID__SOAP_NAMESPACE where it is set; "
     "`rotator doctor` reads anew what the service speaks.",
@@ -63,7 +63,8 @@ STEPS = {
     "ecgrid.Unreadable": "Set `first: rotate` in the policy, or use `rotator rotate NAME`: the present key cannot be "
     "read, so a new one has to be issued.",
     "input.Bad": "Correct the settings or policies that the message names; `rotator validate` checks them offline.",
-    "policy.NoRecord": "Name the policy as it was called before: `rotator check` lists the records without a policy.",
+    "policy.NoRecord": "Name the policy as it was called before: `rotator check` lists the records without a policy. "
+    "If it is claimed, give the command again when the claim is over.",
     "policy.OthersSecret": "Give the policy a path of its own, or, after a renaming, run `rotator adopt NEW --from "
     "OLD`.",
     "policy.OwnKey": "Point ROTATOR_ECGRID__API_KEY_VAULT at what the policy publishes, and give the rotator a login "
