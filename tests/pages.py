@@ -46,6 +46,8 @@ ELSEWHERE = {
     "test_the_steps_for_systemd_lead_to_a_service_that_rotates",
     ("docs/operations.md", "docker build"): "tests/deploy/test_image.py::"
     "test_a_tick_in_a_container_rotates_against_the_sandbox_outside",
+    ("docs/operations.md", "rotator adopt --ecgrid"): "tests/test_other_system.py::"
+    "test_the_same_ecgrid_at_a_new_address_keeps_everything",
     ("docs/metrics.md", "scrape_configs:"): "tests/deploy/test_prometheus.py::"
     "test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another",
     ("vault/README.md", "vault auth enable kubernetes"): "tests/deploy/test_kubernetes.py::"
