@@ -45,8 +45,10 @@ SECTIONS = {
 }
 MEANING = {
     "policies": "A file, or a directory: every `*.yaml` and `*.yml` below it is read.",
-    "issue": "How a key is issued where a policy does not say: {issue}. `generate` ends the old key at once.",
-    "verify": "How a key is read back where a policy does not say: {verify}.",
+    "issue": "How a key is issued where a policy does not say: {issue}. `generate` ends the old key at once, and is "
+    "the only way where KeySet and Create Key make no keys; `rotator doctor` says so.",
+    "verify": "How a key is read back where a policy does not say: {verify}. With `generate`, the default is "
+    "`get-api-key`.",
     "concurrency": "Rotations at once.",
     "max_per_run": "At most so many keys are issued in one tick; the rest wait for the next.",
     "deadline": "How long one rotation goes on retrying what is transient.",
@@ -54,8 +56,9 @@ MEANING = {
     "same for all rotators of a state path.",
     "check_every": "How often each policy is checked for drift and repaired; `0`: never.",
     "ecgrid.rest_url": "Plain `http` only to a loopback address.",
-    "ecgrid.soap_url": "The same.",
-    "ecgrid.soap_namespace": "The namespace of the SOAP calls; older accounts have `https://os.ecgrid.io/`.",
+    "ecgrid.soap_url": "The same. What it speaks is read from its description, `?WSDL`.",
+    "ecgrid.soap_namespace": "The namespace of the SOAP calls. It is found out: set it only where the service's "
+    "description is not to be believed about it.",
     "ecgrid.api_key": "The rotator's own key. Other users' keys take the AuthLevel NetworkAdmin or higher.",
     "ecgrid.api_key_vault": "The rotator's own key, read from Vault: `MOUNT/PATH#FIELD`. Comes before `API_KEY`.",
     "ecgrid.login": "The rotator's own login: instead of a key, or the way back in if that is refused.",
@@ -78,7 +81,8 @@ MEANING = {
     "vault.secret_id": "For `approle`.",
     "vault.jwt_file": "The token for `kubernetes` and `jwt`, read anew at each login.",
     "vault.mount": "The KV v2 mount where a policy does not say.",
-    "vault.state_path": "Records are below `MOUNT/STATE_PATH/`.",
+    "vault.state_path": "Records are below `MOUNT/STATE_PATH/`. They are about one ECGrid: another environment needs a "
+    "path of its own.",
     "sentry.dsn": "Where failures are reported; nowhere without it.",
     "sentry.environment": "As the SDK.",
     "sentry.release": "As the SDK.",

@@ -1,8 +1,10 @@
 """The project's pages as a reader takes them: what is to be typed is typed, what is to be copied is loaded.
 
-A fence's words say what its block is. `sh run` is typed in a sandbox, in the page's order and in one shell; a `text`
-that follows is what it prints. `sh systemd` is typed on a machine with systemd (tests/deploy/test_operations.py). Any
-other shell, and any YAML that is no policy, has to be named in ELSEWHERE, with the test that shows the same thing.
+A fence's words say what its block is. `sh run` is typed in a sandbox, in the page's order and in one shell; the `text`
+blocks that follow are what it prints. A page with blocks for one form of ECGrid (`sh run portal`, `text service`) is
+typed against each of the two, and everything else in it both times. `sh systemd` is typed on a machine with systemd
+(tests/deploy/test_operations.py). Any other shell, and any YAML that is no policy, has to be named in ELSEWHERE, with
+the test that shows the same thing.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from test_architecture import ROOT, repository_texts
 
 from rotator.errors import BadInput
 from rotator.policy import PolicyDefaults, load
+from rotator.sandbox.ecgrid import Form
 from rotator.sandbox.world import ADMIN, Sandbox, sandbox
 from rotator.settings import Settings
 
 PAGES = [path for path, _ in repository_texts() if path.suffix == ".md" and path.is_file()]
 SHELL = ("sh", "bash", "console", "shell", "zsh")
+FORMS: tuple[Form, ...] = ("portal", "service")
 # What cannot be typed or loaded here: the page, how the block begins, and the test that shows what it says.
 ELSEWHERE = {
     ("README.md", "make demo"): "tests/test_docs.py::test_the_demo_shows_what_the_readme_shows",
@@ -42,6 +46,8 @@ ELSEWHERE = {
     "test_the_steps_for_systemd_lead_to_a_service_that_rotates",
     ("docs/operations.md", "docker build"): "tests/deploy/test_image.py::"
     "test_a_tick_in_a_container_rotates_against_the_sandbox_outside",
+    ("docs/operations.md", "rotator adopt --ecgrid"): "tests/test_other_system.py::"
+    "test_the_same_ecgrid_at_a_new_address_keeps_everything",
     ("docs/metrics.md", "scrape_configs:"): "tests/deploy/test_prometheus.py::"
     "test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another",
     ("vault/README.md", "vault auth enable kubernetes"): "tests/deploy/test_kubernetes.py::"
@@ -83,6 +89,16 @@ class Block:
         return self.kind.partition(" ")[0]
 
     @property
+    def form(self) -> Form | None:
+        """The only form of ECGrid that it is for; None: it is for both."""
+        return next((form for form in FORMS if self.kind.endswith(f" {form}")), None)
+
+    @property
+    def plain(self) -> str:
+        """The words behind the fence without the form."""
+        return self.kind.removesuffix(f" {self.form}")
+
+    @property
     def shown_by(self) -> str | None:
         """The test that shows what is not tried here."""
         named = (by for (page, start), by in ELSEWHERE.items() if self._begins(page, start))
@@ -106,6 +122,16 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
+def forms(page: Path) -> tuple[Form, ...]:
+    """The forms of ECGrid that a page is typed against."""
+    return FORMS if any(block.form for block in blocks(page)) else FORMS[:1]
+
+
+def blocks_for(page: Path, form: Form) -> list[Block]:
+    """The blocks of a page that are for this form, or for both."""
+    return [block for block in blocks(page) if block.form in (None, form)]
+
+
 def faults_of_fences(page: Path) -> list[str]:
     """Code that no fence marks, so that nobody could tell what it is: indented below an empty line, outside a list."""
     text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -118,7 +144,7 @@ def faults_of_fences(page: Path) -> list[str]:
 
 def faults_of_shell(block: Block) -> list[str]:
     """A block that nobody types: no test is named that shows it, or that test does not exist."""
-    if block.kind in ("sh run", "sh systemd"):
+    if block.plain in ("sh run", "sh systemd"):
         return []
     if block.shown_by is None:
         return [f"{block.where}: {block.kind!r} is neither run nor in ELSEWHERE"]
@@ -143,8 +169,10 @@ class Typed:
 class Desk:
     """A reader's place: a directory with the checkout's `vault`, an ECGrid, a Vault at which they have logged in."""
 
-    def __init__(self, where: Path, running: Sandbox, environment: dict[str, str]) -> None:
-        self.where, self.running, self.environment = where, running, environment
+    def __init__(
+        self, where: Path, running: Sandbox, environment: dict[str, str], form: Form
+    ) -> None:
+        self.where, self.running, self.environment, self.form = where, running, environment, form
 
     def type(self, text: str) -> subprocess.CompletedProcess[str]:
         """Types that into a shell that stops at the first failure. Its keyboard has the rotator's own key."""
@@ -163,7 +191,7 @@ class Desk:
 
     def read(self, page: Path) -> Typed:
         """Types a page's blocks to be run, in order, in one shell. Fails if a secret was printed."""
-        typed = [block for block in blocks(page) if block.kind == "sh run"]
+        typed = [block for block in blocks_for(page, self.form) if block.plain == "sh run"]
         done = self.type("".join(f"printf '{MARK}%s\n' {one.line}\n{one.text}" for one in typed))
         known = self.running.ecgrid.simulator.secrets() | {self.running.vault.token}
         shown = Search(known).shown_in((done.stdout + done.stderr).encode())
@@ -173,8 +201,11 @@ class Desk:
 
 
 @contextmanager
-def desk(where: Path, *, adopted: bool) -> Iterator[Desk]:
-    """A desk in that directory. With `adopted` the rotator is set up and has had its first tick over the samples."""
+def desk(where: Path, *, adopted: bool, form: Form = "portal") -> Iterator[Desk]:
+    """A desk in that directory, beside that form of ECGrid.
+
+    With `adopted` the rotator is set up and has had its first tick over the samples.
+    """
     shutil.copytree(ROOT / "vault", where / "vault")
     commands, home = where / "bin", where / "home"
     commands.mkdir()
@@ -185,7 +216,7 @@ def desk(where: Path, *, adopted: bool) -> Iterator[Desk]:
     ):
         (commands / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (commands / name).chmod(0o755)
-    with sandbox() as running:
+    with sandbox(form=form) as running:
         _secret(home / ".vault-token", running.vault.token)
         _secret(where / "ecgrid-api-key", own_key(running))
         given = {
@@ -200,7 +231,7 @@ def desk(where: Path, *, adopted: bool) -> Iterator[Desk]:
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
         }
-        made = Desk(where, running, given)
+        made = Desk(where, running, given, form)
         if adopted:
             shutil.copytree(ROOT / "policies", where / "policies")
             assert made.type("rotator run --once").returncode == 0
@@ -219,16 +250,16 @@ def own_key(running: Sandbox) -> str:
     return value
 
 
-def faults_of_output(page: Path, typed: Typed) -> list[str]:
+def faults_of_output(page: Path, typed: Typed, form: Form = "portal") -> list[str]:
     """Lines of a `text` block that the block before it did not print, in order; `...` stands for any."""
     found, before = [], None
-    for block in blocks(page):
-        if block.kind == "text" and before is not None:
+    for block in blocks_for(page, form):
+        if block.plain == "text" and before is not None:
             found += [
                 f"{block.where}: not printed: {line}"
                 for line in not_printed(block.text, typed.of(before))
             ]
-        before = block if block.kind == "sh run" else None
+        before = block if block.plain == "sh run" else None
     return found
 
 

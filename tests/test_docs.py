@@ -21,7 +21,7 @@ from test_architecture import ROOT, repository_texts
 
 from rotator.cli import main
 from rotator.rotation.page import STEPS
-from rotator.sandbox.ecgrid import AuthLevel
+from rotator.sandbox.ecgrid import AuthLevel, Form
 
 # Pages that begin with nothing set up; on the others the rotator is there already.
 FROM_NOTHING = ("docs/start-here.md", "vault/README.md")
@@ -29,7 +29,7 @@ README = ROOT / "README.md"  # has a test of its own
 TYPED = [
     page
     for page in PAGES
-    if page != README and any(block.kind == "sh run" for block in blocks(page))
+    if page != README and any(block.plain == "sh run" for block in blocks(page))
 ]
 EVERY = [block for page in PAGES for block in blocks(page)]
 
@@ -65,10 +65,19 @@ def block_of(tmp_path: Path, kind: str, text: str) -> Block:
 # what is to be typed
 
 
-@pytest.mark.parametrize("page", TYPED, ids=named)
-def test_what_a_page_says_to_type_works(page: Path, tmp_path: Path, environment: None) -> None:
+@pytest.mark.parametrize(
+    ("page", "form"),
+    [
+        pytest.param(page, form, id=f"{named(page)}-{form}")
+        for page in TYPED
+        for form in pages.forms(page)
+    ],
+)
+def test_what_a_page_says_to_type_works(
+    page: Path, form: Form, tmp_path: Path, environment: None
+) -> None:
     """Each block to be run, in order, in one shell, against OpenBao and the simulator; it prints what is shown."""
-    with pages.desk(tmp_path, adopted=named(page) not in FROM_NOTHING) as desk:
+    with pages.desk(tmp_path, adopted=named(page) not in FROM_NOTHING, form=form) as desk:
         model = desk.running.ecgrid.simulator
         # A second user for the rotator itself.
         model.add_user(5004, auth_level=AuthLevel.NetworkAdmin)
@@ -76,7 +85,7 @@ def test_what_a_page_says_to_type_works(page: Path, tmp_path: Path, environment:
             desk.type("vault secrets disable secret")
         typed = desk.read(page)
         assert typed.code == 0, f"{typed.printed}\n{typed.said}"
-        assert pages.faults_of_output(page, typed) == []
+        assert pages.faults_of_output(page, typed, form) == []
         assert not re.search(r"\b(warning|denied|Forbidden)\b", typed.said), typed.said
         assert model.violations() == []
 
@@ -131,7 +140,7 @@ def test_what_is_named_as_shown_elsewhere_is_there() -> None:
     assert [fault for block in shown for fault in pages.faults_of_shell(block)] == []
 
 
-@pytest.mark.parametrize("kind", ["sh", "bash", "console", "sh typed"])
+@pytest.mark.parametrize("kind", ["sh", "bash", "console", "sh typed", "sh run both"])
 def test_a_block_that_nobody_types_is_noticed(tmp_path: Path, kind: str) -> None:
     """Whatever its fence says, if it is not one of the two words."""
     block = block_of(tmp_path, kind, "rotator status")
@@ -168,6 +177,22 @@ def test_output_that_is_not_printed_is_noticed() -> None:
     assert pages.not_printed("edi ... 1.5s\n...\nnightly rotated 0 0.0s\n", printed) == []
     assert pages.not_printed("edi adopted 9 1.5s\n", printed) == ["edi adopted 0 0.0s"]
     assert pages.not_printed("nightly rotated 8 0.3s\nedi rotated 7 0.2s\n", printed) != []
+
+
+def test_a_block_for_one_form_is_for_no_other(tmp_path: Path) -> None:
+    """And what follows it is shown for that form alone; a page without such blocks is typed once."""
+    page = page_with(
+        tmp_path,
+        "```sh run\ntrue\n```\n```text portal\nold\n```\n```text service\nnew\n```\n"
+        "```sh run service\nfalse\n```\n",
+    )
+    assert pages.forms(page) == ("portal", "service")
+    assert [block.line for block in pages.blocks_for(page, "portal")] == [1, 4]
+    typed = pages.Typed(0, {1: "new\n"}, "")
+    assert pages.faults_of_output(page, typed, "service") == []
+    assert pages.faults_of_output(page, typed, "portal") == ["page.md:4: not printed: old"]
+    assert pages.forms(page_with(tmp_path, "```sh run\ntrue\n```\n")) == ("portal",)
+    assert {block.plain for block in EVERY if block.language == "text"} == {"text"}
 
 
 # what is to be copied

@@ -182,7 +182,7 @@ def _system_rights(fleet: Fleet) -> Finding:
 FORMS = {
     "portal": "the form of the vendor's portal: key records, by KeySet or Create Key",
     "service": "the service's own form: one API key a user, by Generate; KeySet and Get Key keep named values",
-    "unknown": "it does not describe itself, and is taken to be as the vendor's portal says",
+    "unknown": "it does not say, and is taken to be as the vendor's portal has it",
 }
 
 
@@ -190,7 +190,8 @@ def _speaks(fleet: Fleet, surface: Surface) -> Finding:
     known, form = fleet.ecgrid.spoken.anew(surface, LIMIT)
     state: State = "warning" if form == "unknown" and surface == "soap" else "ok"
     namespace = f", namespace {known.namespace}" if known.namespace else ""
-    return state, f"{FORMS[form]} (read from {known.url}{namespace})"
+    where = "no description at" if known.calls is None else "read from"
+    return state, f"{FORMS[form]} ({where} {known.url}{namespace})"
 
 
 def _whose(fleet: Fleet) -> Finding:

@@ -27,8 +27,8 @@ STEPS = {
     "ecgrid.InternalError": WAIT + "report it to the ECGrid support, with the time.",
     "ecgrid.InvalidAPIKey": "Give the rotator a working key (ROTATOR_ECGRID__API_KEY_FILE), or a login as the way back "
     "in; `rotator doctor` tries it.",
-    "ecgrid.InvalidParameter": "Check the policy's `user_id` and `visibility`, and ROTATOR_ECGRID__SOAP_NAMESPACE; "
-    "`rotator doctor` shows what the account has.",
+    "ecgrid.InvalidParameter": "Check the policy's `user_id` and `visibility`, and ROTATOR_ECGRID__SOAP_NAMESPACE "
+    "where it is set; `rotator doctor` shows what the account has.",
     "ecgrid.InvalidSession": "Check ROTATOR_ECGRID__LOGIN and its password; `rotator doctor` tries them.",
     "ecgrid.NewKeyRefused": "Nothing by hand: a key that is refused in two runs is put away and another is issued. If "
     "that fails too, ask the ECGrid support whether the user is active.",

@@ -25,7 +25,7 @@ from proxy import Answer, Forward, Proxy, Request
 from receiver import Receiver, receiver
 
 from rotator.reporting import runbook
-from rotator.sandbox.ecgrid import AuthLevel, Running
+from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, Switches, start
 from rotator.sandbox.openbao import OpenBao
 
 pytestmark = pytest.mark.deploy
@@ -102,6 +102,30 @@ def wrong_namespace(scene: Scene) -> None:
     scene.policy = POLICY + "verify: key-get\n"
 
 
+def without_key_records(scene: Scene) -> None:
+    """The policy names KeySet, and this ECGrid's KeySet makes no keys."""
+    simulator = Simulator(Switches.service())
+    simulator.add_user(5000, auth_level=AuthLevel.NetworkAdmin)
+    simulator.add_user(5001)
+    own = simulator.add_key(5000)
+    scene.command.secrets.add(own.value)
+    ecgrid = scene.stack.enter_context(start(simulator))
+    scene.settings |= {
+        "ROTATOR_ECGRID__REST_URL": ecgrid.rest_url,
+        "ROTATOR_ECGRID__SOAP_URL": ecgrid.soap_url,
+        "ROTATOR_ECGRID__API_KEY": own.value,
+    }
+
+
+def other_ecgrid(scene: Scene) -> None:
+    """ECGrid's address is not the one that the records are about."""
+    scene.command.policy("edi", POLICY)
+    assert scene.command("run", "--once").code == 0
+    scene.settings["ROTATOR_ECGRID__REST_URL"] = scene.simulator.rest_url.replace(
+        "127.0.0.1", "localhost"
+    )
+
+
 def no_dns_for_vault(scene: Scene) -> None:
     """VAULT_ADDR cannot be resolved."""
     scene.settings["VAULT_ADDR"] = "https://vault.invalid:8200"
@@ -167,6 +191,8 @@ BROKEN: tuple[tuple[Any, str], ...] = (
     (without_rights, "ecgrid.AccessDenied"),
     (wrong_user, "ecgrid.ObjectNotFound"),
     (wrong_mount, "vault.NoMount"),
+    (without_key_records, "ecgrid.NoSuchCall"),
+    (other_ecgrid, "ecgrid.OtherSystem"),
     (wrong_namespace, "ecgrid.InvalidParameter"),
     (no_dns_for_vault, "vault.Unreachable"),
     (no_dns_for_ecgrid, "ecgrid.Unreachable"),
