@@ -355,7 +355,8 @@ def test_rest_s_errors_are_told_by_their_status(rest_errors: str) -> None:
         for status in (400, 403, 404, 429, 500, 503, 401):  # after the last the key is refused
             fault = Fault("status", call="GenerateKey", times=None, status=status, quoting=True)
             running.simulator.add_fault(fault)
-            told = failing(lambda: account.issue(USER, PRIVATE, 1.0 if status == 401 else WITHIN))
+            within = 1.0 if status == 401 else WITHIN
+            told = failing(lambda: account.issue(USER, PRIVATE, within))  # noqa: B023 - called here
             assert isinstance(told, expected.get(status, AnswerLost)), status
             assert (status == 429) is not isinstance(told, AnswerLost | Permanent), status
             assert not any(secret in str(told) for secret in running.simulator.secrets())
