@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Rotator, until
 from worlds import ADMIN, POLICY, USER, Scene, policy_from
 
 from rotator.keys import Issue
+from rotator.sandbox.ecgrid import Fault, Running
 
 GENERATE = POLICY + "issue: generate\n"
 
@@ -217,3 +219,64 @@ def test_a_leaked_key_that_nothing_ends_is_a_failure(tmp_path: Path) -> None:
     assert (result.outcome, result.bad) == ("rotated", True)
     assert any(f"key {scene.first.key_id} of user" in text for text in result.warnings)
     assert scene.works() == USER
+
+
+# the real command, against an ECGrid that changes its form
+
+
+REAL = """
+    user_id: 5001
+    visibility: Private
+    schedule: {every: 30d}
+    vault: {path: ecgrid/edi}
+"""
+SHORT = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "4s"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "issue: generate\n"),
+        ("verify: key-get\n", "issue: generate\nverify: user-get-api-key\n"),
+        ("issue: create-key\n", "issue: generate\n"),
+    ],
+)
+def test_an_interrupted_rotation_and_an_ecgrid_in_another_form(
+    rotator_command: Rotator, simulator: Running, before: str, after: str
+) -> None:
+    """KeySet was carried out and its answer lost with the process; the next tick rotates by Generate."""
+    rotator_command.environment |= SHORT
+    rotator_command.policy("edi", REAL + indented(before))
+    assert rotator_command("run", "--once").code == 0
+    model = simulator.simulator
+    model.switch(keyset="replace", create_key="replace")
+    model.add_fault(Fault("hang", call="issue", seconds=5.0))
+    started = rotator_command.start("rotate", "edi")
+    until(lambda: model.counts().keys() & {"KeySet", "CreateKey"}, "the issuing request")
+    started.kill()
+    keys = {user.user_id: model.api_key(user.user_id) for user in model.users()}
+    for user in model.users():
+        for record in model.keys(user.user_id):
+            model.remove_key(record.key_id)
+    model.clear_faults()
+    model.switch(form="service")
+    for user in model.users():
+        model.add_user(user.user_id, auth_level=user.auth_level, api_key=keys[user.user_id])
+    failed = rotator_command("run", "--once", "--json")
+    rotator_command.policy("edi", REAL + indented(after))
+    results = []
+    for _ in range(8):
+        results.append(rotator_command("rotate", "edi", "--json").json["results"][0])
+        if results[-1]["outcome"] == "rotated":
+            break
+    assert results[-1]["outcome"] == "rotated", (failed.stdout, results)
+    told = [text for result in results for text in result["warnings"]]
+    assert any("was given up" in text for text in told), told
+    assert model.counts().keys().isdisjoint({"KeyRemove", "DeleteKey"})
+    assert rotator_command("check", "--json").json["results"][0]["state"] == "in-sync"
+    assert rotator_command("run", "--once").code == 0
+
+
+def indented(lines: str) -> str:
+    """As far as the policy above is."""
+    return "".join(f"    {line}\n" for line in lines.splitlines())

@@ -111,7 +111,7 @@ class Reader:
         return [
             Policy(
                 name, users, visibility, schedule, max_age, grace, issue, verify, probe, first,
-                destinations, after, enabled, owner, tags, where,
+                destinations, after, enabled, owner, tags, where, says_grace="grace" in entries,
             )
         ]  # fmt: skip
 
