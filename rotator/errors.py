@@ -9,6 +9,7 @@ RotatorError
       Refused              the credential itself is not accepted (401)
       Forbidden            the credential is accepted, the act is not allowed (403)
       NotFound             what the call names does not exist (404)
+      NoSuchCall           ECGrid does not have the call, which was not made
       Gone                 a document in Vault was deleted or destroyed: not "never existed"
     HeldBack             held back before anything was done: told, and nothing is recorded for it
     Transient            worth another try
@@ -92,6 +93,12 @@ class Forbidden(Permanent):
 
 class NotFound(Permanent):
     """What the call names does not exist."""
+
+
+class NoSuchCall(Permanent):
+    """The service does not have that call: nothing was sent that changes anything."""
+
+    kind = "ecgrid.NoSuchCall"
 
 
 class Gone(Permanent):

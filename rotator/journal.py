@@ -169,6 +169,20 @@ class Past(_Value):
     error: str | None = None
     hooks: tuple[str, ...] = ()  # what came of the policy's hooks: `ok`, or what failed
 
+    @classmethod
+    def failed(cls, underway: Underway, now: datetime, error: str) -> Past:
+        """The line of a rotation that ended without a key."""
+        return cls(
+            at=underway.began,
+            duration_s=round((now - underway.began).total_seconds(), 3),
+            outcome="failed",
+            reason=underway.reason,
+            by=underway.by,
+            run=underway.run,
+            user_id=underway.user_id,
+            error=error,
+        )
+
 
 class Caller(_Value):
     """Whose credential the rotator used last. The version before kept it here; now it is kept once for all records."""

@@ -190,6 +190,12 @@ class KeyRef:
     visibility: Visibility | None
     created: datetime | None
 
+    @property
+    def words(self) -> str:
+        """The key, as a text names it."""
+        whose = f"of user {self.user_id}"
+        return f"the API key {whose}" if self.key_id is None else f"key {self.key_id} {whose}"
+
 
 @dataclass(frozen=True)
 class ApiKey:

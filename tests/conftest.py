@@ -353,6 +353,22 @@ def rotator_command(
     command.close()
 
 
+@pytest.fixture
+def rotator_service(
+    rotator_command: Rotator, service: Running, vault: VaultServer
+) -> Iterator[Rotator]:
+    """The command, set up for an ECGrid as it describes itself."""
+    rotator_command.environment |= {
+        "ROTATOR_ECGRID__REST_URL": service.rest_url,
+        "ROTATOR_ECGRID__SOAP_URL": service.soap_url,
+        "ROTATOR_ECGRID__API_KEY": service.simulator.api_key(OPERATOR) or "",
+    }
+    rotator_command.secrets |= service.simulator.secrets()
+    yield rotator_command
+    rotator_command.secrets |= service.simulator.secrets()
+    assert service.simulator.violations() == []
+
+
 class Roles:
     """Logins by AppRole whose only Vault policy is one that the test gives."""
 

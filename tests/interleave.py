@@ -20,6 +20,7 @@ from rotator.rotation import Result
 from rotator.vault import At
 
 ISSUING = ("ecgrid KeySet", "ecgrid CreateKey", "ecgrid GenerateKey")
+LOOKING = ("ecgrid GetKey", "ecgrid ListKeys", "ecgrid GetAPIKey")
 PATIENCE = 20_000  # turns after which a schedule counts as one that never ends
 
 
@@ -79,7 +80,8 @@ class Interleaving:
         self.actors = [Actor(f"r{number}", job) for number, job in enumerate(jobs)]
         self.trace: list[str] = []
         self.wrongs: list[str] = []
-        self.inside_issue: set[str] = set()
+        self.looked: set[str] = set()  # who has looked since the last issuing request
+        self.issued_for: str | None = None  # the rotation of that request
         for actor in self.actors:
             self._prepare(actor, deadline)
 
@@ -115,7 +117,6 @@ class Interleaving:
     def _pause(self, actor: Actor, call: str, seconds: float) -> str:
         """Hands the turn back; comes back when it is this process' again."""
         self.trace.append(f"{actor.name} {call}")
-        self.inside_issue.discard(actor.name)
         actor.wakes = self.scene.time.seconds + seconds
         actor.turn.clear()
         self.back.set()
@@ -130,12 +131,25 @@ class Interleaving:
         Unless it was frozen after it had looked, at this very call: then only the check-and-sets are left.
         """
         frozen, actor.frozen = actor.frozen, False
+        self._watch_issue(actor, call, frozen=frozen)
         if frozen or not call.startswith((*ISSUING, "ecgrid DeleteKey", "vault write ecgrid/")):
             return
         record = self.scene.record()
         claim = record.claim if record else None
         if claim is None or claim.by != actor.name or claim.until < self.scene.time.now():
             self.wrongs.append(f"{actor.name}: {call} without the claim")
+
+    def _watch_issue(self, actor: Actor, call: str, *, frozen: bool) -> None:
+        """Whoever issues once more for one rotation has looked first."""
+        if call in LOOKING:
+            self.looked.add(actor.name)
+        record = self.scene.record()
+        if call not in ISSUING or record is None or record.underway is None:
+            return
+        again = record.underway.run == self.issued_for
+        if again and not frozen and actor.name not in self.looked:
+            self.wrongs.append(f"{actor.name}: {call} once more without a look")
+        self.issued_for, self.looked = record.underway.run, set()
 
     def _lag(self) -> int:
         return 1 if self.random.uniform(0, 100) < self.chances.lag else 0

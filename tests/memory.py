@@ -19,6 +19,7 @@ from rotator.errors import (
     Forbidden,
     Gone,
     Mismatch,
+    NoSuchCall,
     NotFound,
     Permanent,
     Refused,
@@ -206,11 +207,7 @@ class MemoryKV:
         """The login never ends here."""
 
 
-_CALLS = {
-    (Issue.KEYSET, Verify.GET_KEY): "KeySet",
-    (Issue.CREATE_KEY, Verify.GET_KEY): "CreateKey",
-    (Issue.GENERATE, Verify.GET_API_KEY): "GenerateKey",
-}
+_RECORDS = ("KeySet", "CreateKey", "GetKey", "ListKeys", "DeleteKey")
 
 
 class Direct:
@@ -243,7 +240,9 @@ class Direct:
         self.own.value = value
 
     def require(self, user_id: int, visibility: Visibility, within: float) -> list[str]:
-        """All calls are there."""
+        """See `Account.require`."""
+        if self._issue is not Issue.GENERATE or self._verify.shows_record:
+            self._refuse_records()
         return []
 
     def speaks(self, within: float) -> dict[Surface, Description]:
@@ -252,6 +251,11 @@ class Direct:
 
     def go_on(self, begun: Mapping[Surface, Description]) -> None:
         """Nor here."""
+
+    def _refuse_records(self) -> None:
+        """Raises NoSuchCall where the calls of key records are a store of named values."""
+        if self.simulator.switches.form == "service":
+            raise NoSuchCall("no such call")
 
     def issue(self, user_id: int, visibility: Visibility, within: float) -> ApiKey:
         """See `Account.issue`."""
@@ -308,6 +312,8 @@ class Direct:
         issues: bool = False,
         changes: bool = False,
     ) -> Any:
+        if call in _RECORDS:
+            self._refuse_records()
         fate = self.gate(f"ecgrid {call}")
         lost = AnswerLost if issues or changes else Transient
         if fate == "fail":

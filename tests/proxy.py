@@ -39,7 +39,8 @@ class Request:
     def issues(self) -> bool:
         """Whether this asks ECGrid for a new key, by any of the calls."""
         return any(
-            call in self.raw for call in (b"<KeySet", b":KeySet", b"keys/create", b"key-gen")
+            call in self.raw
+            for call in (b"<KeySet", b":KeySet", b"<GenerateAPIKey", b"keys/create", b"key-gen")
         )
 
     def header(self, name: str) -> str | None:

@@ -19,6 +19,8 @@ from conftest import SEED
 from interleave import CALM, Chances, Interleaving, quiet_end
 from worlds import POLICY, Process, Scene
 
+from rotator.sandbox.ecgrid import Switches
+
 # Of all kinds together; `make test-crash-sample` and `make test-crash` ask for more.
 RUNS = int(os.environ.get("ROTATOR_TEST_INTERLEAVINGS", "1000"))
 KINDS = {
@@ -65,9 +67,11 @@ class Setting:
     policy: str = POLICY
     known: bool = True
     switches: dict[str, Any] = field(default_factory=dict)
+    form: Switches = field(default_factory=Switches)  # ECGrid as it is from the beginning
 
 
 ALTERNATING = POLICY.replace("user_id: 5001", "users: [5001, 5002]")
+GENERATING, SERVICE = "issue: generate\n", Switches.service()
 SETTINGS = {
     "adds": Setting(switches={"keyset": "add"}),
     "replaces": Setting(switches={"keyset": "replace"}),
@@ -83,6 +87,12 @@ SETTINGS = {
     ),
     "shows to owners": Setting(switches={"private_read": "owner-403"}),
     "two destinations": Setting(POLICY + "also: [{path: dr/edi}]\n"),
+    "service": Setting(POLICY + GENERATING, form=SERVICE),
+    "service, first sight": Setting(POLICY + GENERATING, known=False, form=SERVICE),
+    "service, alternates": Setting(ALTERNATING + GENERATING, form=SERVICE),
+    "service, shows masks": Setting(
+        POLICY + GENERATING, switches={"api_key_shows": "masked"}, form=SERVICE
+    ),
 }
 PAIRS["leaked-tick"] = [leaked, tick]
 
@@ -90,7 +100,7 @@ PAIRS["leaked-tick"] = [leaked, tick]
 def scene_of(tmp_path: Path, seed: int, setting: Setting) -> Scene:
     """The scene before anybody acts."""
     random.seed(seed)  # of the pauses
-    scene = Scene(tmp_path, setting.policy, seed=seed)
+    scene = Scene(tmp_path, setting.policy, seed=seed, **setting.form.to_json())
     if setting.known:
         scene.rotator().tick()
         scene.pass_time(days=31)

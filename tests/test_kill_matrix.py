@@ -125,6 +125,7 @@ class Scenario:
     due: bool = False
     own: bool = False
     login: bool = False
+    form: str = "portal"
 
     @property
     def text(self) -> str:
@@ -136,6 +137,7 @@ class Scenario:
 ADDS, REPLACES, UPDATES = ({"keyset": how} for how in ("add", "replace", "update"))
 UNREADABLE = {"read_back": "masked", "list_shows": "masked"}
 FIRST_ROTATE = "first: rotate\n"
+REST, SOAP = (f"issue: generate\nverify: {how}\n" for how in ("get-api-key", "user-get-api-key"))
 OWN = {"users": (OPERATOR,), "own": True, "login": True}
 SCENARIOS = {
     "first, adding": Scenario(ADDS, adopted=False),
@@ -156,6 +158,21 @@ SCENARIOS = {
     "own key, replacing": Scenario(REPLACES, **OWN),  # type: ignore[arg-type]  # the same
     "own key, first, replacing": Scenario(REPLACES, adopted=False, **OWN),  # type: ignore[arg-type]  # the same
     "own key, two users, replacing": Scenario(REPLACES, users=(OPERATOR, OTHER_OPERATOR), own=True),
+    "service, REST": Scenario({}, REST, form="service"),
+    "service, SOAP": Scenario({}, SOAP, form="service"),
+    "service, SOAP, login": Scenario({}, SOAP, login=True, form="service"),
+    "service, due, REST": Scenario({}, REST, due=True, form="service"),
+    "service, first, SOAP": Scenario({}, SOAP, adopted=False, form="service"),
+    "service, first: rotate, REST": Scenario(
+        {}, REST + FIRST_ROTATE, adopted=False, form="service"
+    ),
+    "service, unreadable, REST": Scenario({"api_key_shows": "masked"}, REST, form="service"),
+    "service, two users, SOAP": Scenario({}, SOAP, users=(USER, OTHER), form="service"),
+    "service, own key, REST": Scenario({}, REST, form="service", **OWN),  # type: ignore[arg-type]  # the same
+    "service, own key, SOAP": Scenario({}, SOAP, form="service", **OWN),  # type: ignore[arg-type]  # the same
+    "service, own key, two users, REST": Scenario(
+        {}, REST, users=(OPERATOR, OTHER_OPERATOR), own=True, form="service"
+    ),
 }
 
 
@@ -188,6 +205,7 @@ class Place:
     def __post_init__(self) -> None:
         scenario, simulator = self.scenario, self.simulator
         simulator.reset()
+        simulator.switch(form=scenario.form)
         for user_id in (OPERATOR, OTHER_OPERATOR):
             simulator.add_user(user_id, auth_level=AuthLevel.NetworkAdmin)
         for user_id in (USER, OTHER):
@@ -262,6 +280,14 @@ class Place:
             return dict(self.vault.call("GET", f"{self.mount}/data/{path}")["data"]["data"])
         return None
 
+    def ids_of(self, value: str | None) -> set[int | None]:
+        """The ids of the live keys with that value; None is that of a user's API key, where there are no records."""
+        users = self.scenario.users
+        if self.scenario.form == "service":
+            return {None for user_id in users if value == self.simulator.api_key(user_id)}
+        keys = [one for user_id in users for one in self.simulator.keys(user_id)]
+        return {one.key_id for one in keys if one.live and one.value == value}
+
     def wrongs(self) -> list[str]:
         """Everything that is not as it must be after one run that was not disturbed."""
         wrongs = []
@@ -273,7 +299,7 @@ class Place:
         if value is None or self.simulator.who(value) not in self.scenario.users:
             wrongs.append("Vault does not hold a key that ECGrid accepts")
         current = record.get("current") or {}
-        if current.get("key_id") not in {one.key_id for one in live if one.value == value}:
+        if current.get("key_id") not in self.ids_of(value):
             wrongs.append("the record names another key than Vault shows")
         if "also" in self.scenario.policy:
             elsewhere = self.document(f"dr/{self.number}") or {}

@@ -342,6 +342,8 @@ def test_the_digest_follows_what_is_said_and_not_where(tmp_path: Path) -> None:
         ("", []),
         ("issue: generate\n", ["issue"]),
         ("issue: generate\nverify: get-key\n", ["issue", "verify"]),
+        ("issue: generate\ngrace: 24h\n", ["issue", "grace"]),
+        ("issue: generate\ngrace: 0\n", ["issue"]),
         ("verify: get-api-key\n", ["verify"]),
         ("grace: 0\n", ["grace"]),
         ("grace: 59m\n", ["grace"]),
@@ -354,6 +356,16 @@ def test_what_is_allowed_but_doubtful_is_warned_of(
     """generate, pairs of calls that rarely fit, and a grace that slow consumers miss."""
     found = warnings([one(GOOD + extra)])
     assert [problem.where.rpartition(" ")[2] for problem in found] == expected
+
+
+def test_a_grace_that_generate_does_not_keep_is_warned_of_with_the_way_out(one: Any) -> None:
+    """Only where it is written; with two users it says how late a reader may be, and to write it changes no digest."""
+    text = GOOD + "issue: generate\ngrace: 24h\n"
+    told = [problem.what for problem in warnings([one(text)]) if problem.where.endswith(" grace")]
+    assert len(told) == 1
+    assert "users: [a, b]" in told[0]
+    assert warnings([one(text.replace("user_id: 5001", "users: [5001, 5002]"))]) == []
+    assert one(text).digest == one(GOOD + "issue: generate\n").digest
 
 
 def test_a_bomb_is_refused_at_its_first_anchor(tmp_path: Path) -> None:

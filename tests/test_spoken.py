@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -360,22 +359,6 @@ def test_what_is_found_out_is_kept_in_vault_and_not_by_those_who_only_look(
     assert json.loads(kept["soap"])["namespace"] == "https://os.ecgrid.io/"
     assert kept["hosts"] == {"rest": "127.0.0.1", "soap": "127.0.0.1"}
     rotator_service.assert_silent(json.dumps(kept))
-
-
-@pytest.fixture
-def rotator_service(
-    rotator_command: Rotator, service: Running, vault: VaultServer
-) -> Iterator[Rotator]:
-    """The command, set up for an ECGrid as it describes itself."""
-    rotator_command.environment |= {
-        "ROTATOR_ECGRID__REST_URL": service.rest_url,
-        "ROTATOR_ECGRID__SOAP_URL": service.soap_url,
-        "ROTATOR_ECGRID__API_KEY": service.simulator.api_key(OPERATOR) or "",
-    }
-    rotator_command.secrets |= service.simulator.secrets()
-    yield rotator_command
-    rotator_command.secrets |= service.simulator.secrets()
-    assert service.simulator.violations() == []
 
 
 # what descriptions may look like

@@ -12,7 +12,7 @@ from typing import final
 
 from rotator.ecgrid.faults import Fault
 from rotator.ecgrid.wire import Call, Reply
-from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
+from rotator.errors import Failure, Forbidden, NoSuchCall, NotFound, Permanent, Refused, Transient
 from rotator.keys import KeyRef, Me, Secret, Seen, Visibility
 
 _DATE = re.compile(
@@ -228,7 +228,7 @@ GENERATE_INSTEAD = (
 READ_INSTEAD = "write `verify: get-api-key`, or `verify: user-get-api-key` for SOAP"
 
 
-def no_such_call(call: Call) -> Permanent:
+def no_such_call(call: Call) -> NoSuchCall:
     """The error for a call that the service does not have; nothing was sent."""
     if call.name in ("KeySet", "Create Key"):
         what = (
@@ -241,7 +241,7 @@ def no_such_call(call: Call) -> Permanent:
             "the service does not describe such a call; check ROTATOR_ECGRID__SOAP_URL and ROTATOR_ECGRID__REST_URL, "
             "and see what it has with `rotator doctor`"
         )
-    return Permanent(_said(call, what), kind="ecgrid.NoSuchCall")
+    return NoSuchCall(_said(call, what))
 
 
 def not_understood(call: Call, what: str) -> Permanent:

@@ -17,8 +17,6 @@ _LONGEST = 300  # characters of a fault's text that are looked at
 
 def opened(reply: Reply, operation: str) -> Data | Fault | None:
     """The result, or the fault, in the envelope of an answer; None if it is no envelope with either."""
-    if not reply.body.lstrip().startswith(b"<"):
-        return None
     root = parsed(reply.body)
     body = child(root, "Body") if root is not None and local_name(root) == "Envelope" else None
     if body is None:

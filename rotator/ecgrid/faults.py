@@ -6,11 +6,14 @@
 | the portal's `ECGridOSSOAPErrorCode`, one of its words | that word | as REST's code of that meaning |
 | words of a failure within: internal, SQL, data, unknown | it may have been carried out | `ecgrid.InternalError` |
 | words of a refused session or key | the credential is not accepted | `ecgrid.InvalidAPIKey` |
-| access denied, not found, duplicate, invalid | refused | as REST's code of that meaning |
+| access denied | refused | `ecgrid.AccessDenied` |
+| ASP.NET's own: an exception in the middle of the call | it may have been carried out | `ecgrid.InternalError` |
+| not found, duplicate, invalid | refused | as REST's code of that meaning |
 | a number alone | a hint for a call that changes nothing: 2 denied, 3 not found | else `ecgrid.UnknownError` |
 | anything else | it may have been carried out | `ecgrid.UnknownError` |
 
-The words are looked for in any case, with or without spaces, in the fault's string, its detail's string and message.
+The words are looked for in any case, with or without spaces, in the fault's string, in its detail's string and message,
+and in a portal's code that is none of its words.
 A number alone never proves that nothing was carried out, nor that a key is dead: the vendor's table of them is not
 known. It has been seen once, 8 with "Invalid data length", which fits the order of the service's own list.
 """
@@ -41,9 +44,22 @@ _UNREAD = re.compile(
     r"didnotrecognizethevalueofhttpheader|unabletoreadrequest|requestformatisunrecognized"
     r"|soapversionmismatch|mustunderstand|unknownsoapaction|nosuchoperation"
 )
-_WITHIN = re.compile(r"internalerror|sql|dataerror|unknownerror|unabletoprocessrequest.*exception")
+# The portal's words, and REST's codes of the same errors.
+_NAMED = (
+    "Authentication",
+    "Authorization",
+    "InvalidAPIKey",
+    "InvalidSession",
+    "AccessDenied",
+    "ObjectNotFound",
+    "InvalidParameter",
+    "DuplicateObject",
+    "RateLimitExceeded",
+    "SystemError",
+    "InternalError",
+)
 _MEANINGS = (  # in this order: the first that fits
-    (_WITHIN, "InternalError"),
+    (re.compile(r"internalerror|sql|dataerror|unknownerror"), "InternalError"),
     (
         re.compile(
             r"(invalid|expired|unknown|bad|wrong)(sessionid|session|apikey)"
@@ -56,6 +72,8 @@ _MEANINGS = (  # in this order: the first that fits
         re.compile(r"accessdenied|accessisdenied|notauthorized|unauthorized|forbidden"),
         "AccessDenied",
     ),
+    # An exception that nobody caught: what it says it did not find, or found invalid, may be anything.
+    (re.compile(r"unabletoprocessrequest"), "InternalError"),
     (re.compile(r"notfound|doesnotexist|nosuch"), "ObjectNotFound"),
     (re.compile(r"duplicate|idexistsonnetwork|alreadyexists"), "DuplicateObject"),
     (re.compile(r"invalid|notunderstood"), "InvalidParameter"),
@@ -71,9 +89,9 @@ class Fault:
     `text` the fault string; `bare`: there is no detail.
     """
 
-    side: str
-    named: str = ""
-    number: str = ""
+    side: str = field(repr=False)
+    named: str = field(default="", repr=False)
+    number: str = field(default="", repr=False)
     words: tuple[str, ...] = field(default=(), repr=False)
     text: str = field(default="", repr=False)
     bare: bool = True
@@ -81,14 +99,15 @@ class Fault:
     @property
     def unread(self) -> bool:
         """Whether the service could not read the request, or knows no such action: nothing was carried out."""
-        return self.bare and self.side in _CALLERS and bool(_UNREAD.search(_folded(self.text)))
+        callers = self.side.partition(".")[0] in _CALLERS
+        return self.bare and callers and bool(_UNREAD.search(_folded(self.text)))
 
     @property
     def code(self) -> str:
         """REST's code of that meaning, by the portal's word, else by the words; empty if they have none."""
-        if self.named and not self.named.lstrip("-").isdecimal():
+        if self.named in _NAMED:
             return self.named
-        return meaning(*self.words, self.text)
+        return meaning(self.named, *self.words, self.text)
 
     @property
     def hint(self) -> str:

@@ -13,7 +13,7 @@ from rotator.ecgrid.description import KEY_RECORDS, VALUES
 from rotator.ecgrid.spoken import Forms, Spoken
 from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
-from rotator.errors import Failure, Permanent
+from rotator.errors import Failure, NoSuchCall
 from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
 from rotator.system import Description
 from rotator.system import Surface as SurfaceName
@@ -165,9 +165,8 @@ class Rest:
         path = path.format(user_id)
         try:
             data = self._ask(call, method, path, by, until - time.monotonic(), body=body)
-        except Permanent as error:
-            if error.kind == "ecgrid.NoSuchCall":
-                self._spoken.learn("values")
+        except NoSuchCall:
+            self._spoken.learn("values")
             raise
         if call in (GET, LIST):
             self._spoken.learn("records")

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 Element = ET.Element
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
+_BEFORE = b" \t\r\n\xef\xbb\xbf"  # white space and UTF-8's BOM, which some put before a declaration
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -25,7 +26,7 @@ def parsed(body: bytes) -> Element | None:
     """The root of a document; None if it is none, or has a DTD, and with it entities and references to elsewhere."""
     parser = ET.XMLParser(target=_Builder())  # noqa: S314 - what makes it unsafe begins with a DOCTYPE
     try:
-        parser.feed(body.strip())
+        parser.feed(body.lstrip(_BEFORE))
         root: Element = parser.close()
     except (ET.ParseError, _HasDoctype, ValueError, LookupError):
         return None

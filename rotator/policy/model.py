@@ -54,6 +54,9 @@ class PolicyDefaults:
     state_path: str = "rotator"
 
 
+_ABOUT = ("where", "says_grace")  # of a policy: about its text, not in it
+
+
 @dataclass(frozen=True)
 class Policy:
     """Which user's key is rotated, when, and where it is published.
@@ -78,6 +81,7 @@ class Policy:
     owner: str | None
     tags: tuple[str, ...]
     where: str
+    says_grace: bool = False  # whether `grace` is the policy's own word
 
     @property
     def over_soap(self) -> bool:
@@ -87,7 +91,7 @@ class Policy:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what the policy says, wherever it says it: it changes when the policy does."""
-        said = [getattr(self, part.name) for part in fields(self) if part.name != "where"]
+        said = [getattr(self, part.name) for part in fields(self) if part.name not in _ABOUT]
         hooks = [hook.url for hook in self.after if isinstance(hook, Webhook)]
         return hashlib.sha256(repr((said, hooks)).encode()).hexdigest()
 
@@ -119,6 +123,14 @@ def _doubts(policy: Policy) -> Iterator[tuple[str, str]]:
             (
                 "generate kills the old key at once: consumers fail until they read the new one; "
                 "users: [a, b] rotates without that"
+            ),
+        )
+    if generates and len(policy.users) == 1 and policy.says_grace and policy.grace:
+        yield (
+            "grace",
+            (
+                "generate ends the replaced key at once, whatever grace says; with users: [a, b] one key stays valid "
+                "while the other changes"
             ),
         )
     if policy.verify.shows_record == generates:

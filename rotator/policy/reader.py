@@ -123,7 +123,7 @@ class Reader:
         return [
             Policy(
                 name, users, visibility, schedule, max_age, grace, issue, verify, probe, first,
-                good, after, enabled, owner, tags, where,
+                good, after, enabled, owner, tags, where, says_grace="grace" in entries,
             )
         ]  # fmt: skip
 

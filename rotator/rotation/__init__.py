@@ -254,16 +254,7 @@ def _close_unissued(run: Run, error: str) -> None:
         return  # a failure before the first claim leaves no trace in Vault
     record, underway, now = run.record, run.underway, run.now()
     if underway is not None and run.clean and underway.sent <= 1 and run.staged is None:
-        past = Past(
-            at=underway.began,
-            duration_s=round((now - underway.began).total_seconds(), 3),
-            outcome="failed",
-            reason=underway.reason,
-            by=underway.by,
-            run=underway.run,
-            user_id=underway.user_id,
-            error=error,
-        )
+        past = Past.failed(underway, now, error)
         issued = record.issued[:-1] if "counted" in run.done else record.issued
         record = record.change(underway=None, issued=issued).remembering(past)
     if not run.mine and record.claim is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 
-from rotator.errors import Forbidden, NotFound, Permanent, Refused
-from rotator.journal import Held, Known, Underway, known_from
-from rotator.keys import Issue, Secret, Seen, Visibility
+from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
+from rotator.journal import Held, Known, Past, Underway, known_from
+from rotator.keys import Secret, Seen, Visibility
 from rotator.rotation import due, own, previous
 from rotator.rotation.run import Run
 from rotator.vault import Published
@@ -28,9 +28,7 @@ def claim(run: Run) -> None:
     by_itself = kind == "repair" or bool(run.record.failed)
     if kind == "rotate" and by_itself and run.order.what != "demand":
         refuse_above_limit(run)
-    baseline = run.record.baseline(user_id, visibility)
-    if baseline is None:
-        baseline = what_there_is(run, user_id, visibility)
+    baseline = what_is_known(run, user_id, visibility)
     sent = (
         1 if kind == "rotate" else 0
     )  # counted before it is sent; adoption and repair look for a key first
@@ -88,7 +86,7 @@ def say_what_is_odd(run: Run) -> None:
 
 def left_alone(held: Held) -> str:
     """What is said of a key that a change of the policy's user or visibility has left behind."""
-    return f"key {held.key_id} of user {held.user_id} is no longer this policy's: left alone"
+    return f"{held.ref.words} is no longer this policy's: left alone"
 
 
 def take_over(run: Run) -> None:
@@ -98,6 +96,9 @@ def take_over(run: Run) -> None:
     run.save(run.record)
     underway = run.rotation
     run.account.go_on(underway.speaks)
+    if underway.issue is not run.policy.issue and lacks_its_calls(run):
+        give_up(run)
+        return
     run.clean = underway.sent == 0
     run.must_look = underway.sent > 0
     staged, orphan = run.staged, run.orphan
@@ -111,6 +112,36 @@ def take_over(run: Run) -> None:
         run.key, run.must_look = staged.key, False
     run.warn("finishes a rotation that was interrupted")
     run.world.report("rotation.recovered", run=underway.run, staged=run.key is not None)
+
+
+def lacks_its_calls(run: Run) -> bool:
+    """Whether ECGrid has the calls no more by which the open rotation was begun: nobody can look for its key."""
+    underway = run.rotation
+
+    def ask() -> object:
+        if run.generates:
+            return run.account.read(underway.user_id, run.within())
+        return run.account.keys(underway.user_id, underway.visibility, run.within())
+
+    try:
+        run.patiently(ask)
+    except Permanent as error:  # any other refusal is told where the call is needed
+        return error.kind in (NoSuchCall.kind, "ecgrid.NotUnderstood")
+    return False
+
+
+def give_up(run: Run) -> None:
+    """Closes the open rotation, for whose key nobody can look; what Vault shows is held against ECGrid, and mended."""
+    underway, record = run.rotation, run.record
+    run.warn(
+        f"the rotation that was begun by `issue: {underway.issue.value}` was given up: this ECGrid does not have that "
+        "call, and shows no key that it may have made"
+    )
+    past = Past.failed(underway, run.now(), NoSuchCall.kind)
+    run.give_back(record.change(underway=None).remembering(past))
+    run.forget()
+    run.doubts = True
+    run.world.report("rotation.given_up", run=underway.run, issue=underway.issue.value)
 
 
 def is_left_over(run: Run) -> bool:
@@ -177,9 +208,19 @@ def refuse_above_limit(run: Run) -> None:
         )
 
 
+def what_is_known(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:
+    """The baseline: as recorded, where it tells of keys of this family, else with what ECGrid shows of them now."""
+    known = run.record.baseline(user_id, visibility) or ()
+    if any((one.key_id is None) is run.generates for one in known):
+        return known
+    shown = what_there_is(run, user_id, visibility)
+    ids = {one.key_id for one in shown}
+    return (*(one for one in known if one.key_id not in ids), *shown)
+
+
 def what_there_is(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:
-    """The baseline: every key of that user and visibility, as far as ECGrid shows them."""
-    if run.policy.issue is Issue.GENERATE:
+    """Every key of that user and visibility, as far as ECGrid shows them."""
+    if run.generates:
         shown = [read_if_any(run, user_id)]
     else:
         try:

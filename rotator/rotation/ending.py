@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rotator.errors import AnswerLost, Failure, Forbidden, NotFound, Refused
+from rotator.errors import AnswerLost, Failure, Forbidden, NoSuchCall, NotFound, Refused
 from rotator.journal import Debt, Held
 from rotator.keys import Agreement, Secret, Seen
 from rotator.rotation.run import Run, unknown_if_lost
@@ -45,9 +45,14 @@ GONE = "ECGrid has no such key"
 def end(run: Run, debt: Debt, current: Held, published: Secret, value: Secret | None) -> str:
     """Ends a key and returns how that is proved; `published` is the current key's value, `value` its own if at hand.
 
-    Raises Postponed before anything is sent; RetirementFailed, or another Failure, if it is not proved.
+    Raises Postponed or NoSuchCall before anything is sent; RetirementFailed, or another Failure, if it is not proved.
     """
-    view = look(run, debt, [published] if debt.user_id == current.user_id else [], value)
+    try:
+        view = look(run, debt, [published] if debt.user_id == current.user_id else [], value)
+    except NoSuchCall:
+        if value is not None and not accepts(run, value):
+            return "its value is refused"
+        raise
     if view is None or not view.has(debt.key_id):
         if value is not None and not accepts(run, value):
             return "its value is refused"  # somebody's doing, or this account ends a key when it makes another

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Underway
-from rotator.keys import Agreement, ApiKey, Issue, KeyRef, Secret, Seen
+from rotator.keys import Agreement, ApiKey, KeyRef, Secret, Seen
 from rotator.rotation import claiming, issuing
 from rotator.rotation.due import Stopped
 from rotator.rotation.run import Run
@@ -63,7 +63,7 @@ def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | 
 def refuse_what_is_hidden(run: Run, user_id: int) -> None:
     """Raises Forbidden if ECGrid refuses to show the user's keys in every way: there may be one that is in use."""
     ways: list[Callable[[], object]] = [lambda: run.account.read(user_id, run.within())]
-    if run.policy.issue is not Issue.GENERATE:
+    if not run.generates:
         ways.append(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
     refusals = [refusal(run, way) for way in ways]
     if refusals[0] is not None and None not in refusals:
@@ -106,7 +106,7 @@ def staged(run: Run) -> Iterator[ApiKey]:
 def all_shown(run: Run, user_id: int) -> list[Seen]:
     """Every key of that user and the policy's visibility that ECGrid shows, the newest first."""
     shown: dict[int | None, Seen] = {}
-    if run.policy.issue is not Issue.GENERATE:
+    if not run.generates:
         try:
             listed = run.patiently(
                 lambda: run.account.keys(user_id, run.policy.visibility, run.within())
@@ -142,7 +142,7 @@ def named(shown: list[Seen], value: Secret, user_id: int, key_id: int | None) ->
 def as_owner(run: Run, value: Secret, user_id: int) -> KeyRef:
     """Which key record a value belongs to, asked with the key itself: its owner may see what others may not."""
     nobody = KeyRef(None, user_id, None, None)
-    if run.policy.issue is Issue.GENERATE:
+    if run.generates:
         return nobody
     ways: list[Callable[[], list[Seen]]] = [
         lambda: run.account.keys(user_id, run.policy.visibility, run.within(), caller=value),
@@ -171,7 +171,7 @@ def found(run: Run, underway: Underway, key: ApiKey) -> None:
     run.verified = True
     # An older version than was written may be a standby's: then only a check-and-set on it tells.
     run.published = run.covers(key.value, run.main) and not run.lags(run.main)
-    if key.ref.key_id is None and run.policy.issue is not Issue.GENERATE:
+    if key.ref.key_id is None and not run.generates:
         run.warn(
             f"nobody tells the id of user {key.ref.user_id}'s key: once it is replaced it cannot be retired. Give the "
             "rotator's user the right to see the user's keys, or remove it at ECGrid by hand then"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rotator.errors import AnswerLost, Forbidden, NotFound, Permanent, Refused, Transient
 from rotator.journal import WATCH, known_from
-from rotator.keys import ApiKey, Issue, KeyRef, Seen
+from rotator.keys import ApiKey, KeyRef, Seen
 from rotator.rotation.claiming import read_if_any, refuse_above_limit
-from rotator.rotation.proving import note_stray
+from rotator.rotation.proving import fate, note_stray
 from rotator.rotation.run import Run, unknown_if_lost
 
 
@@ -56,9 +56,7 @@ def is_old(run: Run, answer: ApiKey) -> bool:
 
 def take(run: Run, key: ApiKey) -> None:
     """Goes on with this key; if it is the rotator's own, it is used from here on."""
-    if (
-        run.policy.issue is Issue.GENERATE
-    ):  # this family has no ids, and shows no times: the time of issue counts
+    if run.generates:  # this family has no ids, and shows no times: the time of issue counts
         key = ApiKey(KeyRef(None, key.ref.user_id, run.rotation.visibility, run.now()), key.value)
     run.key, run.must_look, run.verified = key, False, False
     if run.world.whose.own_user_if_known() == key.ref.user_id:
@@ -96,8 +94,8 @@ def look(run: Run) -> None:
         again(run)
         return
     run.warn(
-        f"key {taken.ref.key_id} was found by looking, since the issuing answer was lost; a key that somebody else "
-        "made in between cannot be told from it"
+        f"{taken.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
+        "between cannot be told from it"
     )
     take(run, taken)
 
@@ -121,12 +119,12 @@ def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
     for seen in others:
         if seen in in_doubt:
             run.warn(
-                f"key {seen.ref.key_id} of user {seen.ref.user_id} is new, too, or ECGrid does not tell since when it "
-                "is there: it may be somebody else's, and is left alone. Remove it by hand if it is not"
+                f"{seen.ref.words} is new, too, or ECGrid does not tell since when it is there: it may be somebody "
+                "else's, and is left alone. Remove it by hand if it is not"
             )
         else:
             record = record.owing(seen.ref, "stray", now)
-            run.warn(f"key {seen.ref.key_id} was issued and cannot be used: a stray, to be retired")
+            run.warn(f"{seen.ref.words} was issued and cannot be used: {fate(seen)}")
     before = {known.key_id for known in underway.baseline}
     more = [known for known in known_from(record, others) if known.key_id not in before]
     underway = underway.model_copy(update={"baseline": (*underway.baseline, *more)})
@@ -156,7 +154,7 @@ def look_once(run: Run) -> list[Seen]:
     """The keys that may be the one whose answer was lost, the newest first."""
     underway, account = run.rotation, run.account
     shown = {}
-    if underway.issue is not Issue.GENERATE:
+    if not run.generates:
         try:
             listed = run.patiently(
                 lambda: account.keys(underway.user_id, underway.visibility, run.within())

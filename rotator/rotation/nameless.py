@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rotator.errors import AnswerLost, Failure, Refused
 from rotator.journal import Held
-from rotator.keys import ApiKey, Issue, KeyRef, Secret
+from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.rotation import finding
 from rotator.rotation.ending import accepts, earlier
 from rotator.rotation.run import Run, unknown_if_lost
@@ -31,9 +31,7 @@ def values(run: Run) -> list[Secret]:
         known = any(key.value == other.value for other in found) or (
             now is not None and now.value is not None and now.value == key.value
         )
-        again = run.policy.issue is Issue.GENERATE and any(
-            key.ref.user_id == other.ref.user_id for other in found
-        )
+        again = run.generates and any(key.ref.user_id == other.ref.user_id for other in found)
         if key.ref.key_id is None and not known and not again:
             found.append(key)
     return [key.value for key in found]
@@ -50,7 +48,7 @@ def lives_as(run: Run, value: Secret) -> int | None:
 
 def name_all(run: Run) -> None:
     """Asks for the ids of those that live, as the rotator, then as their owner; those that are told are owed."""
-    if run.policy.issue is Issue.GENERATE:
+    if run.generates:
         return
     for value in values(run):
         user_id = lives_as(run, value)
@@ -63,10 +61,10 @@ def end_all(run: Run) -> list[str]:
     """Proves that they are refused, with `users` after a Generate for the other user; returns what is not proved."""
     failed = []
     for other in run.record.others:
-        why = supersede(run, other) if run.policy.issue is Issue.GENERATE else None
+        why = supersede(run, other) if run.generates else None
         if why is not None:
             failed.append(f"user {other.user_id}'s key is not ended: {why}")
-        elif run.policy.issue is Issue.GENERATE:
+        elif run.generates:
             rest = tuple(held for held in run.record.others if held is not other)
             run.note(run.record.change(others=rest))
     owed = {run.record.fingerprint_of(debt.key_id) for debt in run.record.retiring}

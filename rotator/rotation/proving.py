@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
 from rotator.journal import known_from
-from rotator.keys import Agreement, ApiKey, Issue, Seen
+from rotator.keys import Agreement, ApiKey, Seen
 from rotator.rotation.run import Run
 
+IF_IT_LASTS = (
+    "; if this lasts, KeySet on this account may be the older key-value call: use `issue: create-key` or "
+    "`issue: generate`"
+)
 UNFIT = ("ecgrid.NewKeyRefused", "ecgrid.OtherUser")  # the probe's verdict, which may be a moment's
 
 
@@ -55,8 +59,13 @@ def stage(run: Run, key: ApiKey) -> None:
 
 def note_stray(run: Run, key: ApiKey) -> None:
     """A staged key of another rotation: nobody will publish it."""
-    run.warn(f"key {key.ref.key_id} was staged by a rotation that is over: a stray, to be retired")
+    run.warn(f"{key.ref.words} was staged by a rotation that is over: {fate(key)}")
     run.note(run.record.owing(key.ref, "stray", run.now()))
+
+
+def fate(key: ApiKey | Seen) -> str:
+    """What becomes of a key that will not be published; one without an id ends when another is generated."""
+    return "a stray, to be retired" if key.ref.key_id is not None else "the next one ends it"
 
 
 def be_accepted(run: Run, key: ApiKey) -> None:
@@ -68,8 +77,7 @@ def be_accepted(run: Run, key: ApiKey) -> None:
         except Refused:
             pass
         raise Transient(
-            f"ECGrid does not accept the new key {key.ref.key_id} of user {key.ref.user_id}; if this lasts, KeySet on "
-            "this account may be the older key-value call: use `issue: create-key` or `issue: generate`",
+            f"ECGrid does not accept the new key: {key.ref.words}{'' if run.generates else IF_IT_LASTS}",
             kind="ecgrid.NewKeyRefused",
         )
 
@@ -114,7 +122,7 @@ def read_as_allowed(run: Run, key: ApiKey) -> Seen | None:
 
 def from_list(run: Run, key: ApiKey) -> Seen | None:
     """The key as the list shows it, if it does: by id."""
-    if run.policy.issue is Issue.GENERATE or key.ref.key_id is None or key.ref.visibility is None:
+    if run.generates or key.ref.key_id is None or key.ref.visibility is None:
         return None
     caller = key.value if run.record.owner_reads or "owner reads" in run.done else None
     try:
@@ -144,11 +152,11 @@ def contradiction(key: ApiKey, seen: Seen) -> str | None:
 
 def unconfirmed(run: Run, key: ApiKey, problem: str) -> Transient:
     """Why the key is not confirmed; a pair of calls of two families is told from a key that is not right."""
-    policy = run.policy
-    if policy.verify.shows_record is not (policy.issue is Issue.GENERATE):
-        return Transient(f"the new key {key.ref.key_id} {problem}", kind="ecgrid.NotConfirmed")
+    issue, verify = run.issuing_call, run.reading_call
+    if verify.shows_record is not run.generates:
+        return Transient(f"the new key, {key.ref.words}, {problem}", kind="ecgrid.NotConfirmed")
     return Transient(
-        f"`verify: {policy.verify.value}` shows another key than `issue: {policy.issue.value}` made: on this account "
+        f"`verify: {verify.value}` shows another key than `issue: {issue.value}` made: on this account "
         "the user's API key and its key record are two things. Use get-key or key-get with keyset and create-key, and "
         "get-api-key or user-get-api-key with generate; the key that was issued is kept and published then",
         kind="ecgrid.OtherFamily",
@@ -174,7 +182,7 @@ def unproved(run: Run, key: ApiKey, trouble: Failure) -> None:
 def surely_wrong(run: Run, key: ApiKey) -> bool:
     """Whether the list (for generate: the reading call) was read and contradicts the key, or lacks it."""
     try:
-        if run.policy.issue is Issue.GENERATE:
+        if run.generates:
             seen: Seen | None = run.account.read(key.ref.user_id, run.within())
         else:
             listed = run.account.keys(key.ref.user_id, run.rotation.visibility, run.within())
@@ -195,5 +203,5 @@ def abandon(run: Run, key: ApiKey) -> None:
     run.world.vault.unstage(run.policy.name)
     run.save(record)
     run.staged, run.key = None, None
-    run.warn(f"key {key.ref.key_id} was given up: a stray, to be retired")
+    run.warn(f"{key.ref.words} was given up: {fate(key)}")
     run.world.report("rotation.abandoned", key_id=key.ref.key_id)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
 from rotator.journal import Held, Past, Place, Record, Underway
-from rotator.keys import ApiKey, Issue, KeyRef, Secret
+from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.policy import Destination
 from rotator.rotation import claiming, finding
 from rotator.rotation.run import Run
@@ -151,7 +151,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
 def named(run: Run, previous: Held) -> KeyRef:
     """The replaced key; one whose id nobody told is asked for it once more, and is left to a person if that fails."""
     ref, value = previous.ref, run.replaced
-    if ref.key_id is not None or run.policy.issue is Issue.GENERATE:
+    if ref.key_id is not None or run.generates:
         return ref
     if value is not None and run.record.fingerprint(value.value) == previous.fingerprint:
         ref = finding.told(run, value.value, previous.user_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rotator.errors import Failure, Refused
+from rotator.errors import Failure, NoSuchCall, Refused
 from rotator.journal import Debt, Held
 from rotator.keys import Secret
 from rotator.rotation import nameless, previous
@@ -92,6 +92,9 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
         if run.order.retire_now:
             failed.append(f"key {debt.key_id} is not retired: {no}")
         return
+    except NoSuchCall:
+        drop(run, debt, failed)
+        return
     except Failure as error:
         failed.append(f"key {debt.key_id} could not be retired: {error}")
         put_off(run, debt, str(error), failed)
@@ -104,6 +107,18 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
     run.note(record.change(known=known))
     run.outcome = run.outcome or "retired"
     run.world.report("rotation.retired", key_id=debt.key_id, why=debt.why, proof=proof)
+
+
+def drop(run: Run, debt: Debt, failed: list[str]) -> None:
+    """The debt of a time when there were key records: this ECGrid has none, and no call that would end it."""
+    run.note(run.record.not_owing(debt.key_id))
+    told = (
+        f"key {debt.key_id} of user {debt.user_id} is not retired, and not tried again: this ECGrid shows no keys by "
+        "id, and nothing proves that it is refused. If it is still there, end it at ECGrid by hand"
+    )
+    run.warn(told)
+    if run.order.retire_now:
+        failed.append(told)
 
 
 def put_off(run: Run, debt: Debt, why: str, failed: list[str]) -> None:

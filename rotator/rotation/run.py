@@ -195,11 +195,25 @@ class Run:
         return open_one.issue if open_one is not None else self.policy.issue
 
     @property
+    def generates(self) -> bool:
+        """Whether that is the call whose keys have no ids, and which ends the key before at once."""
+        return self.issuing_call is Issue.GENERATE
+
+    @property
+    def reading_call(self) -> Verify:
+        """The policy's reading call; for a rotation of the other family, the one of that family on the same surface."""
+        verify, changed = (
+            self.policy.verify,
+            self.generates is not (self.policy.issue is Issue.GENERATE),
+        )
+        return (
+            verify.of_other_family if changed and verify.shows_record is self.generates else verify
+        )
+
+    @property
     def account(self) -> Account:
         """ECGrid, as the open rotation asks it; its family of calls is finished in, whatever the policy says now."""
-        issue, verify = self.issuing_call, self.policy.verify
-        if (issue is Issue.GENERATE) is not (self.policy.issue is Issue.GENERATE):
-            verify = verify.of_other_family
+        issue, verify = self.issuing_call, self.reading_call
         if (issue, verify) not in self._accounts:
             urgency = Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION
             self._accounts[issue, verify] = self.world.account(issue, verify, urgency)
