@@ -23,6 +23,9 @@ done, what it means and what to do. It never quotes what the other side said.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+LONGEST_WISH = 3600.0  # seconds of Retry-After that are believed
 
 
 class RotatorError(Exception):
@@ -113,6 +116,22 @@ class Transient(Failure):
     ) -> None:
         super().__init__(message, kind=kind)
         self.retry_after = retry_after
+
+
+def wish(told: str | None, now: str | None) -> float | None:
+    """`Retry-After` in seconds: a number, or a date that is compared with the answer's own; None for anything else."""
+    if told is None:
+        return None
+    try:
+        if told.strip().isdecimal():
+            seconds = float(told)
+        else:
+            seconds = (
+                parsedate_to_datetime(told) - parsedate_to_datetime(now or "")
+            ).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, min(seconds, LONGEST_WISH))
 
 
 class NotSent(Transient):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,14 +19,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from rotator import __version__
-from rotator.errors import AnswerLost, BadInput, NotSent, Problem, Transient
+from rotator.errors import AnswerLost, BadInput, NotSent, Problem, Transient, wish
 from rotator.settings import client_context, proxy_for, system_authorities, why_refused
 
 CONNECT_TIMEOUT = 10.0
 BODY_LIMIT = 4 * 1024 * 1024
 IDLE_LIFE = 30.0  # seconds that an idle connection is kept
 AHEAD_LIFE = 15.0  # seconds that a connection opened ahead is kept
-LONGEST_WISH = 3600.0  # seconds of Retry-After that are believed
 
 OWN_HEADERS = {
     "User-Agent": f"rotator/{__version__}",
@@ -359,25 +357,9 @@ def _reply(response: httpx.Response, body: bytes) -> Reply:
     return Reply(
         status=response.status_code,
         content_type=headers.get("Content-Type", "").lower(),
-        retry_after=_seconds(headers.get("Retry-After"), headers.get("Date")),
+        retry_after=wish(headers.get("Retry-After"), headers.get("Date")),
         body=body,
     )
-
-
-def _seconds(wish: str | None, now: str | None) -> float | None:
-    """Retry-After in seconds: a number, or a date that is compared with the answer's own."""
-    if wish is None:
-        return None
-    try:
-        if wish.strip().isdecimal():
-            seconds = float(wish)
-        else:
-            seconds = (
-                parsedate_to_datetime(wish) - parsedate_to_datetime(now or "")
-            ).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(0.0, min(seconds, LONGEST_WISH))
 
 
 def _not_sent(call: Call, kind: str, what: str) -> NotSent:
