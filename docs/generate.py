@@ -50,7 +50,8 @@ MEANING = {
     "concurrency": "Rotations at once.",
     "max_per_run": "At most so many keys are issued in one tick; the rest wait for the next.",
     "deadline": "How long one rotation goes on retrying what is transient.",
-    "claim_ttl": "After this a claim may be taken over by another rotator; must be longer than the deadline.",
+    "claim_ttl": "After this a claim may be taken over by another rotator; must be longer than the deadline, and the "
+    "same for all rotators of a state path.",
     "check_every": "How often each policy is checked for drift and repaired; `0`: never.",
     "ecgrid.rest_url": "Plain `http` only to a loopback address.",
     "ecgrid.soap_url": "The same.",
@@ -102,7 +103,8 @@ tells everything that is wrong at once, offline.
 - **A variable**, as in the tables.
 - **A file**, for what is marked *file*: the variable's name with `_FILE` behind it names one, whose content, without
   the white space around it, is the value. In a systemd credentials directory it is the file with the variable's name in
-  lower case: `rotator_ecgrid__api_key`.
+  lower case: `rotator_ecgrid__api_key`. The files of the ECGrid key, and of Vault's token, RoleID and SecretID, are
+  read again when what they held is refused or about to end: Vault Agent, for one, may replace them.
 - **`rotator.toml`**: the name in lower case, where `__` begins a table: `ROTATOR_VAULT__MOUNT=kv` is `mount = "kv"` in
   `[vault]`. What is marked *file* may be named there too: `api_key_file = "..."`.
 

@@ -136,6 +136,9 @@ class MemoryKV:
         """The server's time, in whole seconds as `Date` tells it."""
         return self.time.now().replace(microsecond=0)
 
+    def sure_of_time(self) -> None:
+        """It always is, here."""
+
     def read(self, at: At, version: int | None = None) -> Document | None:
         """See `KV.read`."""
         if self.gate(f"vault read {at.path}") != "go":

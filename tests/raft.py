@@ -19,8 +19,10 @@ from rotator.sandbox.openbao import _LAUNCH, _binary, _free_port
 
 PATIENCE = 90.0  # seconds for anything that a cluster does
 MOUNT = "kv"
+LIMIT = 128 * 1024  # bytes of an entry that the storage takes
 CONFIG = """
 storage "raft" {{
+  max_entry_size = {limit}
   path = "{directory}/raft"
   node_id = "{name}"
   performance_multiplier = 1
@@ -62,6 +64,7 @@ class Node:
         config.write_text(
             CONFIG.format(
                 directory=self.directory,
+                limit=LIMIT,
                 name=self.directory.name,
                 port=self.port,
                 cluster_port=self.cluster_port,

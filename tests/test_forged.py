@@ -123,7 +123,7 @@ def test_a_claim_without_a_rotation_holds_nobody_up_once_it_is_over(tmp_path: Pa
     """Its run died before it began anything."""
     forge = Forge(tmp_path)
     now = forge.scene.vault.now()
-    claim = Claim(holder="somebody", by="elsewhere:1", until=now + timedelta(days=31))
+    claim = Claim(holder="somebody", by="elsewhere:1", until=now + timedelta(days=30, minutes=2))
     forge.write(claim=claim)
     forge.scene.pass_time(days=30)
     assert forge.tick().outcome == "busy"

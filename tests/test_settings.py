@@ -107,7 +107,7 @@ def test_the_variables_of_the_ecosystem_are_honoured_and_empty_ones_are_not(tmp_
     assert settings.vault.token == Secret(token)
     assert settings.vault.namespace is None
     assert settings.sentry.environment == "prod"
-    assert settings.ecgrid.api_key_vault == VaultField("secret", "ecgrid/rotator", "api_key")
+    assert settings.ecgrid.api_key_vault == VaultField("secret/ecgrid/rotator", "api_key")
     assert settings.http.listen is None
     assert settings.check_every == timedelta(0)
     assert [problem.where for problem in settings.warnings] == ["VAULT_SKIP_VERIFY"]

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from conftest import Rotator, VaultServer
@@ -83,9 +84,10 @@ def test_each_answer_has_its_meaning(line: tuple[Proxy, Wire], name: str) -> Non
 
 @pytest.mark.parametrize("status", [412, 429, 472, 473])
 def test_vaults_wish_when_to_come_again_is_heard(line: tuple[Proxy, Wire], status: int) -> None:
-    """In whole seconds; what is no number is no wish."""
+    """In seconds, or as a date; an hour at most, and what is neither is no wish."""
     proxy, wire = line
-    for told, wish in (("7", 7.0), ("soon", None)):
+    year, never = "31536000", "9" * 400
+    for told, wish in (("7", 7.0), ("soon", None), ("-3", None), (year, 3600.0), (never, 3600.0)):
         proxy.between = lambda _request, _forward, told=told: answer_of(  # type: ignore[misc]  # bound now
             status, {"errors": []}, f"Retry-After: {told}"
         )
@@ -126,3 +128,30 @@ def test_a_rotation_lives_through_whatever_passes_by_itself(
     assert (done.code, simulator.simulator.issued()) == (0, 1), done.stderr
     assert done.json["summary"] == {"rotated": 1}
     assert len(met) > 8
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "tells"),
+    [
+        (200, b'{"request_id": "a", "data": {}}', True),
+        (404, b'{"request_id": "a", "data": null}', True),
+        (204, b"", True),
+        (200, b'{"data": {}}', False),
+        (404, b'{"errors": []}', False),
+        (502, b'{"message": "Bad Gateway"}', False),
+        (502, b"<html>", False),
+        (200, b'["request_id"]', False),
+    ],
+)
+def test_only_answers_of_vaults_own_tell_the_time(status: int, body: bytes, tells: bool) -> None:
+    """JSON with a request's id, or the empty 204; whatever the status."""
+    clock = ServerClock(time.monotonic, time.time)
+    made = Answer.of(status, body, "application/json").raw
+    dated = made.replace(b"\r\n", b"\r\nDate: Mon, 05 Jan 2026 03:00:00 GMT\r\n", 1)
+    with Proxy(lambda _request, _forward: Answer(dated)) as proxy:
+        addr = proxy.before("vault", "http://127.0.0.1:1")
+        wire = Wire(Settings.load({"VAULT_ADDR": addr}).vault, clock, None)
+        with suppress(RotatorError):
+            wire.request("get", "/v1/kv/data/a")
+        wire.close()
+    assert clock.in_doubt is tells  # that is far from this machine's time

@@ -95,7 +95,7 @@ class Scene:
         claim_ttl: float = 180.0,
         who: str = "one",
         own: str | None = None,
-        own_from: tuple[str, str, str] | None = None,
+        own_from: tuple[str, str] | None = None,
         has_login: bool = False,
     ) -> Process:
         """A process of its own, whose every call passes the gate."""

@@ -14,14 +14,16 @@ from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NotFound, Refused, RotatorError
 from rotator.fleet import CLOCK_SKEW, Fleet
 from rotator.keys import Agreement, Issue, Verify
-from rotator.policy import Policy
+from rotator.policy import Destination, Policy
 from rotator.rotation import Order, claiming, own
 from rotator.system import Surface
+from rotator.vault.login import USES
 
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
 ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")
 LIMIT = 10.0  # seconds for one question
+LARGE = 256 * 1024  # bytes of a secret from which on it is told
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,15 @@ def _vault_login(fleet: Fleet) -> Finding:
         fleet.server.outlast(deadline)
         left = fleet.server.login_left()
     lives = "does not end" if left == float("inf") else f"lives for {output.span(left)}"
-    return "ok", f"{fleet.settings.vault.auth} at {fleet.settings.vault.addr}; the login {lives}"
+    text = f"{fleet.settings.vault.auth} at {fleet.settings.vault.addr}; the login {lives}"
+    uses = fleet.server.logins.uses_left
+    if uses == float("inf"):
+        return "ok", text
+    few = uses < USES * fleet.settings.concurrency
+    return "warning" if few else "ok", (
+        f"{text}, and {uses:.0f} more uses, of which a rotation may take {USES}: "
+        "raise or lift `num_uses` or `token_num_uses`, and let no two rotators share one"
+    )
 
 
 def _clock(fleet: Fleet) -> Finding:
@@ -136,7 +146,19 @@ def _rights(fleet: Fleet, policy: Policy) -> Finding:
             "failed",
             f"versions delete themselves (delete_version_after) at {', '.join(expiring)}: set it to 0s",
         )
+    large = [(to, size) for to in policy.destinations if (size := _size(fleet, to)) > LARGE]
+    if large:
+        told = ", ".join(f"{to.mount}/{to.path} ({size // 1024} KiB)" for to, size in large)
+        text = (
+            f"large: {told}. Near the limit of Vault's storage (raft: `max_entry_size`) nothing can be published "
+            "any more: move the other fields elsewhere"
+        )
+        return "warning", text
     return "ok", ", ".join(str(at) for at in places[1:])
+
+
+def _size(fleet: Fleet, to: Destination) -> int:
+    return fleet.vault.size(to, fleet.vault.published(to))
 
 
 def _version(fleet: Fleet, verify: Verify) -> Finding:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
 
-from rotator.errors import Failure, RotatorError
+from rotator import reporting
+from rotator.errors import Failure, HeldBack, RotatorError
 from rotator.fleet.crew import Task
 from rotator.fleet.reports import Reports
 from rotator.fleet.standing import Answer
@@ -27,11 +29,13 @@ from rotator.fleet.survey import (
 from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.rotation import Order, Result, previous
-from rotator.rotation.due import Waits, is_overdue
+from rotator.rotation.due import Stopped, Waits, is_overdue
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Stored, Vault
 from rotator.vault.index import GUARD, DueIndex, Entry, Look
+
+BATCH = 8  # records for each reading thread, after which what was read is kept
 
 
 @dataclass
@@ -76,6 +80,8 @@ class Rounds:
         is_ours: Callable[[str], bool],
     ) -> None:
         """`is_ours`: whether a record with that mark is about this ECGrid; any other counts as none."""
+        # Asked, from any thread, before a look reads each record: False reads no more.
+        self.goes_on: Callable[[], bool] = lambda: True
         self._settings, self._vault, self._index, self._boot = settings, vault, index, boot
         self._reports, self._is_ours = reports, is_ours
         self._readers = Hands(settings.concurrency, "read")
@@ -119,6 +125,11 @@ class Rounds:
         """The record of each policy, several at a time; without its history, which is most of it."""
         return self._readers.map(self._stored, policies)
 
+    def _in_turn(self, policy: Policy) -> Answer:
+        if not self.goes_on():
+            return HeldBack("the process was told to stop", kind=Stopped.kind)
+        return self._stored(policy)
+
     def _stored(self, policy: Policy) -> Answer:
         answer: Answer
         try:
@@ -126,9 +137,12 @@ class Rounds:
             if answer is not None and not self._is_ours(answer.record.ecgrid):
                 answer = None
             if answer is not None:
-                answer = Stored(answer.record.change(history=()), answer.version)
+                answer = replace(answer, record=answer.record.change(history=()))
         except Failure as error:
             answer = error
+        if isinstance(answer, Stored) and answer.ahead:
+            told = f"a time in its record is {answer.ahead} ahead of Vault: it counts as now"
+            reporting.event("policy.time_ahead", policy=policy.name, message=told)
         self._reports.saw(policy.name, answer)
         return answer
 
@@ -149,10 +163,24 @@ class Rounds:
                 self._reports.board.vouched(policy.name, entry.version)
             else:
                 unsure.append(policy)
-        answers = self.read(unsure)
-        read = list(zip(unsure, answers, strict=True))
-        self._raise(seen, ((one, stored) for one, stored in read if isinstance(stored, Stored)))
+        read: list[tuple[Policy, Answer]] = []
+        for some in self._batches(unsure):
+            answers = list(zip(some, self._readers.map(self._in_turn, some), strict=True))
+            known = [(one, stored) for one, stored in answers if isinstance(stored, Stored)]
+            self._raise(seen, known)
+            read += answers
         return vouched, read
+
+    def _batches(self, policies: list[Policy]) -> Iterator[list[Policy]]:
+        """The policies by pages of the index, so that each page is written once, in parts that are soon read."""
+        size, some = BATCH * self._settings.concurrency, list[Policy]()
+        by_page = sorted(policies, key=lambda policy: self._vault.index_at(policy.name))
+        for _, page in groupby(by_page, lambda policy: self._vault.index_at(policy.name)):
+            some += page
+            if len(some) >= size:
+                yield some
+                some = []
+        yield some
 
     def _raise(self, seen: Look, records: Iterable[tuple[Policy, Stored]]) -> None:
         """Notes in the due index what these records promise."""
@@ -187,6 +215,10 @@ class Rounds:
             late = (check_at - now).total_seconds()
             order = Order("repair", reason="drift check")
             found.checks.append(Task(policy, order, (3, late), check=True))
+        elif answer is not None and answer.ahead and record.current is not None:
+            # Whatever writes the record puts it right.
+            order = Order("repair", reason="a time in the record was ahead")
+            found.tasks.append(Task(policy, order, (3, 0.0), check=True))
         else:
             current = record.current
             quiet = Result(
@@ -216,7 +248,7 @@ class Rounds:
         """Whether the policy publishes the rotator's own key."""
         place = self._settings.ecgrid.api_key_vault
         return place is not None and any(
-            (to.mount, to.path, to.field) == astuple(place) for to in policy.destinations
+            (f"{to.mount}/{to.path}", to.field) == astuple(place) for to in policy.destinations
         )
 
     def _affordable(self, checks: list[Task]) -> int:

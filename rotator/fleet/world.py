@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rotator.ecgrid import Account, ECGrid, Urgency
 from rotator.ecgrid.credentials import Credentials
 from rotator.ecgrid.rate import Rate
+from rotator.errors import FenceLost
 from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
@@ -59,9 +60,13 @@ class Surroundings:
         self.stopping = threading.Event()
         self.clock = BootClock(self._leave_if_free)
         self.server = Server(
-            settings.vault, boot=self.clock.boot, observer=metrics.vault_call if metrics else None
+            settings.vault,
+            boot=self.clock.boot,
+            observer=metrics.vault_call if metrics else None,
+            read_again=settings.read_again,
         )
-        self.vault = Vault(self.server, settings.vault.mount, settings.vault.state_path)
+        where = settings.vault
+        self.vault = Vault(self.server, where.mount, where.state_path, settings.claim_ttl)
         self.index = DueIndex(self.vault, secrets.token_hex(8), settings.claim_ttl)
         own = settings.ecgrid
         sources: list[Callable[[], Secret | None]] = []
@@ -97,7 +102,8 @@ class Surroundings:
         place = self.settings.ecgrid.api_key_vault
         if place is None:
             return None
-        there = self.vault.published(Destination(place.mount, place.path, place.field))
+        at = self.server.mount_of(place.place)
+        there = self.vault.published(Destination(at.mount, at.path, place.field))
         return there.value if there else None
 
     # an order to stop ends what has claimed nothing, wherever it waits
@@ -115,6 +121,7 @@ class Surroundings:
         finally:
             self._thread.free = False
             self._claimed.pop(policy.name, None)
+            self.server.logins.done()
 
     def claimed_longer_than(self, seconds: float) -> list[str]:
         """The policies whose runs have claimed, and go on, for so long."""
@@ -125,8 +132,15 @@ class Surroundings:
         """The world as a run over one policy sees it."""
         settings, own = self.settings, self.settings.ecgrid
 
+        leaps = self.server.clock.leaps
+
         def hold() -> None:
+            nonlocal leaps
             self._leave_if_free()
+            self.server.sure_of_time()
+            before, leaps = leaps, self.server.clock.leaps
+            if leaps != before and getattr(self._thread, "free", False):
+                raise FenceLost("Vault's time has leapt: what is due is decided anew")
             self.whose.own_user(own.timeout)  # raises, if this is another ECGrid
             self._hands.ready(BESIDE)  # past issue it would be too late to find that there are none
             self.index.hold(policy.name)

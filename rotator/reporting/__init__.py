@@ -56,6 +56,7 @@ LEVELS = {
     "policy.drift": logging.WARNING,
     "ecgrid.adopted": logging.WARNING,
     "ecgrid.not_remembered": logging.WARNING,
+    "policy.time_ahead": logging.WARNING,
     "policy.warning": logging.WARNING,
     "settings.read": logging.INFO,
     "settings.warning": logging.WARNING,

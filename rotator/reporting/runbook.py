@@ -103,6 +103,8 @@ STEPS = {
     + DOCTOR,
     "vault.Forbidden": "Check that the token lives, and what it may: " + DOCTOR,
     "vault.InvalidRequest": "Check mount and path in the policy: " + DOCTOR,
+    "vault.LoginRefused": "Check the settings that the message names, and in Vault the role or token: has it, or its "
+    "SecretID, ended, or was it used up? `rotator doctor` logs in.",
     "vault.MissingCapability": "Add the capability that the message names to the rotator's policy in Vault: " + DOCTOR,
     "vault.NoJWT": "Mount the service account's token, or name its file in ROTATOR_VAULT__JWT_FILE.",
     "vault.NoMount": "Check `mount` in the policy and ROTATOR_VAULT__MOUNT for a typing error, and that the login may "
@@ -117,8 +119,14 @@ STEPS = {
     "vault.ServerError": WAIT + "look at Vault's own log at that time.",
     "vault.StaleRead": WAIT + "point VAULT_ADDR at the active node: a standby lags behind.",
     "vault.TLS": "Check VAULT_CACERT, the certificate's dates and name, and this machine's clock.",
+    "vault.TimeInDoubt": WAIT + "set the clocks of Vault's nodes and of this machine right, and let nothing between "
+    "here and Vault answer in its place; `sys/health` must be reachable.",
     "vault.Timeout": WAIT + "look at Vault's load.",
     "vault.TokenExpires": "Give the rotator a renewable or longer-lived token, or another ROTATOR_VAULT__AUTH.",
+    "vault.TokenUses": "Give each rotator a login of its own without a limit of uses (`num_uses`, `token_num_uses`), "
+    "or with a far higher one.",
+    "vault.TooLarge": "Move other fields out of the secret that the message names, or raise the limit of Vault's "
+    "storage (raft: `max_entry_size`), then `rotator rotate NAME`.",
     "vault.Unreachable": "Check VAULT_ADDR, DNS, the network, and that Vault runs.",
 }  # fmt: skip
 

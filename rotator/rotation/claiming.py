@@ -52,8 +52,19 @@ def claim(run: Run) -> None:
         record = record.counting_issue(run.now(), beyond_schedule=by_itself)
         run.done |= {"counted"} if by_itself else set()
     run.save(record.knowing(user_id, visibility, baseline))
+    prove_room(run)
     run.done.add("claimed")
     run.world.report("rotation.started", kind=kind, user_id=user_id, reason=run.order.reason)
+
+
+def prove_room(run: Run) -> None:
+    """Shows that Vault takes a secret as large as the one that will be published, where that is large and grows."""
+    vault, staged, name = run.world.vault, run.staged, run.policy.name
+    sizes = {to: vault.unproved_size(to, run.seen(to)) for to in run.policy.destinations}
+    to, size = max(sizes.items(), key=lambda one: one[1])
+    if size:
+        run.patiently(lambda: vault.prove_room(name, run.rotation.run, to, size, staged))
+        run.staged = None
 
 
 def say_what_is_odd(run: Run) -> None:

@@ -67,7 +67,7 @@ class World:
     vault: Vault
     account: Callable[[Issue, Verify, Urgency], Account]
     whose: Whose
-    own_key_from: tuple[str, str, str] | None  # where that key is read in Vault: mount, path, field
+    own_key_from: tuple[str, str] | None  # where that key is read in Vault: MOUNT/PATH, field
     has_login: bool
     clock: Clock
     report: Report
@@ -221,6 +221,10 @@ class Run:
         vault, name = self.world.vault, self.policy.name
         self._seen.clear()
         self.stored = self._ours(self._record() or Stored(Record.new(name), 0))
+        if self.stored.ahead:
+            self.warn(
+                f"a time in the record is {self.stored.ahead} ahead of Vault: it counts as now"
+            )
         self.failing = self.failing or self.record.failed
         self.staged = None
         if self.record.underway is not None:

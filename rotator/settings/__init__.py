@@ -50,6 +50,7 @@ from rotator.settings.values import (
     VaultField,
     VaultPath,
     VaultPlace,
+    VaultUrl,
     VerifyCall,
     WebhookUrl,
 )
@@ -104,7 +105,7 @@ class VaultSettings(_Section):
     login (kubernetes, jwt); by default it is the pod's service account token.
     """
 
-    addr: Url | None = None
+    addr: VaultUrl | None = None
     token: SecretValue | None = None
     namespace: Text | None = None
     cacert: File | None = None

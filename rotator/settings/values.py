@@ -120,12 +120,21 @@ def _web(text: str) -> SplitResult | None:
     return parts if good and not re.search(r"[^!-~]", text) else None
 
 
+def _lower(text: str) -> str:
+    """An address whose scheme and host are in lower case, as everything that compares them expects."""
+    scheme, between, rest = text.partition("://")
+    where, slash, path = rest.partition("/")
+    who, at, host = where.rpartition("@")
+    return f"{scheme.lower()}{between}{who}{at}{host.lower()}{slash}{path}" if between else text
+
+
 def _encrypted(parts: SplitResult, what: str) -> None:
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise _bad(f"plain http would send {what} in the clear; use https (http only to loopback)")
 
 
 def _url(text: str) -> str:
+    text = _lower(text)
     parts = _web(text)
     if parts is None or parts.query or parts.fragment:
         raise _bad("must be an address such as https://host:8200")
@@ -137,7 +146,15 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _vault_url(text: str) -> str:
+    url = _url(text)
+    if urlsplit(url).path.endswith("/v1"):
+        raise _bad("must be Vault's address without the API's /v1, such as https://host:8200")
+    return url
+
+
 def _dsn(text: str) -> str:
+    text = _lower(text)
     try:
         parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and bool(parts.hostname and parts.username)
@@ -153,6 +170,7 @@ def _dsn(text: str) -> str:
 
 def _webhook(text: str) -> str:
     """Such an address is often a secret by itself, so it may have a query, and is never shown."""
+    text = _lower(text)
     parts = _web(text)
     if parts is None or parts.username is not None:
         raise _bad("must be an address such as https://host/path, without a user name or password")
@@ -175,19 +193,17 @@ def _vault_path(text: str) -> str:
 
 @dataclass(frozen=True)
 class VaultField:
-    """One field of a KV v2 secret."""
+    """One field of a KV v2 secret at `place`: MOUNT/PATH; where the mount ends, only Vault knows."""
 
-    mount: str
-    path: str
+    place: str
     field: str
 
 
 def _vault_field(text: str) -> VaultField:
     place, _, field = text.partition("#")
-    mount, _, path = place.partition("/")
-    if not _PATH.fullmatch(place) or not path or not re.fullmatch("[A-Za-z0-9_.-]+", field):
+    if not _PATH.fullmatch(place) or "/" not in place or not re.fullmatch("[A-Za-z0-9_.-]+", field):
         raise _bad("must be MOUNT/PATH#FIELD, such as secret/ecgrid/rotator#api_key")
-    return VaultField(mount, path, field)
+    return VaultField(place, field)
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,7 @@ def _literal(*words: str) -> BeforeValidator:
 Text = Annotated[str, _reads(_plain)]
 SecretValue = Annotated[Secret, _reads(_secret, Secret), PlainSerializer(repr)]
 Url = Annotated[str, _reads(_url)]
+VaultUrl = Annotated[str, _reads(_vault_url)]
 Dsn = Annotated[str, _reads(_dsn)]
 WebhookUrl = Annotated[str, _reads(_webhook)]
 Cron = Annotated[str, _reads(_cron)]

@@ -6,9 +6,10 @@ reading what is there. Values leave this room only as `Secret`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -17,22 +18,39 @@ from rotator.journal import Record
 from rotator.keys import ApiKey, KeyRef, Secret, Visibility
 from rotator.policy import Destination, Policy
 from rotator.system import System
-from rotator.vault.kv import KV, At, Document, StaleRead
+from rotator.vault.ahead import as_of
+from rotator.vault.kv import KV, At, Document, StaleRead, TimeInDoubt
 from rotator.vault.server import Server
 
-__all__ = ["KV", "At", "Document", "Published", "Server", "Staged", "StaleRead", "Stored", "Vault"]
+__all__ = [
+    "KV",
+    "At",
+    "Document",
+    "Published",
+    "Server",
+    "Staged",
+    "StaleRead",
+    "Stored",
+    "TimeInDoubt",
+    "Vault",
+]
 
 OUR_FIELDS = ("key_id", "user_id", "visibility", "created", "rotated_at")
 MANAGED_BY = "rotator"
+TAKEN_FOR_GRANTED = 32 * 1024  # bytes that every server takes
 INDEX_SHARDS = 64  # few requests for an idle tick, small documents for a large fleet
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A record and the version it was read at or written as (0: not in Vault yet)."""
+    """A record and the version it was read at or written as (0: not in Vault yet).
+
+    `ahead`: how far ahead of Vault a time in it was, which counts as now.
+    """
 
     record: Record
     version: int
+    ahead: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)
@@ -67,8 +85,11 @@ class Published:
 class Vault:
     """Records, staged values and published secrets of all policies, over a `KV`."""
 
-    def __init__(self, kv: KV, mount: str, state_path: str) -> None:
-        self.kv = kv
+    def __init__(
+        self, kv: KV, mount: str, state_path: str, claim_ttl: timedelta = timedelta(minutes=3)
+    ) -> None:
+        """`claim_ttl`: the longest claim that is believed, since all rotators of a state path take such."""
+        self.kv, self._claim_ttl = kv, claim_ttl
         self._mount, self._state = mount, state_path.strip("/")
 
     def now(self) -> datetime:
@@ -98,10 +119,10 @@ class Vault:
             version=gone.version,
         )
 
-    @staticmethod
-    def stored(document: Document, at: At) -> Stored:
+    def stored(self, document: Document, at: At) -> Stored:
         """The record that such a document holds; raises Permanent if it is none that this version understands."""
-        return Stored(Record.parse(document.data, str(at)), document.version)
+        record, ahead = as_of(Record.parse(document.data, str(at)), self.now(), self._claim_ttl)
+        return Stored(record, document.version, ahead)
 
     def save(self, record: Record, over: int) -> Stored:
         """Writes the record as the version after `over`; raises FenceLost if another run has written since.
@@ -148,9 +169,15 @@ class Vault:
         return At(self._mount, f"{self._state}/staged/{policy}")
 
     def staged(self, policy: str) -> Staged | None:
-        """The staged document, or None. Whichever run settles destroys it, so its versions may begin anew."""
+        """The staged document, or None. Whichever run settles destroys it, so its versions may begin anew.
+
+        One that somebody deleted is a document without a key, over which the next one is written.
+        """
         self.kv.forget(self.staged_at(policy))
-        document = self.kv.read(self.staged_at(policy))
+        try:
+            document = self.kv.read(self.staged_at(policy))
+        except Gone as gone:
+            return Staged("", None, gone.version)
         if document is None:
             return None
         data, key = document.data, None
@@ -179,11 +206,41 @@ class Vault:
         data: dict[str, Any] = {"run": run, "by": by}
         if key is not None:
             data |= _about(key) | {"value": key.value.reveal()}
-        return Staged(run, key, self.put(self.staged_at(policy), data, over))
+        return Staged(run, key, self._put_staged(policy, data, over))
+
+    def _put_staged(self, policy: str, data: dict[str, Any], over: int) -> int:
+        """Writes over a version that somebody has deleted, too: it is nothing."""
+        try:
+            return self.put(self.staged_at(policy), data, over)
+        except Gone as gone:
+            deleted = gone.version
+        return self.put(self.staged_at(policy), data, deleted)
 
     def unstage(self, policy: str) -> None:
         """Destroys the staged value: all versions and the metadata."""
         self.kv.destroy(self.staged_at(policy))
+
+    def prove_room(
+        self, policy: str, run: str, to: Destination, size: int, over: Staged | None
+    ) -> None:
+        """Shows, at the staged path, that Vault takes so many bytes at a destination; leaves nothing there.
+
+        Raises Permanent (`vault.TooLarge`) if it does not.
+        """
+        data = {"run": run, "room": "x" * size}
+        try:
+            self._put_staged(policy, data, over.version if over else 0)
+        except Permanent as error:
+            if error.kind != "vault.TooLarge":
+                raise
+        else:
+            self.unstage(policy)
+            return
+        raise Permanent(
+            f"{to.mount}/{to.path} would have {size} bytes with the new key, and Vault, its storage, or a proxy takes "
+            "less. Make the secret smaller, or raise the limit (raft: `max_entry_size`). Nothing was issued",
+            kind="vault.TooLarge",
+        )
 
     # the published secret
 
@@ -218,6 +275,23 @@ class Vault:
             dict(to.fields) | _about(key) | {"rotated_at": _text(at), to.field: key.value.reveal()}
         )
         return self.put(At(to.mount, to.path), data, over.version if over else 0)
+
+    def size(self, to: Destination, over: Published | None) -> int:
+        """How many bytes the secret has once the next key is published over that version."""
+        there: dict[str, Any] = over._fields if over else {}
+        about = {"key_id": 10**19, "user_id": 10**19, "visibility": "Private", to.field: "x" * 64}
+        about |= dict.fromkeys(("created", "rotated_at"), _text(self.now()))
+        new = {name: value for name, value in about.items() if there.get(name) is None}
+        return len(json.dumps(there | dict(to.fields) | new))
+
+    def unproved_size(self, to: Destination, over: Published | None) -> int:
+        """That size, where Vault has not shown yet that it takes so much; 0 where it has, as every server does.
+
+        It has if a secret as large is there.
+        """
+        size = self.size(to, over)
+        grows = size > len(json.dumps(over._fields if over else {}))
+        return size if grows and size > TAKEN_FOR_GRANTED else 0
 
     def mark(self, to: Destination, policy: str, key: KeyRef, at: datetime) -> None:
         """Marks the secret as this policy's in its custom metadata; other entries are kept."""

@@ -27,11 +27,13 @@ from typing import Any
 
 from rotator.errors import Failure, FenceLost, Gone, Permanent, Transient
 from rotator.vault import Vault
+from rotator.vault.ahead import ALLOWED
 from rotator.vault.kv import At, StaleRead
 
 GUARD = timedelta(seconds=10)  # between the estimates that two processes have of Vault's time
 FORGOTTEN = timedelta(days=7)  # an entry whose instant is so long ago belongs to nobody any more
 TRIES = 20  # of a hold, against other writers of the same document
+LONGEST = timedelta(days=1)  # that an entry promises
 UNWRITABLE = -1
 
 ForEach = Callable[[Callable[[At], "_Page"], Iterable[At]], Iterable["_Page"]]
@@ -70,10 +72,12 @@ class Look:
         found = self.pages[self._at(name)].entries.get(name)
         if found is None or found.get("digest") != digest[:16]:
             return None
-        quiet = _instant(found.get("quiet_until"))
-        if quiet is None:
+        quiet, now = _instant(found.get("quiet_until")), self.pages[self._at(name)].read_at
+        checked = _instant(found.get("checked_at"))
+        # What is too far ahead was written while a clock was wrong.
+        if quiet is None or quiet - now > LONGEST + ALLOWED or (checked or now) - now > ALLOWED:
             return None
-        return Entry(digest, _number(found.get("record")), quiet, _instant(found.get("checked_at")))
+        return Entry(digest, _number(found.get("record")), quiet, checked)
 
 
 class DueIndex:

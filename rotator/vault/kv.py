@@ -7,10 +7,10 @@ interleaving tests. One contract suite runs against both.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
-from rotator.errors import Transient
+from rotator.errors import HeldBack, Transient
 
 
 class At(NamedTuple):
@@ -45,11 +45,28 @@ class StaleRead(Transient):
         self.at, self.document = at, document
 
 
+class TimeInDoubt(HeldBack, Transient):
+    """Vault has told a time that is not confirmed: until it is, nothing is claimed."""
+
+    kind = "vault.TimeInDoubt"
+
+    def __init__(self, skew: float) -> None:
+        by = timedelta(seconds=round(abs(skew)))
+        super().__init__(
+            f"Vault's answers tell a time that has leapt, and differs from this machine's clock by {by}, and Vault's "
+            "sys/health does not confirm it: nothing is issued, retired or taken over until they agree. Set the clocks "
+            "of Vault's nodes and of this machine right, and see that sys/health can be asked"
+        )
+
+
 class KV(Protocol):
     """A KV v2 store; every method may raise Transient, Permanent or one of their kinds."""
 
     def now(self) -> datetime:
-        """The server's time, from its latest answer; it never runs backwards."""
+        """The server's time, from its latest answer; it never runs backwards but by a leap that was confirmed."""
+
+    def sure_of_time(self) -> None:
+        """Raises TimeInDoubt while the server has told a time that it does not confirm."""
 
     def read(self, at: At, version: int | None = None) -> Document | None:
         """The latest version, or that one. None if there never was one.
@@ -80,7 +97,7 @@ class KV(Protocol):
         """Which capabilities are missing, by API path; those that are not listed are there."""
 
     def outlast(self, seconds: float) -> None:
-        """Makes sure that the login lives at least so long: renews it or logs in again.
+        """Makes sure that the login lives at least so long, and has uses enough for a rotation: renews or replaces it.
 
-        Raises Permanent (`vault.TokenExpires`) if neither is possible.
+        Raises Permanent (`vault.TokenExpires`, `vault.TokenUses`) if neither is possible.
         """

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -40,6 +42,7 @@ from rotator.errors import (
     Permanent,
     Problem,
     Transient,
+    wish,
 )
 from rotator.keys import Secret
 from rotator.settings import VaultSettings, client_context, proxy_for, why_refused
@@ -49,9 +52,28 @@ CONNECT_TIMEOUT = 5.0
 CHUNK_TIMEOUT = 10.0  # between two chunks of an answer
 CALL_TIMEOUT = 15.0  # a whole call
 BODY_LIMIT = 4 * 1024 * 1024
+HEALTH_TIMEOUT = 3.0
 CONNECTIONS = 64  # that are kept open; more are opened and closed as they are needed
 
 Observer = Callable[[str, str, float], None]  # operation, "ok" or the error's kind, seconds
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What came back: `told` is its JSON object, None for anything else."""
+
+    status: int
+    body: bytes
+    told: dict[str, Any] | None
+    date: str | None
+    retry_after: float | None
+
+    @property
+    def vaults_own(self) -> bool:
+        """Whether Vault gave it, not something in between: JSON with a request's id, or the empty 204."""
+        if self.status == 204:
+            return not self.body
+        return self.told is not None and isinstance(self.told.get("request_id"), str)
 
 
 class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
@@ -69,6 +91,8 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         self._clock, self._observer = clock, observer
         self._pools = _pools(settings)
         self.secret_token: Secret | None = None
+        self.uses = 0  # of a token, by requests that were sent with one
+        self._counting = threading.Lock()
 
     def close(self) -> None:
         """Closes every connection."""
@@ -88,9 +112,10 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         started, outcome = time.monotonic(), "ok"
         try:
             limits = (within, changes)
-            return self._exchange(
-                operation, (method.upper(), target, headers or {}), limits, kwargs.get("json")
-            )
+            # Named by the whole path: it is no secret, and says which document it was.
+            what = f"{method.lower()} {url.removeprefix('/v1/')}"
+            sent = self._headers(url) | (headers or {})
+            return self._exchange(what, (method.upper(), target, sent), limits, kwargs.get("json"))
         except Exception as error:
             outcome = getattr(error, "kind", type(error).__name__)
             raise
@@ -98,46 +123,79 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
             if self._observer:
                 self._observer(operation, outcome, time.monotonic() - started)
 
+    def health(self) -> float | None:
+        """The server's time as `sys/health` tells it, whatever else it says; None where that cannot be had.
+
+        Asked without token and namespace: only the root namespace answers it.
+        """
+        target = self.urljoin(self.base_uri, "/v1/sys/health")
+        try:
+            reply = self._send("GET", target, _sent(None), None, HEALTH_TIMEOUT)
+        except (HTTPError, OSError, ValueError):
+            return None
+        told = (reply.told or {}).get("server_time_utc")
+        return float(told) if isinstance(told, int) else None
+
+    def _headers(self, url: str) -> dict[str, str]:
+        """What goes with every request. A login is sent without a token: the one before may be over."""
+        sent = _sent(None if _operation(url) == "auth/login" else self.secret_token)
+        if self.namespace:
+            sent["X-Vault-Namespace"] = self.namespace
+        return sent
+
     def _exchange(
         self,
-        operation: str,
+        what: str,
         target: tuple[str, str, dict[str, str]],
         limits: tuple[float, bool],
         data: object,
     ) -> dict[str, Any]:
-        (method, url, headers), (within, changes) = target, limits
-        sent = {"User-Agent": f"rotator/{__version__}", "X-Vault-Request": "true"}
+        (method, url, sent), (within, changes) = target, limits
         content = None if data is None else json.dumps(data).encode()
         if content is not None:
-            sent["Content-Type"] = "application/json"
-        if self.secret_token is not None:
-            sent["X-Vault-Token"] = self.secret_token.reveal()
-        if self.namespace:
-            sent["X-Vault-Namespace"] = self.namespace
-        status, body, wait = 0, b"", None
-        failure: Exception | None = None
+            sent = {"Content-Type": "application/json"} | sent
+        if "X-Vault-Token" in sent:
+            with self._counting:
+                self.uses += 1
+        started = time.monotonic()
+        reply: _Reply | Exception
         try:
-            response = self._pools.urlopen(
-                method,
-                url,
-                body=content,
-                headers=sent | headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(
-                    connect=min(CONNECT_TIMEOUT, within), read=min(CHUNK_TIMEOUT, within)
-                ),
-            )
-            with closing(response):
-                body = _read_all(response, time.monotonic() + within)
-            status, wait = response.status, response.headers.get("Retry-After")
-            self._clock.saw(response.headers.get("Date"))
+            reply = self._send(method, url, sent, content, within)
         except (HTTPError, OSError, ValueError) as error:
-            failure = _lost(operation, error, changes)
-        if failure is not None:
-            raise failure
-        return _answer(operation, status, body, wait, changes)
+            reply = _lost(what, error, changes)
+        if isinstance(reply, Exception):
+            raise reply
+        if reply.vaults_own:
+            self._clock.saw(reply.date, time.monotonic() - started)
+        return _answer(what, reply, changes, len(content or b""))
+
+    def _send(
+        self, method: str, url: str, sent: dict[str, str], content: bytes | None, within: float
+    ) -> _Reply:
+        response = self._pools.urlopen(
+            method,
+            url,
+            body=content,
+            headers=sent,
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            timeout=urllib3.Timeout(
+                connect=min(CONNECT_TIMEOUT, within), read=min(CHUNK_TIMEOUT, within)
+            ),
+        )
+        with closing(response):
+            body = _read_all(response, time.monotonic() + within)
+        date = response.headers.get("Date")
+        after = wish(response.headers.get("Retry-After"), date)
+        return _Reply(response.status, body, _json(body), date, after)
+
+
+def _sent(token: Secret | None) -> dict[str, str]:
+    sent = {"User-Agent": f"rotator/{__version__}", "X-Vault-Request": "true"}
+    if token is not None:
+        sent["X-Vault-Token"] = token.reveal()
+    return sent
 
 
 def _pools(settings: VaultSettings) -> urllib3.PoolManager:
@@ -216,17 +274,15 @@ def _lost(operation: str, error: Exception, changes: bool) -> Transient | Perman
     return AnswerLost(what, kind=kind) if changes else Transient(what, kind=kind)
 
 
-def _answer(
-    operation: str, status: int, body: bytes, wait: str | None, changes: bool
-) -> dict[str, Any]:
-    if status == 204:
+def _answer(what: str, reply: _Reply, changes: bool, size: int) -> dict[str, Any]:
+    if reply.status == 204:
         return {}
-    answer = (
-        _json(body) if body or status != 404 else {}
-    )  # a PATCH of nothing is answered by nothing
-    if status == 200 and answer is not None:
+    answer = reply.told
+    if not reply.body and reply.status == 404:
+        answer = {}  # a PATCH of nothing is answered by nothing
+    if reply.status == 200 and answer is not None:
         return answer
-    raise _refusal(operation, status, answer, wait, changes)
+    raise _refusal(f"Vault, {what}: status {reply.status}", reply, answer, changes, size)
 
 
 def _json(body: bytes) -> dict[str, Any] | None:
@@ -238,17 +294,22 @@ def _json(body: bytes) -> dict[str, Any] | None:
 
 
 def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
-    operation: str, status: int, answer: dict[str, Any] | None, wait: str | None, changes: bool
+    what: str, reply: _Reply, answer: dict[str, Any] | None, changes: bool, size: int
 ) -> Exception:
-    what = f"Vault, {operation}: status {status}"
+    status = reply.status
+    if status == 413 or _too_large(answer):
+        return Permanent(
+            f"{what}: {size} bytes are more than the server, its storage, or a proxy takes. Make the document smaller, "
+            "or raise the limit (raft: `max_entry_size`)",
+            kind="vault.TooLarge",
+        )
     if answer is None:  # not Vault that spoke: a proxy, a captive page
         text = f"{what}, not an answer of Vault's; is there a proxy between?"
         kind = "vault.NotVault"
         return (
             AnswerLost(text, kind=kind) if changes and status != 404 else Transient(text, kind=kind)
         )
-    told = answer.get("errors")
-    said = " ".join(str(line) for line in told).lower() if isinstance(told, list) else ""
+    said = _said(answer)
     if status == 400 and "check-and-set parameter did not match" in said:
         return Mismatch(f"{what}: the document has another version than expected")
     if status in (400, 405):
@@ -272,13 +333,23 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
             kind="vault.Redirect",
         )
     if status in (412, 429, 472, 473):
-        after = float(wait) if wait and wait.isascii() and wait.isdecimal() else None
-        return Transient(f"{what}: not now", kind="vault.Busy", retry_after=after)
+        return Transient(f"{what}: not now", kind="vault.Busy", retry_after=reply.retry_after)
     return (
         AnswerLost(what, kind="vault.ServerError")
         if changes
         else Transient(what, kind="vault.ServerError")
     )
+
+
+def _said(answer: dict[str, Any] | None) -> str:
+    told = (answer or {}).get("errors")
+    return " ".join(str(line) for line in told).lower() if isinstance(told, list) else ""
+
+
+def _too_large(answer: dict[str, Any] | None) -> bool:
+    """Whether Vault says so of a document: a storage's limit is a 500, told from others by these words only."""
+    said = _said(answer)
+    return "too large" in said
 
 
 def _not_found(what: str, answer: dict[str, Any], said: str) -> Exception:
@@ -289,6 +360,12 @@ def _not_found(what: str, answer: dict[str, Any], said: str) -> Exception:
         return Gone(
             f"{what}: version {metadata['version']} was {gone}", version=metadata["version"]
         )
-    if "no handler for route" in said or "unsupported path" in said:
-        return NotFound(f"{what}: nothing is mounted there", kind="vault.NoMount")
-    return NotFound(f"{what}: there is nothing", kind="vault.NotFound")
+    if "no handler for route" in said or "unsupported path" in said or "namespace" in said:
+        return NotFound(
+            f"{what}: nothing is mounted there; are VAULT_ADDR and VAULT_NAMESPACE right?",
+            kind="vault.NoMount",
+        )
+    return NotFound(
+        f"{what}: there is nothing; if there should be, are VAULT_ADDR and VAULT_NAMESPACE right?",
+        kind="vault.NotFound",
+    )

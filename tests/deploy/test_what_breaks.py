@@ -161,7 +161,7 @@ def expired_at_ecgrid(scene: Scene) -> None:
 
 # What is broken, the kind of error. All of them: exit 1, an event in Sentry, a line that says what to do.
 BROKEN: tuple[tuple[Any, str], ...] = (
-    (wrong_token, "vault.Forbidden"),
+    (wrong_token, "vault.LoginRefused"),
     (sealed, "vault.Sealed"),
     (missing_capability, "vault.MissingCapability"),
     (without_rights, "ecgrid.AccessDenied"),

@@ -474,11 +474,11 @@ def _no_translation() -> None:
 
     answered = wire._answer
 
-    def quoted(operation: str, status: int, body: bytes, *rest: Any) -> Any:
+    def quoted(what: str, reply: Any, *rest: Any) -> Any:
         try:
-            return answered(operation, status, body, *rest)
+            return answered(what, reply, *rest)
         except Exception as error:
-            error.args = (f"{error}: {body.decode('latin-1')}",)
+            error.args = (f"{error}: {reply.body.decode('latin-1')}",)
             raise
 
     vars(wire)["_answer"] = quoted
