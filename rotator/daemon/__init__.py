@@ -100,6 +100,8 @@ class _Daemon:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         fleet.done = self.wake
+        fleet.alive = self._alive
+        self._fed = float("-inf")
 
     def start(self) -> None:
         """Begins the first turn, and says that the daemon is ready; raises Failure if no thread can be had for it."""
@@ -167,13 +169,24 @@ class _Daemon:
             self._missed(error.kind, str(error))
         except Exception as error:  # noqa: BLE001 - the loop must go on; the text may quote anything
             self._missed(type(error).__name__, "a fault of rotator: please report it")
-        if not self._fleet.stuck():
-            self._notify.say(WATCHDOG=1)
+        self._feed()
         with self._lock:
             self._turning = False
             after = SHORTEST if self._again else after
         if after is not None:
             self.wake(after)
+
+    def _alive(self) -> None:
+        """A turn gets on: known to the health probe, and, at most once a second, to the watchdog."""
+        self.pulse.goes_on()
+        if self._fleet.boot() - self._fed >= SHORTEST:
+            self._feed()
+
+    def _feed(self) -> None:
+        """Feeds the watchdog, unless a run hangs."""
+        if not self._fleet.stuck():
+            self._fed = self._fleet.boot()
+            self._notify.say(WATCHDOG=1)
 
     def _missed(self, kind: str, message: str) -> None:
         tick_failed(kind, message)
@@ -184,10 +197,10 @@ class _Daemon:
 
     def _tell(self, turn: Turn) -> float | None:
         """Says how it stands; the seconds until the next turn, if it has to come sooner than usual."""
-        ahead, left = "nothing is due", None
+        ahead, left = "nothing is due", turn.login_for
         if turn.next is not None:
             at, name = turn.next
-            left = (at - self._fleet.vault.now()).total_seconds()
+            left = min(left, (at - self._fleet.vault.now()).total_seconds())
             ahead = f"next is {name} at {at:%Y-%m-%dT%H:%M:%SZ}"
         if not self._announced:
             self._announced = True
@@ -198,7 +211,7 @@ class _Daemon:
         stuck = self._fleet.stuck()
         if stuck:
             reporting.event("daemon.stuck", policies=stuck)
-        return left if left is not None and left < self._longest else None
+        return left if left < self._longest else None
 
     # what the main thread looks after
 

@@ -20,6 +20,7 @@ from rotator.threads import begin
 from rotator.web import Health, Site, View, Window
 
 FRESH = 10.0  # seconds between two looks
+SOON = 0.2  # seconds until it is asked again whether the first turn has ended
 SHOWN_AHEAD = timedelta(days=30)
 PLANNED = 60  # rotations of one policy that the picture shows
 HUNG = 300.0  # seconds after which a turn that does not end has hung
@@ -32,16 +33,22 @@ class Pulse:
 
     def __init__(self, boot: Callable[[], float]) -> None:
         self._boot = boot
-        self._ended = self._well = boot()
+        self._ended = self._well = self._moved = boot()
+        self.looked = False  # a turn has ended
         self._trouble = "the first look round has not ended yet"
         self.reload_trouble = ""
 
     def ended(self, trouble: str = "") -> None:
         """A turn has ended: well, or with that trouble."""
         self._ended = self._boot()
+        self.looked = True
         self._trouble = trouble
         if not trouble:
             self._well = self._ended
+
+    def goes_on(self) -> None:
+        """A turn that has not ended yet gets on with its work."""
+        self._moved = self._boot()
 
     @property
     def fails_for(self) -> float:
@@ -50,9 +57,10 @@ class Pulse:
 
     @property
     def alive(self) -> Health:
-        """Whether turns end at all."""
-        silent = self._boot() - self._ended
-        why = f"the last turn ended {silent:.0f} s ago: it hangs, restart the daemon and report it"
+        """Whether turns end, or at least get on."""
+        silent = self._boot() - max(self._ended, self._moved)
+        ended = f"the last turn ended {self._boot() - self._ended:.0f} s ago"
+        why = f"{ended}: it hangs, restart the daemon and report it"
         return Health("scheduler", silent < HUNG, "" if silent < HUNG else why)
 
     @property
@@ -130,12 +138,15 @@ class Face:
     def _keep_fresh(self) -> None:
         while not self._over.is_set():
             try:
-                self._look()
+                if (
+                    self._pulse.looked
+                ):  # the first turn reads all that is shown: nobody reads it twice
+                    self._look()
             except RotatorError:
                 pass  # the turns tell what is wrong with Vault
             except Exception as fault:  # noqa: BLE001 - the thread must go on; the text may quote anything
                 reporting.event("daemon.site_failed", error=type(fault).__name__)
-            self._over.wait(FRESH)
+            self._over.wait(FRESH if self._pulse.looked else SOON)
 
     def _look(self) -> None:
         mine = [

@@ -30,7 +30,7 @@ from rotator.reporting.standing import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend, would
 from rotator.settings import Settings
 from rotator.threads import Hands
-from rotator.vault import Stored
+from rotator.vault import Stored, TimeInDoubt
 
 T = TypeVar("T")
 
@@ -47,12 +47,16 @@ Progress = Callable[[str, str], None]  # policy, what it does now
 
 @dataclass(frozen=True)
 class Turn:
-    """What the daemon tells after a turn: how many policies there are, are worked on, and fail; and what is next."""
+    """What the daemon tells after a turn: how many policies there are, are worked on, and fail; and what is next.
+
+    `login_for`: seconds until Vault's login is to be renewed.
+    """
 
     policies: int
     running: int
     failing: int
     next: tuple[datetime, str] | None
+    login_for: float
 
 
 class Fleet:
@@ -76,6 +80,9 @@ class Fleet:
         self._rounds = Rounds(
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
+        # Called while a turn looks round, as a sign of life.
+        self.alive: Callable[[], None] = lambda: None
+        self._rounds.goes_on = self._goes_on
         self._breaker = Breaker(self.boot, self._breaker_says)
         self._crew = Crew(settings.concurrency, self._carry_out, self._may_begin, self._ended)
         self._issued: deque[float] = deque()  # when tasks that issue were begun, in this tick
@@ -163,9 +170,16 @@ class Fleet:
             self._tell(result, again=True)
         self._expect(found.tasks)
         self._crew.put(found.tasks)
-        self.server.refresh()
+        login_for = self.server.refresh()
         self.report_skew()
-        return Turn(len(mine), self._crew.running, len(self._failing), found.next)
+        return Turn(len(mine), self._crew.running, len(self._failing), found.next, login_for)
+
+    def _goes_on(self) -> bool:
+        """Reading may take longer than the login lives, and than those are patient who watch or stop the process."""
+        with suppress(RotatorError):  # the end of the turn tells it
+            self.server.refresh()
+        self.alive()
+        return not self.stopping.is_set()
 
     def _elsewhere(self, policies: list[Policy]) -> list[Result] | None:
         """What there is to say of policies whose records are about another ECGrid than the one that is configured."""
@@ -444,6 +458,8 @@ class Fleet:
     def vault_time(self) -> datetime:
         """Vault's time, from an answer of Vault: asked for if there was none yet."""
         self.server.login_left()
+        with suppress(TimeInDoubt):  # whoever claims meets it
+            self.server.sure_of_time()
         return self.vault.now()
 
     def records(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
