@@ -180,7 +180,7 @@ def _carry_out(
     stop = Stop(fleet)
     with output.progress([policy.name for policy in chosen], wanted=not json_) as tell:
         fleet.progress = tell
-        results = fleet.tend(chosen, order)
+        results = fleet.tend(chosen, order, named=named)
     _end(fleet, stop, results, json_, named=named)
 
 

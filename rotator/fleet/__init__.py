@@ -6,9 +6,7 @@ work that it begins; `tend` carries out an order on demand.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,9 +17,9 @@ from typing import Self, TypeVar
 
 from rotator import reporting
 from rotator.errors import Failure, NotFound, RotatorError, Transient
-from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
+from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Found, Rounds
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
@@ -29,6 +27,7 @@ from rotator.policy import Policy
 from rotator.reporting import runbook
 from rotator.reporting.standing import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, tend, would
+from rotator.rotation.right import Free, Right
 from rotator.settings import Settings
 from rotator.vault import Stored
 
@@ -36,12 +35,9 @@ T = TypeVar("T")
 
 CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
 TICK_DEADLINE = 3600.0  # seconds after which a tick begins nothing more
-TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN
 REPEAT = 900.0  # seconds in which one and the same failure of a policy is told once
 STUCK = 4  # times the claim's length after which a run cannot be at work any more
 TOGETHER = 50  # policies whose rights are asked for by one request
-ALL = "(all)"  # in place of a policy: what concerns every one
-ENDED = ("rotated", "repaired", "adopted")
 Progress = Callable[[str, str], None]  # policy, what it does now
 
 
@@ -72,14 +68,18 @@ class Fleet:
         self.server, self.vault = self._around.server, self._around.vault
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
         self.boot = self._around.clock.boot
+        self.rights = Rights(
+            settings, self.vault, self.index, self._around.clock, self.reports.board
+        )
+        self.rights.stopping = self.stopping.is_set
+        self.rights.over(self.policies)
+        self.reports.heed = self.rights.saw
         self._rounds = Rounds(settings, self.vault, self.index, self.boot, self.reports)
-        self._breaker = Breaker(self.boot, self._breaker_says)
         self._crew = Crew(settings.concurrency, self._carry_out, self._may_begin, self._ended)
-        self._issued: deque[float] = deque()  # when tasks that issue were begun, in this tick
+        self._around.clock.resting = self._crew.resting
         self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
         self._failing: set[str] = set()
         self._settled: list[Ended] = []  # runs that the due index does not know of yet
-        self._counting = threading.Lock()
         self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
 
     def __enter__(self) -> Self:
@@ -98,13 +98,24 @@ class Fleet:
     def load(self, policies: Iterable[Policy]) -> None:
         """These are the policies from here on; what has begun under the old ones is finished under them."""
         self.policies = list(policies)
+        self.rights.over(self.policies)
         self._crew.drop()
 
     # what is done to many
 
-    def tend(self, policies: list[Policy], order: Order) -> list[Result]:
-        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others."""
-        tasks = [Task(policy, order, alone=self._rounds.is_own(policy)) for policy in policies]
+    def tend(self, policies: list[Policy], order: Order, *, named: bool = False) -> list[Result]:
+        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others.
+
+        `named`: a person named each of them, so only what becomes of them holds them back.
+        """
+        if named:
+            self.rights.only_named()
+        self.rights.refresh()
+        issues = order.what == "demand"
+        tasks = [
+            Task(policy, order, issues=issues, alone=self._rounds.is_own(policy))
+            for policy in policies
+        ]
         results = self._work_off(tasks, lambda: False)
         return [results[policy.name] for policy in policies]
 
@@ -114,7 +125,7 @@ class Fleet:
         Raises RotatorError if Vault cannot be asked at all, after the deadline if that is Transient.
         """
         mine = self.of_shard(shard)
-        self._issued.clear()
+        self.rights.tick(daemon=False)
 
         def look() -> Found:
             self.vault_time()
@@ -139,8 +150,7 @@ class Fleet:
         Raises RotatorError if Vault cannot be asked.
         """
         mine, at_work, now = self.of_shard(shard), self._crew.names(), self.boot()
-        while self._issued and now - self._issued[0] >= TURN:
-            self._issued.popleft()
+        self.rights.tick(daemon=True)
         self._resting = {name: until for name, until in self._resting.items() if until > now}
         left_alone = at_work | self._resting.keys()
         self.vault_time()
@@ -149,8 +159,13 @@ class Fleet:
         found = self._rounds.look(idle, len(mine))
         for result in found.results:
             self._tell(result, again=True)
+        self.rights.refresh()
         self._expect(found.tasks)
         self._crew.put(found.tasks)
+        self._tell_brake()
+        for held in filter(None, map(self.rights.not_begun, self._crew.pending())):
+            if held.error is not None:
+                self._tell(held, again=True)
         self.server.refresh()
         self.report_skew()
         return Turn(len(mine), self._crew.running, len(self._failing), found.next)
@@ -212,9 +227,7 @@ class Fleet:
 
     # one
 
-    def run_of(
-        self, policy: Policy, order: Order, may_issue: Callable[[], bool] = lambda: True
-    ) -> Run:
+    def run_of(self, policy: Policy, order: Order, right: Right | None = None) -> Run:
         """A run over one policy, with this process' world around it."""
 
         def report(event: str, /, **fields: object) -> None:
@@ -224,15 +237,21 @@ class Fleet:
             if event != "rotation.failed" or fields.get("phase") == "retire":  # else see _tell
                 reporting.event(event, **{"policy": policy.name, **_which(run), **fields})
 
-        run = Run(policy, order, self._around.world(policy, report, may_issue))
+        run = Run(policy, order, self._around.world(policy, report, right or Free()))
         return run
 
     def _carry_out(self, task: Task) -> Result:
         policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
-            of_tick = task.check or task.order.what == "schedule"
-            run = self.run_of(policy, task.order, self._may_issue if of_tick else lambda: True)
-            result = tend(run)
+            run = self.run_of(
+                policy, task.order, self.rights.of(policy, task.order, check=task.check)
+            )
+            self.rights.begins(policy)
+            result = None
+            try:
+                result = tend(run)
+            finally:
+                self.rights.ends(run, result)
             self.reports.failed_before(policy.name, run.failing)
         if run.stored is not None:
             self._settled.append(Ended(policy, run.stored, began))
@@ -241,8 +260,7 @@ class Fleet:
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings
-        if not task.check:
-            self._breaker.saw(result)
+        self._tell_brake()
         if result.outcome not in (*ENDED, "retired"):
             self._resting[policy.name] = self.boot() + TURN
         self._tell(result, run)
@@ -253,39 +271,19 @@ class Fleet:
 
     def _may_begin(self, task: Task) -> bool:
         """Whether a task may begin now. What issues nothing by itself is only held back when the process is to stop."""
-        if self.stopping.is_set():
-            return False
-        if not task.issues:
-            return True
-        if self._limit_reached() or not self._breaker.allows():
-            return False
-        return self._may_issue()
-
-    def _may_issue(self) -> bool:
-        """Counts one more key that this tick issues; False if ROTATOR_MAX_PER_RUN is reached."""
-        with self._counting:
-            if self._limit_reached():
-                return False
-            self._issued.append(self.boot())
-            return True
-
-    def _limit_reached(self) -> bool:
-        limit = self.settings.max_per_run
-        return limit is not None and len(self._issued) >= limit
+        return not self.stopping.is_set() and self.rights.may_begin(task)
 
     def _not_begun(self, task: Task) -> Result:
         """Why a task that was to be done was not."""
-        name, trouble = task.policy.name, self._breaker.why
+        name = task.policy.name
         if self.stopping.is_set():
             return Result(name, "unchanged", stopped=True)
-        if task.issues and self._limit_reached():
-            text = "due, but ROTATOR_MAX_PER_RUN is reached: it waits for the next tick"
-            return Result(name, "not-due", warnings=[text])
+        held = self.rights.not_begun(task)
+        if held is not None:
+            return held
         kind = "rotation.TickDeadline"
         text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
-        if task.issues and trouble is not None:
-            kind, text = "ecgrid.FailsForAll", trouble
-        elif not task.overdue:
+        if not task.overdue:
             return Result(name, "not-due", warnings=[text])
         return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})
 
@@ -340,12 +338,8 @@ class Fleet:
         self._told[policy] = (trouble, self.boot())
         return True
 
-    def _breaker_says(self, event: str, message: str) -> None:
-        reporting.event(event, message=message)
-        if self._breaker.why is None:
-            self.reports.alarms.works(ALL)
-        else:
-            self.reports.alarms.failed(ALL, "issue", "ecgrid.FailsForAll", message)
+    def _tell_brake(self) -> None:
+        self.reports.held_back(self.rights.brake.why())
 
     def report_skew(self) -> None:
         """Says so if Vault's clock and ours differ by over five minutes."""

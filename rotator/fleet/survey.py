@@ -69,7 +69,7 @@ def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
 
     No later than a day from now, so that whatever is wrong with the record's shortcut heals.
     """
-    if has_work(policy, record, now):
+    if has_work(policy, record, now) or record.drifted is not None:
         return now
     times = [now + TRUSTED * (1 + _fraction(policy.name)) / 2]
     if record.current is not None:
@@ -118,6 +118,17 @@ def would_issue(policy: Policy, record: Record, now: datetime) -> bool:
         return False
     return is_due(policy, record, now) or (
         kind_wanted(policy, record, Order("schedule"), now) == "rotate"
+    )
+
+
+def is_stuck(record: Record, now: datetime) -> bool:
+    """Whether its rotation is open, failed before it had a key, and consumers are not known to be cut off."""
+    failed = record.failed
+    return (
+        record.in_trouble(now) is not None
+        and failed is not None
+        and failed.phase == "issue"
+        and record.drifted is None
     )
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from rotator.keys import Secret
 from rotator.policy import Destination, Policy
 from rotator.rotation import Report, World, side_by_side
 from rotator.rotation.due import Stopped
+from rotator.rotation.right import Right
 from rotator.settings import Settings
 from rotator.vault import Server, Vault
 from rotator.vault.index import DueIndex
@@ -27,6 +28,7 @@ from rotator.vault.index import DueIndex
 if TYPE_CHECKING:
     from rotator.reporting.metrics import Metrics
 
+LONG = 1.0  # seconds from which on a sleeper's place is somebody else's meanwhile
 NAP = 0.5  # seconds, so that a sleeper that may stop does so soon
 
 
@@ -35,6 +37,7 @@ class BootClock:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+        self.resting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def boot(self) -> float:
         """Seconds since boot."""
@@ -42,6 +45,13 @@ class BootClock:
 
     def sleep(self, seconds: float) -> None:
         """Waits; raises Stopped if the process is to stop and this thread has nothing to finish."""
+        if seconds >= LONG:
+            with self.resting():
+                self._sleep(seconds)
+        else:
+            self._sleep(seconds)
+
+    def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._wake()
@@ -113,7 +123,7 @@ class Surroundings:
         now = self.clock.boot()
         return [name for name, since in list(self._claimed.items()) if now - since > seconds]
 
-    def world(self, policy: Policy, report: Report, may_issue: Callable[[], bool]) -> World:
+    def world(self, policy: Policy, report: Report, right: Right) -> World:
         """The world as a run over one policy sees it."""
         settings, own = self.settings, self.settings.ecgrid
 
@@ -138,5 +148,5 @@ class Surroundings:
             together=side_by_side(self._side),
             stopping=self.stopping.is_set,
             hold=hold,
-            may_issue=may_issue,
+            right=right,
         )

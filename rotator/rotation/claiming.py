@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 
+from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Held, Known, Underway, known_from
 from rotator.keys import Issue, Secret, Seen, Visibility
-from rotator.rotation import due, own
+from rotator.rotation import due, own, restraint
 from rotator.rotation.run import Run
 from rotator.vault import Published
 
@@ -21,11 +22,11 @@ def claim(run: Run) -> None:
     if kind is None:
         return
     user_id, visibility = run.target(kind)
+    by_itself = kind == "repair" or bool(run.record.failed)
+    if kind == "rotate":
+        restraint.may_ask(run)
     prepare(run)
     say_what_is_odd(run)
-    by_itself = kind == "repair" or bool(run.record.failed)
-    if kind == "rotate" and by_itself and run.order.what != "demand":
-        refuse_above_limit(run)
     baseline = run.record.baseline(user_id, visibility)
     if baseline is None:
         baseline = what_there_is(run, user_id, visibility)
@@ -78,7 +79,7 @@ def left_alone(held: Held) -> str:
 
 def take_over(run: Run) -> None:
     """Claims a rotation that another run left open; whatever it may have issued is looked for first."""
-    run.account.urgent()
+    be_urgent(run)
     run.world.vault.kv.outlast(run.world.deadline)
     run.save(run.record)
     underway = run.rotation
@@ -95,6 +96,14 @@ def take_over(run: Run) -> None:
         run.key, run.must_look = staged.key, False
     run.warn("finishes a rotation that was interrupted")
     run.world.report("rotation.recovered", run=underway.run, staged=run.key is not None)
+
+
+def be_urgent(run: Run) -> None:
+    """What is past issue goes first; one that failed shares with what is due, unless consumers have a dead key."""
+    if run.record.failed is None or run.record.drifted is not None or run.staged is not None:
+        run.account.urgent()
+    else:
+        run.account = run.world.account(run.policy.issue, run.policy.verify, Urgency.STUCK)
 
 
 def is_left_over(run: Run) -> bool:
@@ -147,16 +156,6 @@ def refuse_blind_probe(run: Run) -> None:
         "Is there a proxy that adds a credential? Else set `probe: false`",
         kind="ecgrid.AcceptsAnything",
     )
-
-
-def refuse_above_limit(run: Run) -> None:
-    """Raises Permanent once three keys were issued beyond the schedule within 24 hours: something is wrong."""
-    if run.record.issues_left(run.now()) <= 0:
-        raise Permanent(
-            "three keys were asked for beyond the schedule within 24 hours: no more until the first of these requests "
-            "is a day old. The log says what became of them; `rotator rotate` is not bound by this",
-            kind="rotation.IssueLimit",
-        )
 
 
 def what_there_is(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:

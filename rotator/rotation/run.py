@@ -21,6 +21,7 @@ from rotator.errors import AnswerLost, FenceLost, Gone, Transient
 from rotator.journal import Claim, Failed, Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
+from rotator.rotation.right import Free, Right
 from rotator.vault import At, Published, Staged, StaleRead, Stored, Vault
 
 T = TypeVar("T")
@@ -65,8 +66,7 @@ class World:
     stopping: Callable[[], bool]
     # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
     hold: Callable[[], None] = lambda: None
-    # Whether one more key may be issued now than was expected of this run; counts it.
-    may_issue: Callable[[], bool] = lambda: True
+    right: Right = field(default_factory=Free)  # to send issuing requests
 
 
 def side_by_side(pool: ThreadPoolExecutor) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
@@ -119,6 +119,7 @@ class Run:
     published: bool = False  # `key` was written to the first destination and read back
     must_look: bool = False  # an issuing request may have been carried out unseen
     clean: bool = True  # no issuing request of this rotation can have been carried out
+    asked_again: int = 0  # issuing requests beyond the first of a rotation
     orphan: ApiKey | None = None  # issued by this run under a fence that it lost
     orphan_of: str | None = None  # the rotation that it was issued for
     unsure: bool = (

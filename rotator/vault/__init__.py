@@ -114,6 +114,11 @@ class Vault:
         shard = int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
         return At(self._mount, f"{self._state}/index/{shard:02d}")
 
+    @property
+    def brake_at(self) -> At:
+        """Where it is noted that a person let the brake go: beside the index, so that it needs no right of its own."""
+        return At(self._mount, f"{self._state}/index/brake")
+
     # the staged value
 
     def staged_at(self, policy: str) -> At:
