@@ -83,7 +83,7 @@ def test_a_policy_whose_published_key_is_dead_is_never_stopped_by_the_limit(tmp_
         scene.rotator().tick()
         scene.pass_time(seconds=10)
     assert scene.works() == USER
-    assert scene.record().kept()["format"] == 1
+    assert scene.stored().record.kept()["format"] == 1
 
 
 # a probe that proves nothing

@@ -52,8 +52,8 @@ class Facts:
     """What the brake judges by.
 
     `begun`: runs of this process with the right to issue, each with what it is for; `unresolved`: those whose answer
-    was lost, and that go on; `looking`: those at work on a policy in trouble. `again_at`: nobody tries before. `waiting`:
-    somebody who is due was held back a moment ago. `mass_drift`: why nothing is issued for drift.
+    was lost, and that go on; `looking`: those at work on a policy in trouble. `again_at`: nobody tries before.
+    `waiting`: somebody who is due was held back a moment ago. `mass_drift`: why nothing is issued for drift.
     """
 
     now: datetime
@@ -96,20 +96,27 @@ def _one_at_a_time(who: str, others: AbstractSet[str], facts: Facts) -> Verdict:
     turn_of_the_due = is_turn_of_the_due(facts)
     if who in facts.trouble:
         return Verdict(go=False, why=why) if turn_of_the_due else GO
-    if facts.looking - {who} and not turn_of_the_due:
+    if turn_of_the_due:
+        return GO
+    if facts.looking - {who}:
         return Verdict(go=False, soon=True, why=why)
-    return GO
+    return Verdict(go=False, why=why) if is_full(facts) else GO
 
 
 def is_turn_of_the_due(facts: Facts) -> bool:
     """Whether one that is due comes before those in trouble, since one of them was tried last, and failed.
 
-    So policies that are broken for themselves slow the others down, and never stop them. Not while that would bring
-    more into doubt than could be without it.
+    So policies that are broken for themselves slow the others down, and never stop them.
     """
-    if not facts.waiting or len(facts.trouble) >= facts.limit + facts.at_once:
+    last = max(facts.trouble.values(), key=lambda one: one.since)
+    return facts.waiting and last.attempts > 1 and not is_full(facts)
+
+
+def is_full(facts: Facts) -> bool:
+    """Whether no further policy may come into doubt: not before all that are were tried again, in vain."""
+    if len(facts.trouble) < facts.limit + facts.at_once:
         return False
-    return max(facts.trouble.values(), key=lambda one: one.since).attempts > 1
+    return any(one.attempts == 1 for one in facts.trouble.values())
 
 
 def pause_after(failures: int) -> timedelta:
@@ -314,6 +321,7 @@ class Brake:
         with self._lock:
             if came == "lost":
                 self._unresolved.add(policy)
+                self._single_failed(policy)
             if came != "key":
                 self._begun.pop(policy, None)
 
@@ -335,10 +343,15 @@ class Brake:
             failed = case is not None and case.trouble is not None
             if worked:
                 self._failures, self._again_at, self._worked_at = 0, None, self._now()
-            elif self._single == policy and failed:
-                self._failures += 1
-                self._again_at = self._now() + pause_after(self._failures)
+            elif failed:
+                self._single_failed(policy)
             self._single = None if self._single == policy else self._single
+
+    def _single_failed(self, policy: str) -> None:
+        """If it was the single one that may try, nobody tries for a while."""
+        if self._single == policy:
+            self._failures, self._single = self._failures + 1, None
+            self._again_at = self._now() + pause_after(self._failures)
 
     # drift
 

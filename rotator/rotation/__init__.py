@@ -34,6 +34,9 @@ __all__ = [
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
 LONGEST_IN_TROUBLE = timedelta(minutes=5)  # while consumers may have a dead key
+LOST = (
+    "the answer to the issuing request was lost, and no key that can be used was found by looking"
+)
 LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
 
 
@@ -179,10 +182,13 @@ def _failure(run: Run, error: RotatorError) -> Result:
 def _record_failure(run: Run, error: RotatorError) -> None:
     """Notes the failure and its back-off, and gives the claim back; a rotation that may have issued stays open.
 
-    What was held back leaves nothing but that: it neither failed anew, nor is it history.
+    What was held back leaves nothing but that: it neither failed anew, nor is it history. But if the answer to an
+    issuing request was lost before, that is the failure.
     """
     if run.stored is None or isinstance(error, FenceLost):
         return
+    if isinstance(error, HeldBack | Waits) and "lost" in run.done:
+        error = Transient(LOST, kind="ecgrid.AnswerLost")
     if isinstance(error, HeldBack | Waits):
         if run.mine:
             _close_unissued(run, None)

@@ -40,6 +40,7 @@ def issue(run: Run) -> None:
     run.issued_at = run.world.clock.boot()
     if isinstance(answer, AnswerLost):
         run.clean, run.must_look = False, True
+        run.done.add("lost")
         run.world.right.spent("lost")
         run.warn(f"the answer to the issuing request was lost ({answer.kind})")
         run.world.report("rotation.answer_lost", error=answer.kind)
