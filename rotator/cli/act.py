@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from datetime import timedelta
@@ -24,6 +25,7 @@ from rotator.cli.common import (
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over
+from rotator.fleet.rights import let_go
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
 from rotator.rotation import Check, Order, Result
@@ -138,6 +140,23 @@ def adopt(given: dict[str, str], *, names: tuple[str, ...], old: str | None, jso
             if old is not None:
                 take_over(fleet.vault, chosen[0], old)
             _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=True)
+
+
+def release(given: dict[str, str], *, brake: bool, json_: bool) -> None:
+    """`rotator release`."""
+    with exits():
+        if not brake:
+            bad_usage("say what to release: --brake")
+        with fleet_from(given, ecgrid=False) as fleet:
+            who = getpass.getuser()
+            at = fleet.patiently(lambda: let_go(fleet.vault, who))
+            reporting.event(
+                "fleet.brake_let_go", by=who, message="a person let the brake go: issuing goes on"
+            )
+            if json_:
+                output.print_json({"let_go_at": output.instant(at), "by": who})
+            else:
+                output.console().print(f"the brake was let go at {output.instant(at)}")
 
 
 def _grace(text: str) -> timedelta:

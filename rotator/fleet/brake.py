@@ -17,6 +17,7 @@ from rotator.journal import Drift, Record
 from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
 
 FRESH = 10.0  # seconds that what the records told is believed
+FRESH_IN_TROUBLE = 1.0  # the same while somebody is in trouble, so that rotators brake together
 WITNESSED = 30.0  # seconds that the verdict of a witness is
 TURN_KEPT = 30.0  # seconds that somebody who was held back counts as waiting
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=5)
@@ -191,6 +192,7 @@ class Brake:
         self._mass = _Mass(frozenset(), over=True)
         self._refused_at: float | None = None
         self.let_go_at: datetime | None = None
+        self.named = False  # a person named the policies: no drift of others holds them back
 
     _again_at: datetime | None
 
@@ -215,13 +217,18 @@ class Brake:
         with self._lock:
             self._cases[policy] = case
 
-    def is_known(self, policy: str) -> bool:
-        """Whether what its record told is not old yet, or a run of this process is at work on it."""
+    @property
+    def fresh(self) -> float:
+        """For how many seconds what the records told is believed now."""
+        facts = self.facts()
+        return FRESH_IN_TROUBLE if facts.trouble and not facts.braked else FRESH
+
+    def is_known(self, policy: str, age: float) -> bool:
+        """Whether its record was read so many seconds ago at most, or a run of this process is at work on it."""
         with self._lock:
             case = self._cases.get(policy)
-            return policy in self._at_work or (
-                case is not None and self._boot() - case.read_at < FRESH
-            )
+            young = case is not None and self._boot() - case.read_at < age
+            return policy in self._at_work or young
 
     def facts(self) -> Facts:
         """What there is to judge by, now."""
@@ -262,17 +269,20 @@ class Brake:
 
     def _why_mass(self, limit: int, now: datetime, boot: float) -> str:
         """Why nothing is issued for drift; empty: nothing holds it back."""
+        if self.named:
+            return ""
         drifted = frozenset(
             name
             for name, case in self._cases.items()
             if case.drift is not None and self._counts(name, case.drift.since, now)
         )
+        if not self._mass.over:  # whoever is found meanwhile belongs to it
+            self._mass.names |= drifted
         left = self._mass.names & drifted
         if len(left) * 2 <= len(self._mass.names):
             self._mass = _Mass(left, over=True)
-        if is_mass(
-            len(drifted - (left if self._mass.over else frozenset())), self._checked(), limit
-        ):
+        others = drifted - left if self._mass.over else drifted
+        if len(others) >= limit and is_mass(len(others), self._checked(), limit):
             self._mass = _Mass(drifted)
         if not self._mass.over:
             return (

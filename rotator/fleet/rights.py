@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rotator.errors import Failure, HeldBack, RotatorError
-from rotator.fleet.brake import FRESH, Brake, Verdict
+from rotator.fleet.brake import Brake, Verdict
 from rotator.fleet.crew import Task
 from rotator.fleet.standing import Board
 from rotator.fleet.survey import last_check
@@ -48,7 +48,6 @@ class Rights:
         )
         self.stopping: Callable[[], bool] = lambda: False
         self._policies: dict[str, Policy] = {}
-        self._named = False
         self._lock = threading.Lock()
         self._issued: deque[float] = deque()  # when rights were given, in this tick
         self._looked_at = float("-inf")
@@ -60,7 +59,7 @@ class Rights:
 
     def only_named(self) -> None:
         """The policies were named by a person: nobody else's record is read, and no mass drift holds them back."""
-        self._named = True
+        self.brake.named = True
 
     def tick(self, *, daemon: bool) -> None:
         """A tick begins; the turns of a daemon count as one for a while."""
@@ -137,14 +136,16 @@ class Rights:
 
     def refresh(self) -> None:
         """Reads what the due index shows as open, where that is older than ten seconds; what cannot be read stays."""
-        now = self.clock.boot()
+        if self.brake.named or not self.settings.brake:
+            return
+        now, age = self.clock.boot(), self.brake.fresh
         with self._lock:
-            if self._named or not self.settings.brake or now - self._looked_at < FRESH:
+            if now - self._looked_at < age:
                 return
             self._looked_at = now
         with suppress(RotatorError):
-            for name in sorted(self._index.lowered(self._policies, timedelta(seconds=FRESH))):
-                if not self.brake.is_known(name):
+            for name in sorted(self._index.lowered(self._policies, timedelta(seconds=age))):
+                if not self.brake.is_known(name, age):
                     self._read(name)
         if self.brake.why():
             self.brake.let_go_at = let_go_at(self._vault) or self.brake.let_go_at
@@ -177,7 +178,7 @@ class Rights:
 
     def witness(self, policy: Policy, user_id: int) -> Secret | None:
         """As `Right.witness`."""
-        if self._named or not self.settings.brake:
+        if self.brake.named or not self.settings.brake:
             return None
         well = self._found_well()
         fit = [
