@@ -281,8 +281,8 @@ class Brake:
         left = self._mass.names & drifted
         if len(left) * 2 <= len(self._mass.names):
             self._mass = _Mass(left, over=True)
-        others = drifted - left if self._mass.over else drifted
-        if len(others) >= limit and is_mass(len(others), self._checked(), limit):
+        news = len(drifted - left) if self._mass.over else 0
+        if news >= limit and is_mass(news, self._checked(), limit):
             self._mass = _Mass(drifted)
         if not self._mass.over:
             return (
