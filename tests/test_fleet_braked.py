@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from conftest import OPERATOR, Finished, Rotator, VaultServer, events, until
 from proxy import Answer, Forward, Proxy, Request
@@ -182,6 +183,8 @@ def test_rotate_all_is_held_and_a_named_policy_is_not(
     )
     assert max(made.values()) <= 4
     assert len(made) <= BRAKE + AT_ONCE
+    shown = rotator_command("status")
+    assert ("held back:" in shown.stdout, "[fleet.Braked]" in shown.stdout) == (True, True)
     before = asked(simulator)
     assert kinds(rotator_command("rotate", "--all", "--json"))["fleet.Braked"]
     assert asked(simulator) <= before + 2
@@ -293,8 +296,12 @@ def test_a_mass_of_refused_keys_is_no_reason_to_issue(
     simulator.simulator.switch(keyset="replace")
     simulator.simulator.add_fault(Fault("status", call="GetMe", status=401, times=None))
     checking = {"ROTATOR_CHECK_EVERY": "2s"}
-    daemon = rotator_command.start("run", **checking)
+    daemon = rotator_command.start("run", **checking, ROTATOR_HTTP__LISTEN="127.0.0.1:0")
     until(lambda: events(daemon.so_far()[1], "fleet.mass_drift"), "it says so", 60)
+    port = events(daemon.so_far()[1], "daemon.listening")[0]["port"]
+    told = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30, trust_env=False).text
+    assert 'rotator_held_back{kind="fleet.MassDrift"} 1.0' in told
+    until(lambda: "held back" in page_at(port), "the page says so", 30)
     until(lambda: drifting(vault, mount, names) >= BRAKE, "more and more are refused", 60)
     held = rotator_command("check", "--repair", "--json")
     assert (held.code, kinds(held)["fleet.MassDrift"] > 0) == (1, True), kinds(held)
@@ -303,6 +310,11 @@ def test_a_mass_of_refused_keys_is_no_reason_to_issue(
     until(lambda: drifting(vault, mount, names) == 0, "all are well", 150)
     assert (asked(simulator), dead(vault, mount, simulator, names)) == (0, [])
     daemon.kill()
+
+
+def page_at(port: int) -> str:
+    """The status page."""
+    return httpx.get(f"http://127.0.0.1:{port}/", timeout=30, trust_env=False).text
 
 
 def drifting(vault: VaultServer, mount: str, names: list[str]) -> int:

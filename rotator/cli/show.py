@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -51,7 +52,7 @@ def status(
             if json_:
                 output.rows_as_json(rows, "policies")
             else:
-                output.console().print(_drawn(rows, now))
+                output.console().print(_drawn(rows, now, fleet.rights.why()))
             alarming = any(one["state"] in ALARMING for one in rows)
             sys.exit(FAILED if unread or (strict and alarming) else 0)
 
@@ -82,12 +83,12 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
                 live.update(Text(f"{error} [{error.kind}]", style="red"), refresh=True)
             else:
                 rows.sort(key=lambda one: one["state"] not in ALARMING)
-                live.update(_drawn(rows, now), refresh=True)
+                live.update(_drawn(rows, now, fleet.rights.why()), refresh=True)
             time.sleep(WATCH_EVERY)
 
 
-def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
-    """The table, and below it what failed last."""
+def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -> Group:
+    """The table, and below it what is held back for all, and what failed last."""
     from rich.console import Group
     from rich.text import Text
 
@@ -113,6 +114,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
     failures = [(one["policy"], one["last_failure"]) for one in rows if one["last_failure"]]
     return Group(
         drawn,
+        *(Text(f"held back: {why} [{kind}]") for kind, why in held.items()),
         *(
             Text(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
             for name, told in failures

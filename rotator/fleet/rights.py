@@ -147,8 +147,13 @@ class Rights:
             for name in sorted(self._index.lowered(self._policies, timedelta(seconds=age))):
                 if not self.brake.is_known(name, age):
                     self._read(name)
+        self.why()
+
+    def why(self) -> dict[str, str]:
+        """As `Brake.why`, unless a person has let go."""
         if self.brake.why():
             self.brake.let_go_at = let_go_at(self._vault) or self.brake.let_go_at
+        return self.brake.why()
 
     def _read(self, name: str) -> None:
         with suppress(Failure):  # what cannot be read tells nothing

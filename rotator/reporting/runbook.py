@@ -51,8 +51,8 @@ STEPS = {
     "ROTATOR_ECGRID__REST_URL or ROTATOR_ECGRID__SOAP_URL.",
     "ecgrid.Unreadable": "Set `first: rotate` in the policy, or use `rotator rotate NAME`: the present key cannot be "
     "read, so a new one has to be issued.",
-    "fleet.Braked": "See `rotator status` for the policies in doubt and why they failed: ECGrid, the network, or a right "
-    "in Vault. Nothing by hand once that is well; `rotator release --brake` lets go once.",
+    "fleet.Braked": "See `rotator status` for the policies in doubt and why they failed: ECGrid, the network, or a "
+    "right in Vault. Nothing by hand once that is well; `rotator release --brake` lets go once.",
     "fleet.MassDrift": "See with `rotator check` and at ECGrid whether the keys are really gone. If they are, `rotator "
     "check --repair NAME...` repairs what it names.",
     "input.Bad": "Correct the settings or policies that the message names; `rotator validate` checks them offline.",
