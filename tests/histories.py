@@ -188,9 +188,10 @@ class Told(Interleaving):
         checks = self.history.weather == "refused"
         rights.refresh()
         for policy, record in known:
-            now = process.world.vault.now()
             rights.saw(policy.name, record)
             rights._board.saw(policy.name, Stored(record, 1))
+        for policy, record in known:
+            now = process.world.vault.now()
             order = Order("schedule", reason="scheduled")
             if not has_work(policy, record, now):
                 waits = record.drifted is not None and now < record.drifted.again_at

@@ -31,9 +31,9 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def troubled(count: int, attempts: int = 1) -> dict[str, Trouble]:
+def troubled(count: int, attempts: int = 1, *, again: bool = True) -> dict[str, Trouble]:
     """So many policies in trouble, t0 the latest."""
-    return {f"t{number}": Trouble(ago(60 + number), attempts) for number in range(count)}
+    return {f"t{n}": Trouble(ago(60 + n), attempts, again) for n in range(count)}
 
 
 def facts(**changes: Any) -> Facts:
@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "not while nobody is due": ("t0", "again", facts(trouble=troubled(5, attempts=2)), "go"),
     "no further one into doubt": ("due", "begin", facts(trouble=troubled(13)), "held"),
     "until all were tried again, in vain": ("due", "begin", facts(trouble=troubled(13, attempts=2)), "go"),
+    "not by publishing what they have": ("due", "begin", facts(trouble=troubled(13, attempts=9, again=False)), "held"),
     "a repair": ("drifted", "repair", CALM, "go"),
     "repairs go one at a time": ("drifted", "repair", facts(begun={"other": "repair"}), "soon"),
     "beside rotations": ("drifted", "repair", facts(begun={"other": "begin"}), "go"),

@@ -30,5 +30,6 @@ def test_without_the_brake_the_oracle_sees_the_damage(tmp_path: Path) -> None:
 
 
 def is_a_storm(history: History) -> bool:
-    """Whether answers are lost for a large fleet, long enough."""
-    return history.weather == "lost" and history.size == 12 and history.lasts > 200
+    """Whether answers are lost for long, in a fleet that is larger than what may be in doubt."""
+    is_long = history.weather == "lost" and history.masked and history.lasts > 300
+    return is_long and history.size > history.bound + 3

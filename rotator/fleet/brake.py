@@ -42,10 +42,16 @@ GO = Verdict(go=True)
 
 @dataclass(frozen=True)
 class Trouble:
-    """A policy that needs a key, and may have one that nobody knows: since when, and how many runs failed in a row."""
+    """A policy that may have a key that nobody has: since when; how many runs failed; whether it asked again."""
 
     since: datetime
     attempts: int = 1
+    asked_again: bool = False
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it was tried again, and failed again."""
+        return self.asked_again and self.attempts > 1
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,10 @@ def is_turn_of_the_due(facts: Facts) -> bool:
 
 
 def is_full(facts: Facts) -> bool:
-    """Whether no further policy may come into doubt: not before all that are were tried again, in vain."""
+    """Whether no further policy may come into doubt: not before all that are asked for a key again, in vain."""
     if len(facts.trouble) < facts.limit + facts.at_once:
         return False
-    return any(one.attempts == 1 for one in facts.trouble.values())
+    return not all(one.in_vain for one in facts.trouble.values())
 
 
 def pause_after(failures: int) -> timedelta:
@@ -211,7 +217,8 @@ class Brake:
             since, failed, underway = record.in_trouble(now), record.failed, record.underway
             if since is not None and underway is not None:
                 failing = failed is not None and failed.at >= underway.began
-                case.trouble = Trouble(since, failed.attempts if failed and failing else 1)
+                attempts = failed.attempts if failed and failing else 1
+                case.trouble = Trouble(since, attempts, asked_again=underway.sent > 1)
             if underway is None or underway.kind == "repair":
                 case.drift = record.drifted
         with self._lock:
