@@ -60,11 +60,15 @@ class Fleet(Scene):
             self.rotator().tick(policy)
         self.simulator.switch(**switches)
 
-    def record_of(self, policy: Policy) -> Record:
-        """A policy's record."""
+    def stored_of(self, policy: Policy) -> Stored:
+        """A policy's record, and its version."""
         stored = self.vault.record(policy.name)
         assert stored is not None
-        return stored.record
+        return stored
+
+    def record_of(self, policy: Policy) -> Record:
+        """A policy's record."""
+        return self.stored_of(policy).record
 
     def is_dead(self, policy: Policy) -> bool:
         """Whether consumers of that policy are cut off."""
@@ -182,15 +186,16 @@ class Told(Interleaving):
 
     def _tick(self, rotator: int, process: Process) -> None:
         rights, at_work = self._of(rotator, process)
-        known = [(one, self.fleet.record_of(one)) for one in self.fleet.policies]
+        known = [(one, self.fleet.stored_of(one)) for one in self.fleet.policies]
         self.random.shuffle(known)
-        known.sort(key=lambda one: one[1].underway is None)
+        known.sort(key=lambda one: one[1].record.underway is None)
         checks = self.history.weather == "refused"
         rights.refresh()
-        for policy, record in known:
-            rights.saw(policy.name, record)
-            rights._board.saw(policy.name, Stored(record, 1))
-        for policy, record in known:
+        for policy, stored in known:
+            rights.saw(policy.name, stored)
+            rights._board.saw(policy.name, stored)
+        for policy, stored in known:
+            record = stored.record
             now = process.world.vault.now()
             order = Order("schedule", reason="scheduled")
             if not has_work(policy, record, now):

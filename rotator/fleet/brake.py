@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rotator.journal import Drift, Record
 from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
+from rotator.vault import Stored
 
 FRESH = 10.0  # seconds that what the records told is believed
 FRESH_IN_TROUBLE = 1.0  # the same while somebody is in trouble, so that rotators brake together
@@ -160,6 +161,7 @@ class _Case:
     read_at: float
     trouble: Trouble | None
     drift: Drift | None
+    version: int
 
 
 @dataclass
@@ -209,10 +211,10 @@ class Brake:
         with self._lock:
             self._policies = frozenset(policies)
 
-    def saw(self, policy: str, record: Record | None) -> None:
-        """What a record tells; one that is claimed by a run of this process tells nothing yet."""
+    def saw(self, policy: str, record: Record | None, version: int | None = None) -> None:
+        """What a record tells; of an older version than is known (None: it is none), nothing."""
         now = self._now()
-        case = _Case(self._boot(), None, None)
+        case = _Case(self._boot(), None, None, version or 0)
         if record is not None:
             since, failed, underway = record.in_trouble(now), record.failed, record.underway
             if since is not None and underway is not None:
@@ -222,6 +224,11 @@ class Brake:
             if underway is None or underway.kind == "repair":
                 case.drift = record.drifted
         with self._lock:
+            known = self._cases.get(policy)
+            if known is not None and version is None:
+                case.version = known.version
+            elif known is not None and record is not None and case.version < known.version:
+                return
             self._cases[policy] = case
 
     @property
@@ -347,10 +354,10 @@ class Brake:
         with self._lock:
             self._at_work.add(policy)
 
-    def ends(self, policy: str, record: Record | None, *, worked: bool) -> None:
+    def ends(self, policy: str, stored: Stored | None, *, worked: bool) -> None:
         """That run has ended, with that record; `worked`: a key is published."""
-        if record is not None:
-            self.saw(policy, record)
+        if stored is not None:
+            self.saw(policy, stored.record, stored.version)
         with self._lock:
             self._at_work.discard(policy)
             self._begun.pop(policy, None)

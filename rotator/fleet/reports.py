@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rotator import reporting
 from rotator.errors import Failure, RotatorError
 from rotator.fleet.standing import Answer, Board, row
-from rotator.journal import Failed, Record
+from rotator.journal import Failed
 from rotator.policy import Policy
 from rotator.reporting import runbook
 from rotator.reporting.alarms import Alarms, CheckIns, to_sentry
@@ -59,7 +59,7 @@ class Reports:
             self.metrics = Metrics()
             on_catch(self.metrics.leak_prevented)
         self.board = Board()
-        self.heed: Callable[[str, Record | None], None] = lambda _policy, _record: None
+        self.heed: Callable[[str, Stored | None], None] = lambda _policy, _stored: None
         self._held_back: dict[str, str] = {}  # by kind: why
         self._not_retired: dict[
             str, tuple[str, str]
@@ -95,7 +95,7 @@ class Reports:
         """A record was read."""
         self.board.saw(policy, answer)
         if not isinstance(answer, Failure):
-            self.heed(policy, answer.record if answer else None)
+            self.heed(policy, answer)
         self.failed_before(policy, answer.record.failed if isinstance(answer, Stored) else None)
 
     def failed_before(self, policy: str, failed: Failed | None) -> None:

@@ -25,7 +25,7 @@ from rotator.rotation.due import Stopped
 from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.rotation.run import Clock
 from rotator.settings import Settings
-from rotator.vault import Vault
+from rotator.vault import Stored, Vault
 from rotator.vault.index import DueIndex
 
 TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN
@@ -103,11 +103,11 @@ class Rights:
 
     def ends(self, run: Run, result: Result | None) -> None:
         """That run has ended."""
-        record = None
-        if run.stored is not None:
-            record = run.record.change(claim=None) if run.mine else run.record
+        stored = run.stored
+        if stored is not None and run.mine:  # what could not be written is over all the same
+            stored = Stored(stored.record.change(claim=None), stored.version)
         worked = result is not None and result.outcome in ENDED
-        self.brake.ends(run.policy.name, record, worked=worked)
+        self.brake.ends(run.policy.name, stored, worked=worked)
 
     @staticmethod
     def _of_tick(order: Order, *, check: bool) -> bool:
@@ -157,12 +157,11 @@ class Rights:
 
     def _read(self, name: str) -> None:
         with suppress(Failure):  # what cannot be read tells nothing
-            stored = self._vault.record(name)
-            self.saw(name, stored.record if stored else None)
+            self.saw(name, self._vault.record(name))
 
-    def saw(self, policy: str, record: Record | None) -> None:
+    def saw(self, policy: str, stored: Stored | None) -> None:
         """A record was read."""
-        self.brake.saw(policy, record)
+        self.brake.saw(policy, stored.record if stored else None, stored.version if stored else 0)
 
     def _checked(self) -> int:
         """How many policies were checked for drift lately."""
@@ -210,7 +209,7 @@ class OneRight:
         """See `Right.ask`: while others only have to end, it waits for them."""
         rights = self.rights
         if what == "repair":
-            rights.saw(self.policy.name, record)
+            rights.brake.saw(self.policy.name, record)
         clock = rights.clock
         until = clock.boot() + rights.settings.deadline.total_seconds()
         while True:
