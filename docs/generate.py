@@ -50,6 +50,8 @@ MEANING = {
     "verify": "How a key is read back where a policy does not say: {verify}. With `generate`, the default is "
     "`get-api-key`.",
     "concurrency": "Rotations at once.",
+    "brake": "Policies in doubt, or drifted, from which on issuing goes one at a time, or half of the policies if that "
+    "is less; `0`: no brake.",
     "max_per_run": "At most so many keys are issued in one tick; the rest wait for the next.",
     "deadline": "How long one rotation goes on retrying what is transient.",
     "claim_ttl": "After this a claim may be taken over by another rotator; must be longer than the deadline, and the "

@@ -35,12 +35,14 @@ from rotator.system import Description, Surface
 FORMAT = 2  # the newest that this version reads
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
 # before goes on reading the steady ones.
-SINCE: dict[str, int] = {"underway.speaks": 2}
+SINCE = {"drifted": 2, "underway.speaks": 2, "underway.made": 2, "underway.looks": 2}
 HISTORY = 50  # rotations that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
 CLOCK_ALLOWANCE = timedelta(minutes=5)  # between ECGrid's `created` and Vault's clock
 WATCH = timedelta(minutes=10)  # how long an issuing request whose answer was lost may still land
+LOOKS = 2  # that found nothing new, after which a request is taken to have made nothing
+LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
 
 
 class _Value(BaseModel):
@@ -98,8 +100,9 @@ class Claim(_Value):
 class Underway(_Value):
     """A rotation that has begun and is not settled.
 
-    `sent` counts issuing requests, each before it is sent, so a request is never unaccounted for. `refusals` counts
-    the runs whose probe refused the staged key.
+    `sent` counts the issuing requests that may have been carried out: each before it is sent, and no longer once it is
+    proved that nothing was made. `made` of them made a key that nobody will publish; `looks` since the last of them
+    could read the user's keys and found nothing new. `refusals` counts the runs whose probe refused the staged key.
     """
 
     run: str
@@ -113,7 +116,22 @@ class Underway(_Value):
     began: datetime
     speaks: Forms = {}  # what ECGrid spoke then: it is finished in that form
     sent: int = 0
+    made: int = 0
+    looks: int = 0
     refusals: int = 0
+
+
+class Drift(_Value):
+    """The published key is known to be refused `since` then; it was probed last at `probed_at`."""
+
+    since: datetime
+    probed_at: datetime
+
+    @property
+    def again_at(self) -> datetime:
+        """When it is probed again: after a while that doubles, up to a day."""
+        known = self.probed_at - self.since
+        return self.probed_at + min(max(known, timedelta(seconds=30)), LONGEST_PROBING)
 
 
 class Debt(_Value):
@@ -221,6 +239,7 @@ class Record(_Value):
     rotated_at: datetime | None = None  # the last rotation or adoption: due times count from here
     checked_at: datetime | None = None
     watch_until: datetime | None = None
+    drifted: Drift | None = None
     owner_reads: bool = False  # Get Key is asked with the new key itself
     probe_tells: bool = False  # ECGrid was seen to refuse a key that nobody issued
     caller: Annotated[Caller | None, Field(exclude=True)] = None
@@ -316,9 +335,36 @@ class Record(_Value):
         claim = self.claim
         return claim if claim and claim.holder != holder and now < claim.until else None
 
+    def in_trouble(self, now: datetime) -> datetime | None:
+        """Since when its run has failed, or is gone, with an issuing request that may have made a key; else None."""
+        underway, claim, failed = self.underway, self.claim, self.failed
+        if underway is None or underway.sent == 0:
+            return None
+        known = [failed.at] if failed is not None and failed.at >= underway.began else []
+        known += [claim.until] if claim is not None and claim.until <= now else []
+        if claim is None or underway.looks:
+            known.append(underway.began)
+        return max(known, default=None)
+
     def issues_left(self, now: datetime) -> int:
-        """How many keys may still be issued beyond the schedule."""
-        return ISSUE_LIMIT - sum(1 for at in self.issued if now - at < ISSUE_WINDOW)
+        """How many keys may still be issued beyond the schedule; what made none, as far as can be seen, is over."""
+        recent = [at for at in self.issued if now - at < ISSUE_WINDOW]
+        looked = self.underway is not None and self.underway.looks >= LOOKS
+        unseen = self.issued[len(self.issued) - self._unexplained() :]
+        over = [at for at in unseen if now - at < ISSUE_WINDOW and (looked or now - at >= WATCH)]
+        return ISSUE_LIMIT - len(recent) + len(over)
+
+    def _unexplained(self, in_hand: int = 0) -> int:
+        """How many of the requests beyond the schedule, the last ones, made no key that anybody saw."""
+        underway = self.underway
+        if underway is None:
+            return 0
+        beyond = sum(at >= underway.began for at in self.issued)
+        return max(0, beyond - max(0, underway.made + in_hand - (underway.sent - beyond)))
+
+    def explained(self) -> tuple[datetime, ...]:
+        """What still counts of the requests beyond the schedule once the open rotation has its key."""
+        return self.issued[: len(self.issued) - self._unexplained(in_hand=1)]
 
     def due_debts(self, now: datetime) -> list[Debt]:
         """The keys whose time to be retired has come; strays only once a key is published."""
@@ -366,6 +412,13 @@ class Record(_Value):
         """With one more issuing request, counted before it is sent."""
         recent = tuple(at for at in self.issued if now - at < ISSUE_WINDOW)
         return self.change(issued=(*recent, now) if beyond_schedule else recent)
+
+    def taking_back(self, *, counted: bool) -> Record:
+        """With the last issuing request proved to have made nothing; `counted`: it was one beyond the schedule."""
+        underway = self.underway
+        if underway is not None:
+            underway = underway.model_copy(update={"sent": max(0, underway.sent - 1)})
+        return self.change(underway=underway, issued=self.issued[:-1] if counted else self.issued)
 
     def remembering(self, past: Past) -> Record:
         """With one more line of history."""

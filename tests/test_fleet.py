@@ -12,7 +12,6 @@ import pytest
 from conftest import FULL, Rotator, VaultServer, until
 from test_daemon import FIRST_USER, fleet_of, logged, policy, record, rotations
 
-from rotator.fleet.breaker import FIRST_PAUSE, THRESHOLD, Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.rotation import Order, Result
 from rotator.sandbox.ecgrid import Fault, Running
@@ -115,62 +114,6 @@ def test_the_limit_of_a_tick_holds_for_adoptions_that_have_to_issue(
         assert len(waiting) == 3 - tick
     assert set(outcomes(rotator_command("run", "--once", "--json")).values()) == {"not-due"}
     assert len(names) == 4
-
-
-def test_when_ecgrid_fails_for_everyone_nothing_more_is_issued(
-    rotator_command: Rotator, simulator: Running
-) -> None:
-    """After five in a row the rest is not begun, and says why."""
-    new_fleet(rotator_command, simulator, 8)
-    simulator.simulator.add_fault(Fault("status", status=503, times=None))
-    done = rotator_command(
-        "run",
-        "--once",
-        "--json",
-        ROTATOR_DEADLINE="1s",
-        ROTATOR_CLAIM_TTL="20s",
-        ROTATOR_CONCURRENCY="1",
-    )
-    assert done.code == 1
-    kinds = Counter(one["error"]["kind"] for one in done.json["results"])
-    assert kinds["ecgrid.FailsForAll"] == 8 - THRESHOLD
-    assert logged_in(done.stderr, "fleet.breaker_open")
-    assert simulator.simulator.issued() == 0
-
-
-def logged_in(stderr: str, event: str) -> bool:
-    """Whether that event was logged."""
-    return f'"event": "{event}"' in stderr
-
-
-def test_the_breaker_tries_one_policy_after_a_pause_and_closes_when_it_works() -> None:
-    """Failures of one policy, and permanent ones, never open it."""
-    now, told = [0.0], []
-    breaker = Breaker(lambda: now[0], lambda event, _message: told.append(event))
-    for _ in range(2 * THRESHOLD):
-        breaker.saw(failure("one"))
-    for number in range(2 * THRESHOLD):
-        breaker.saw(failure(f"p{number}", transient=number % 2 == 0))
-    assert breaker.allows()
-    for number in range(THRESHOLD):
-        breaker.saw(failure(f"p{number}"))
-    assert (breaker.allows(), told) == (False, ["fleet.breaker_open"])
-    now[0] += FIRST_PAUSE
-    assert [breaker.allows(), breaker.allows()] == [True, False]
-    breaker.saw(failure("p0"))
-    now[0] += FIRST_PAUSE
-    assert not breaker.allows()
-    now[0] += FIRST_PAUSE
-    assert breaker.allows()
-    breaker.saw(Result("p0", "rotated"))
-    assert (breaker.why, [breaker.allows(), breaker.allows()]) == (None, [True, True])
-    assert told[-1] == "fleet.breaker_closed"
-
-
-def failure(name: str, *, transient: bool = True) -> Result:
-    """A rotation that failed by ECGrid."""
-    error = {"kind": "ecgrid.InternalError", "message": "x"}
-    return Result(name, "failed", error=error, transient=transient)
 
 
 def test_a_slow_policy_does_not_hold_up_the_others(

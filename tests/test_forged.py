@@ -728,8 +728,8 @@ def test_a_back_off_does_not_hold_up_what_is_past_issue(tmp_path: Path) -> None:
 def test_three_keys_beyond_the_schedule_are_the_limit(tmp_path: Path) -> None:
     """For what begins by itself; a key that is there already is found all the same."""
     forge = Forge(tmp_path)
-    now = forge.scene.vault.now()
-    forge.write(issued=(now, now, now))
+    earlier = forge.scene.vault.now() - timedelta(minutes=1)
+    forge.write(issued=(earlier, earlier, earlier))
     forge.open()
     result = forge.tick()
     assert result.error is not None

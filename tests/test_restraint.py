@@ -51,20 +51,39 @@ def test_a_key_that_takes_ten_minutes_to_work_is_kept_for_the_next_run(tmp_path:
     assert len(scene.live()) == 2
 
 
-@pytest.mark.parametrize("keyset", ["add", "replace"])
-def test_keys_that_hardly_ever_work_are_not_issued_without_end(tmp_path: Path, keyset: str) -> None:
-    """A month until one works, and a tick each ten seconds of the first hour: three beyond the one that was due."""
-    scene = Scene(tmp_path, keyset=keyset)
+def kinds_of_a_long_hour(scene: Scene) -> list[str]:
+    """What ticks every ten seconds say while no new key ever works, from a rotation that is due."""
     scene.rotator().tick()
     scene.pass_time(days=31)
     scene.simulator.switch(activation_delay=86400.0 * 30)
     kinds = []
-    for _ in range(60):
+    for _ in range(300):
         kinds.append(kind_of(scene.rotator().tick()))
         scene.pass_time(seconds=10)
+    return kinds
+
+
+def test_keys_that_hardly_ever_work_are_not_issued_without_end(tmp_path: Path) -> None:
+    """Three beyond the one that was due, while the published key works."""
+    scene = Scene(tmp_path, keyset="add")
+    kinds = kinds_of_a_long_hour(scene)
     assert set(kinds) == {"ecgrid.NewKeyRefused", "rotation.IssueLimit"}
     assert scene.issued() == 4
     assert scene.published().key_id == scene.first.key_id
+
+
+def test_a_policy_whose_published_key_is_dead_is_never_stopped_by_the_limit(tmp_path: Path) -> None:
+    """One more key every five minutes at the most; and well as soon as one works."""
+    scene = Scene(tmp_path, keyset="replace")
+    began = scene.time.seconds
+    assert set(kinds_of_a_long_hour(scene)) <= {"ecgrid.NewKeyRefused", "rotation.IssueLimit"}
+    assert 4 < scene.issued() <= 4 + (scene.time.seconds - began) / 300
+    scene.simulator.switch(activation_delay=0.0)
+    for _ in range(60):
+        scene.rotator().tick()
+        scene.pass_time(seconds=10)
+    assert scene.works() == USER
+    assert scene.stored().record.kept()["format"] == 1
 
 
 # a probe that proves nothing

@@ -154,6 +154,20 @@ def adopt(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
+@click.option("--brake", is_flag=True, help="Issuing goes on at full speed, once.")
+@as_json
+@click.pass_obj
+def release(given: dict[str, str], /, **options: Any) -> None:
+    """Let the fleet's brake go: who is in trouble now holds nobody back any more.
+
+    It brakes again when they, or others, fail anew.
+    """
+    from rotator.cli import act
+
+    act.release(given, **options)
+
+
+@main.command()
 @click.argument("name")
 @as_json
 @click.pass_obj

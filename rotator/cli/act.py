@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from datetime import timedelta
@@ -24,6 +25,7 @@ from rotator.cli.common import (
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over
+from rotator.fleet.rights import let_go
 from rotator.letters import visible
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
@@ -177,6 +179,23 @@ def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
     print(f"{which} ECGrid, at {hosts} (network {system.network_id}): {meaning}")
 
 
+def release(given: dict[str, str], *, brake: bool, json_: bool) -> None:
+    """`rotator release`."""
+    with exits():
+        if not brake:
+            bad_usage("say what to release: --brake")
+        with fleet_from(given, ecgrid=False) as fleet:
+            who = getpass.getuser()
+            at = fleet.patiently(lambda: let_go(fleet.vault, who))
+            reporting.event(
+                "fleet.brake_let_go", by=who, message="a person let the brake go: issuing goes on"
+            )
+            if json_:
+                output.print_json({"let_go_at": output.instant(at), "by": who})
+            else:
+                output.console().print(f"the brake was let go at {output.instant(at)}")
+
+
 def _grace(text: str) -> timedelta:
     return timedelta(0) if text == "0" else length_of("--grace", text)
 
@@ -217,7 +236,7 @@ def _carry_out(
     stop = Stop(fleet)
     with output.progress([policy.name for policy in chosen], wanted=not json_) as tell:
         fleet.progress = tell
-        results = fleet.tend(chosen, order)
+        results = fleet.tend(chosen, order, named=named)
     _end(fleet, stop, results, json_, named=named)
 
 

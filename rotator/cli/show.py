@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -50,7 +51,7 @@ def status(
             if json_:
                 output.rows_as_json(rows, "policies")
             else:
-                output.console().print(_drawn(rows, now))
+                output.console().print(_drawn(rows, now, fleet.rights.why()))
             alarming = any(one["state"] in ALARMING for one in rows)
             sys.exit(FAILED if unread or (strict and alarming) else 0)
 
@@ -80,12 +81,12 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
                 live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
                 rows.sort(key=lambda one: one["state"] not in ALARMING)
-                live.update(_drawn(rows, now), refresh=True)
+                live.update(_drawn(rows, now, fleet.rights.why()), refresh=True)
             time.sleep(WATCH_EVERY)
 
 
-def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
-    """The table, and below it what failed last."""
+def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -> Group:
+    """The table, and below it what is held back for all, and what failed last."""
     from rich.console import Group
 
     def ahead(text: str | None) -> str:
@@ -110,6 +111,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime) -> Group:
     failures = [(one["policy"], one["last_failure"]) for one in rows if one["last_failure"]]
     return Group(
         drawn,
+        *(output.plain(f"held back: {why} [{kind}]") for kind, why in held.items()),
         *(
             output.plain(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
             for name, told in failures

@@ -25,8 +25,9 @@ from rotator.daemon.notify import Notify
 from rotator.daemon.site import LATE, Face, Pulse
 from rotator.daemon.watch import Watched
 from rotator.errors import BadInput, RotatorError
-from rotator.fleet import TURN, Fleet, Turn
+from rotator.fleet import Fleet, Turn
 from rotator.fleet.reports import TURNS, tick_failed
+from rotator.fleet.rights import TURN
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
 from rotator.threads import no_thread

@@ -155,7 +155,8 @@ class Face:
         standing = self._fleet.standing(mine)
         self._fleet.reports.leave_textfile()
         owners = {policy.name: policy.owner for policy in mine if policy.owner}
-        self._view = View(standing, owners, self._ahead(mine, standing.at))
+        held = tuple(self._fleet.rights.brake.why().values())
+        self._view = View(standing, owners, self._ahead(mine, standing.at), held)
         now = self._fleet.boot()
         if now - self._asked_at < ASKED <= now - self._ecgrid_at:
             self._ask_ecgrid(now)

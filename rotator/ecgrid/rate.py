@@ -29,11 +29,15 @@ LATE = 0.1  # seconds
 
 
 class Urgency(IntEnum):
-    """Who goes first: a rotation that has issued, then rotations, then drift checks."""
+    """Who goes first: a rotation that has issued, then rotations, then drift checks.
+
+    A rotation that is stuck goes before others that are due, but never twice in a row while one of them waits.
+    """
 
     CHECK = 0
     ROTATION = 1
-    PAST_ISSUE = 2
+    STUCK = 2
+    PAST_ISSUE = 3
 
 
 class Rate:
@@ -65,6 +69,7 @@ class Rate:
         self._free_at = self._paused_until = clock()
         self._factor, self._lowered_at = 1.0, clock() - LONGEST_PAUSE - SOON
         self._in_a_row = 0
+        self._stuck_went = False
 
     @property
     def per_second(self) -> float | None:
@@ -109,7 +114,7 @@ class Rate:
             now = self._clock()
             if requests == 0:
                 return self._paused_until - now
-            first = min(self._waiting) == ticket
+            first = self._first() == ticket
             wait = max(self._free_at, self._paused_until) - now
             if wait > 0 or not first:
                 return max(wait, SHORTEST_NAP)
@@ -117,7 +122,14 @@ class Rate:
             # Whoever wakes a little late does not move the times of all that come after.
             start = max(self._free_at, now - LATE)
             self._free_at = start + requests / rate if rate else now
+            self._stuck_went = ticket[0] == -Urgency.STUCK
             return 0.0
+
+    def _first(self) -> tuple[int, int]:
+        """Whose turn it is: of half the grants at most those that are stuck are the first."""
+        others = [ticket for ticket in self._waiting if ticket[0] != -Urgency.STUCK]
+        due = any(ticket[0] == -Urgency.ROTATION for ticket in others)
+        return min(others if self._stuck_went and due else self._waiting)
 
     def heed(self, call: Callable[[], T]) -> T:
         """Makes one call; if ECGrid finds it one too many, everybody slows down."""

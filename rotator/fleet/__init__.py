@@ -6,9 +6,7 @@ work that it begins; `tend` carries out an order on demand.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,30 +16,26 @@ from typing import Literal, Self, TypeVar
 
 from rotator import reporting
 from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError, Transient
-from rotator.fleet.breaker import Breaker
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
+from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
+from rotator.fleet.voice import CLOCK_SKEW, Voice, which
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.reporting import runbook
 from rotator.reporting.standing import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend, would
+from rotator.rotation.right import Free, Right
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Stored, TimeInDoubt
 
 T = TypeVar("T")
 
-CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
 TICK_DEADLINE = 3600.0  # seconds after which a tick begins nothing more
-TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN
-REPEAT = 900.0  # seconds in which one and the same failure of a policy is told once
 STUCK = 4  # times the claim's length after which a run cannot be at work any more
 TOGETHER = 50  # policies whose rights are asked for by one request
-ALL = "(all)"  # in place of a policy: what concerns every one
-ENDED = ("rotated", "repaired", "adopted")
 Progress = Callable[[str, str], None]  # policy, what it does now
 
 
@@ -77,20 +71,23 @@ class Fleet:
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
         self.whose = self._around.whose
         self.boot = self._around.clock.boot
+        self._voice = Voice(self.reports, self.boot)
+        self.rights = Rights(
+            settings, self.vault, self.index, self._around.clock, self.reports.board
+        )
+        self.rights.stopping = self.stopping.is_set
+        self.rights.over(self.policies)
+        self.reports.heed = self.rights.saw
         self._rounds = Rounds(
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
         # Called while a turn looks round, as a sign of life.
         self.alive: Callable[[], None] = lambda: None
         self._rounds.goes_on = self._goes_on
-        self._breaker = Breaker(self.boot, self._breaker_says)
         self._crew = Crew(settings.concurrency, self._carry_out, self._may_begin, self._ended)
-        self._issued: deque[float] = deque()  # when tasks that issue were begun, in this tick
+        self._around.clock.resting = self._crew.resting
         self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
-        self._failing: set[str] = set()
         self._settled: list[Ended] = []  # runs that the due index does not know of yet
-        self._counting = threading.Lock()
-        self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
 
     def __enter__(self) -> Self:
         return self
@@ -112,16 +109,27 @@ class Fleet:
     def load(self, policies: Iterable[Policy]) -> None:
         """These are the policies from here on; what has begun under the old ones is finished under them."""
         self.policies = list(policies)
+        self.rights.over(self.policies)
         self._crew.drop()
 
     # what is done to many
 
-    def tend(self, policies: list[Policy], order: Order) -> list[Result]:
-        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others."""
+    def tend(self, policies: list[Policy], order: Order, *, named: bool = False) -> list[Result]:
+        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others.
+
+        `named`: a person named each of them, so only what becomes of them holds them back.
+        """
         elsewhere = self._elsewhere(policies)
         if elsewhere is not None:
             return elsewhere
-        tasks = [Task(policy, order, alone=self._rounds.is_own(policy)) for policy in policies]
+        if named:
+            self.rights.only_named()
+        self.rights.refresh()
+        issues = order.what == "demand"
+        tasks = [
+            Task(policy, order, issues=issues, alone=self._rounds.is_own(policy))
+            for policy in policies
+        ]
         results = self._work_off(tasks, lambda: False)
         return [results[policy.name] for policy in policies]
 
@@ -131,7 +139,7 @@ class Fleet:
         Raises RotatorError if Vault cannot be asked at all, after the deadline if that is Transient.
         """
         mine = self.of_shard(shard)
-        self._issued.clear()
+        self.rights.tick(daemon=False)
 
         self.patiently(self.vault_time)
         elsewhere = self._elsewhere(mine)
@@ -141,7 +149,7 @@ class Fleet:
         until = self.boot() + TICK_DEADLINE
         results = {result.policy: result for result in found.results}
         for result in found.results:
-            self._tell(result, again=True)
+            self._voice.tell(result, again=True)
         results |= self._work_off(found.tasks, lambda: self.boot() > until)
         self.report_skew()
         if self.settings.metrics.textfile:
@@ -156,8 +164,7 @@ class Fleet:
         Raises RotatorError if Vault cannot be asked.
         """
         mine, at_work, now = self.of_shard(shard), self._crew.names(), self.boot()
-        while self._issued and now - self._issued[0] >= TURN:
-            self._issued.popleft()
+        self.rights.tick(daemon=True)
         self._resting = {name: until for name, until in self._resting.items() if until > now}
         left_alone = at_work | self._resting.keys()
         self.vault_time()
@@ -167,12 +174,17 @@ class Fleet:
         self._settle()
         found = self._rounds.look(idle, len(mine))
         for result in found.results:
-            self._tell(result, again=True)
+            self._voice.tell(result, again=True)
+        self.rights.refresh()
         self._expect(found.tasks)
         self._crew.put(found.tasks)
+        self.reports.held_back(self.rights.brake.why())
+        for held in filter(None, map(self.rights.not_begun, self._crew.pending())):
+            if held.error is not None:
+                self._voice.tell(held, again=True)
         login_for = self.server.refresh()
         self.report_skew()
-        return Turn(len(mine), self._crew.running, len(self._failing), found.next, login_for)
+        return Turn(len(mine), self._crew.running, len(self._voice.failing), found.next, login_for)
 
     def _goes_on(self) -> bool:
         """Reading may take longer than the login lives, and than those are patient who watch or stop the process."""
@@ -192,7 +204,7 @@ class Fleet:
             return None
         results = self.not_seen(policies, trouble)
         for result in results:
-            self._tell(result)
+            self._voice.tell(result)
         return results
 
     def adopt_ecgrid(self) -> Literal["the same", "another"]:
@@ -240,7 +252,7 @@ class Fleet:
         self._crew.put(tasks)
         left = {task.policy.name: self._not_begun(task) for task in self._crew.finish(over)}
         for result in left.values():
-            self._tell(result)
+            self._voice.tell(result)
         done = [task for task in tasks if task.policy.name not in left]
         if not self.stopping.is_set():
             self._settle()
@@ -261,19 +273,17 @@ class Fleet:
 
     # one
 
-    def run_of(
-        self, policy: Policy, order: Order, may_issue: Callable[[], bool] = lambda: True
-    ) -> Run:
+    def run_of(self, policy: Policy, order: Order, right: Right | None = None) -> Run:
         """A run over one policy, with this process' world around it."""
 
         def report(event: str, /, **fields: object) -> None:
             if self.progress:
                 self.progress(policy.name, event)
             self.reports.event(policy.name, event, fields)
-            if event != "rotation.failed" or fields.get("phase") == "retire":  # else see _tell
-                reporting.event(event, **{"policy": policy.name, **_which(run), **fields})
+            if event != "rotation.failed" or fields.get("phase") == "retire":  # else see Voice
+                reporting.event(event, **{"policy": policy.name, **which(run), **fields})
 
-        run = Run(policy, order, self._around.world(policy, report, may_issue))
+        run = Run(policy, order, self._around.world(policy, report, right or Free()))
         return run
 
     def _carry_out(self, task: Task) -> Result:
@@ -284,15 +294,21 @@ class Fleet:
             result = faulty(task.policy, "observe", fault)
             self._resting[task.policy.name] = self.boot() + TURN
             with suppress(Exception):
-                self._tell(result)
+                self._voice.tell(result)
             return result
 
     def _do(self, task: Task) -> Result:
         policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
-            of_tick = task.check or task.order.what == "schedule"
-            run = self.run_of(policy, task.order, self._may_issue if of_tick else lambda: True)
-            result = tend(run)
+            run = self.run_of(
+                policy, task.order, self.rights.of(policy, task.order, check=task.check)
+            )
+            self.rights.begins(policy)
+            result = None
+            try:
+                result = tend(run)
+            finally:
+                self.rights.ends(run, result)
             self.reports.failed_before(policy.name, run.failing)
         if run.stored is not None:
             self._settled.append(Ended(policy, run.stored, began))
@@ -304,11 +320,10 @@ class Fleet:
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings
-        if not task.check:
-            self._breaker.saw(result)
+        self.reports.held_back(self.rights.brake.why())
         if result.outcome not in (*ENDED, "retired"):
             self._resting[policy.name] = self.boot() + TURN
-        self._tell(result, run)
+        self._voice.tell(result, run)
         return result
 
     def _ended(self) -> None:
@@ -316,109 +331,25 @@ class Fleet:
 
     def _may_begin(self, task: Task) -> bool:
         """Whether a task may begin now. What issues nothing by itself is only held back when the process is to stop."""
-        if self.stopping.is_set():
-            return False
-        if not task.issues:
-            return True
-        if self._limit_reached() or not self._breaker.allows():
-            return False
-        return self._may_issue()
-
-    def _may_issue(self) -> bool:
-        """Counts one more key that this tick issues; False if ROTATOR_MAX_PER_RUN is reached."""
-        with self._counting:
-            if self._limit_reached():
-                return False
-            self._issued.append(self.boot())
-            return True
-
-    def _limit_reached(self) -> bool:
-        limit = self.settings.max_per_run
-        return limit is not None and len(self._issued) >= limit
+        return not self.stopping.is_set() and self.rights.may_begin(task)
 
     def _not_begun(self, task: Task) -> Result:
         """Why a task that was to be done was not."""
-        name, trouble = task.policy.name, self._breaker.why
+        name = task.policy.name
         if self.stopping.is_set():
             return Result(name, "unchanged", stopped=True)
-        if task.issues and self._limit_reached():
-            text = "due, but ROTATOR_MAX_PER_RUN is reached: it waits for the next tick"
-            return Result(name, "not-due", warnings=[text])
+        held = self.rights.not_begun(task)
+        if held is not None:
+            return held
         kind = "rotation.TickDeadline"
         text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
-        if task.issues and trouble is not None:
-            kind, text = "ecgrid.FailsForAll", trouble
-        elif not task.overdue:
+        if not task.overdue:
             return Result(name, "not-due", warnings=[text])
         return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})
 
-    # telling
-
-    def _tell(self, result: Result, run: Run | None = None, *, again: bool = False) -> None:
-        """One line per outcome. What a daemon meets at every turn is not told each time.
-
-        `again`: a failure's back-off is not over, that is all.
-        """
-        phase, error = result.phase or "", result.error
-        which = _which(run) if run else {}
-        self.reports.result(result, which, again=again)
-        if error is None:
-            self._failing.discard(result.policy)
-            if result.outcome in ("not-due", "unchanged"):
-                return
-            if result.outcome != "busy":
-                self._told.pop(result.policy, None)
-            elif not self._is_news(result.policy, "busy"):
-                return
-            reporting.event(
-                "rotation.outcome",
-                policy=result.policy,
-                **which,
-                outcome=result.outcome,
-                key_id=result.key_id,
-                previous_key_id=result.previous_key_id,
-                duration_s=round(result.duration_s, 3),
-                busy=result.busy,
-                warnings=result.warnings,
-            )
-            return
-        self._failing.add(result.policy)
-        kind, message = error["kind"], error["message"]
-        if self._is_news(result.policy, f"{phase} {kind}"):
-            reporting.event(
-                "rotation.failed",
-                policy=result.policy,
-                **{**which, "phase": phase},
-                error=kind,
-                message=message,
-                warnings=result.warnings,
-                runbook=runbook.link(kind),
-            )
-
-    def _is_news(self, policy: str, trouble: str) -> bool:
-        """Whether that is another trouble than the one before, or was told long ago."""
-        told, at = self._told.get(policy, ("", 0.0))
-        if told == trouble and self.boot() - at < REPEAT:
-            return False
-        self._told[policy] = (trouble, self.boot())
-        return True
-
-    def _breaker_says(self, event: str, message: str) -> None:
-        reporting.event(event, message=message)
-        if self._breaker.why is None:
-            self.reports.alarms.works(ALL)
-        else:
-            self.reports.alarms.failed(ALL, "issue", "ecgrid.FailsForAll", message)
-
     def report_skew(self) -> None:
         """Says so if Vault's clock and ours differ by over five minutes."""
-        skew = self.server.clock.skew()
-        if abs(skew) > CLOCK_SKEW and self._is_news("", "clock"):
-            reporting.event(
-                "vault.clock_skew",
-                message=f"Vault's clock and this machine's differ by {timedelta(seconds=round(abs(skew)))}; "
-                "Vault's counts for due times, this one's for TLS: set it right",
-            )
+        self._voice.skew(self.server.clock.skew())
 
     # what only looks
 
@@ -482,12 +413,6 @@ class Fleet:
             return sorted(name for name in self.vault.policies_with_records() if name not in named)
         except NotFound:
             return []
-
-
-def _which(run: Run) -> dict[str, object]:
-    """Which run it is, for every report of it: its id, the how-manieth in a row that may fail, where it is."""
-    attempt = run.failing.attempts + 1 if run.failing else 1
-    return {"run": run.id, "attempt": attempt, "phase": run.phase}
 
 
 def in_shard(name: str, shard: tuple[int, int]) -> bool:

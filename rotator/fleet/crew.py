@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rotator.errors import Failure
@@ -21,7 +22,8 @@ CHECKERS = 2  # drift checks at once, beside the rotations, so that neither hold
 class Task:
     """An order for one policy; `future` has its result once it is done.
 
-    `issues`: it begins with a new key by itself, so it may be held back. `alone`: nothing else runs beside it.
+    `issues`: it begins with a new key, so it may be held back. `alone`: nothing else runs beside it. `stuck`: its
+    rotation is open and failed; such take at most half of the places.
     """
 
     policy: Policy
@@ -31,6 +33,7 @@ class Task:
     overdue: bool = False
     check: bool = False
     alone: bool = False
+    stuck: bool = False
     warnings: tuple[str, ...] = ()
     future: Future[Result] = field(default_factory=Future)
     lot: float = field(default_factory=random.random)  # decides among equally urgent ones
@@ -51,11 +54,14 @@ class Crew:
     ) -> None:
         """`carry_out` does a task, in one of the threads; `done` is called whenever one has ended."""
         self._size, self._carry_out, self._may_begin, self._done = size, carry_out, may_begin, done
+        self._most = 2 * size + CHECKERS  # as many may rest as are at work
         self._begun: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._threads = 0
+        self._mine = threading.local()
         self._changed = threading.Condition()
         self._pending: list[Task] = []
         self._running: dict[str, Task] = {}
+        self._resting: set[str] = set()
 
     @property
     def running(self) -> int:
@@ -104,7 +110,7 @@ class Crew:
 
     def _fill(self) -> None:
         for task in list(self._pending):
-            if len(self._running) == self._size + CHECKERS:
+            if len(self._running) == self._most:
                 return
             if any(running.alone for running in self._running.values()):
                 return
@@ -116,7 +122,10 @@ class Crew:
                 self._begun.put(task)
 
     def _has_room(self, task: Task) -> bool:
-        same = sum(running.check == task.check for running in self._running.values())
+        awake = [one for name, one in self._running.items() if name not in self._resting]
+        if task.stuck and sum(one.stuck for one in awake) >= max(1, self._size // 2):
+            return False
+        same = sum(one.check == task.check for one in awake)
         return same < (CHECKERS if task.check else self._size)
 
     def _work(self) -> None:
@@ -124,16 +133,39 @@ class Crew:
             self._do(task)
             del task
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Around a sleep of a task: meanwhile its place is another's. Does nothing in a thread that has no task."""
+        name = getattr(self._mine, "name", None)
+        if name is None:
+            yield
+            return
+        with self._changed:
+            self._resting.add(name)
+            self._fill()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._resting.discard(name)
+
     def _do(self, task: Task) -> None:
+        self._mine.name = task.policy.name
         try:
             task.future.set_result(self._carry_out(task))
         except BaseException as error:  # noqa: BLE001 - whoever waits for the result shall see it
             task.future.set_exception(error)
+        self._mine.name = None
         with self._changed:
             del self._running[task.policy.name]
             self._fill()
             self._changed.notify_all()
         self._done()
+
+    def pending(self) -> list[Task]:
+        """What has not begun."""
+        with self._changed:
+            return list(self._pending)
 
     def drop(self) -> list[Task]:
         """Takes back what has not begun."""

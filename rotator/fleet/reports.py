@@ -5,6 +5,7 @@ The log is not here: events go to `reporting.event` where they happen.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
@@ -21,15 +22,21 @@ from rotator.reporting.notify import Notifier
 from rotator.reporting.sinks import on_catch
 from rotator.reporting.standing import Standing
 from rotator.rotation import Result
+from rotator.rotation.restraint import LIMIT
+from rotator.rotation.right import BRAKED, MASS_DRIFT
 from rotator.settings import Settings
 from rotator.vault import Stored
 
 if TYPE_CHECKING:  # a fifth of a second that only those who serve or keep metrics pay
     from rotator.reporting.metrics import Metrics
 
+ALL = "(all)"  # in place of a policy: what concerns every one
 TURNS = "(turns)"  # in place of a policy: looking round all of them
 LAST_TRIES = 10.0  # seconds that a process which ends gives its notifications
 ENDED = ("rotated", "repaired", "adopted")
+HELD_BACK = (BRAKED, MASS_DRIFT)
+BEGINS = {BRAKED: "fleet.braked", MASS_DRIFT: "fleet.mass_drift"}
+IS_OVER = {BRAKED: "fleet.brake_over", MASS_DRIFT: "fleet.mass_drift_over"}
 Observer = Callable[[str, str, float], None]
 
 
@@ -43,6 +50,7 @@ class Reports:
 
     def __init__(self, settings: Settings, *, serving: bool) -> None:
         """`serving`: others will ask for the metrics. Without it they are kept only for a textfile."""
+        self._lock = threading.Lock()
         self._serving, self._textfile = serving, settings.metrics.textfile
         self.metrics: Metrics | None = None
         if serving or self._textfile:
@@ -51,6 +59,8 @@ class Reports:
             self.metrics = Metrics()
             on_catch(self.metrics.leak_prevented)
         self.board = Board()
+        self.heed: Callable[[str, Stored | None], None] = lambda _policy, _stored: None
+        self._held_back: dict[str, str] = {}  # by kind: why
         self._not_retired: dict[
             str, tuple[str, str]
         ] = {}  # by policy: the kind of error, the message
@@ -78,10 +88,14 @@ class Reports:
             self.metrics.event(name, policy, fields)
         if name == "rotation.failed" and fields.get("phase") == "retire":
             self._not_retired[policy] = (str(fields["error"]), str(fields["message"]))
+        elif name == "rotation.past_limit":
+            self.alarms.failed(policy, "issue", LIMIT, str(fields["message"]))
 
     def saw(self, policy: str, answer: Answer) -> None:
         """A record was read."""
         self.board.saw(policy, answer)
+        if not isinstance(answer, Failure):
+            self.heed(policy, answer)
         self.failed_before(policy, answer.record.failed if isinstance(answer, Stored) else None)
 
     def failed_before(self, policy: str, failed: Failed | None) -> None:
@@ -108,10 +122,26 @@ class Reports:
             "duration_s": round(result.duration_s, 3),
         }
         debt = self._not_retired.pop(name, None)
+        if error and error["kind"] in HELD_BACK:  # one alarm for all: see `held_back`
+            return
         if error:
             self.alarms.failed(name, result.phase or "", error["kind"], error["message"], about)
         elif result.failed_retiring and debt:
             self.alarms.failed(name, "retire", *debt, about)
+
+    def held_back(self, why: Mapping[str, str]) -> None:
+        """What the fleet holds back now, and why, by kind of error: told once each, and when it is over."""
+        with self._lock:
+            before, self._held_back = self._held_back, dict(why)
+        if self.metrics:
+            self.metrics.held_back({kind: kind in why for kind in HELD_BACK})
+        for kind in HELD_BACK:
+            if kind in why and kind not in before:
+                reporting.event(BEGINS[kind], message=why[kind], runbook=runbook.link(kind))
+                self.alarms.failed(f"{ALL} {kind}", "issue", kind, why[kind])
+            elif kind in before and kind not in why:
+                reporting.event(IS_OVER[kind], message="issuing goes on")
+                self.alarms.works(f"{ALL} {kind}")
 
     @contextmanager
     def ticking(self, check_ins: CheckIns) -> Iterator[None]:

@@ -12,13 +12,14 @@ from rotator import reporting
 from rotator.errors import Failure, HeldBack, RotatorError
 from rotator.fleet.crew import Task
 from rotator.fleet.reports import Reports
-from rotator.fleet.standing import Answer
+from rotator.fleet.standing import Answer, drifted
 from rotator.fleet.survey import (
     CHECK_REQUESTS,
     CHECK_SHARE,
     TRUSTED,
     Checking,
     has_work,
+    is_stuck,
     lacks,
     last_check,
     outlived,
@@ -204,6 +205,8 @@ class Rounds:
         # An open rotation, a debt, and a destination that lacks the key are tried at every tick.
         owes = record.underway is not None or bool(record.due_debts(now)) or lacks(policy, record)
         waits = None if owes else record.waits_until(policy.digest, now)
+        if record.drifted is not None and record.underway is None:
+            check_at = max(record.drifted.again_at, now if waits is None else waits.retry_at or now)
         if waits is not None and (working or now >= check_at):
             again = Waits(waits)
             error = {"kind": again.kind, "message": str(again)}
@@ -211,6 +214,8 @@ class Rounds:
             found.later(failed, waits.retry_at)
         elif working:
             found.tasks.append(self._task(policy, record, now))
+        elif record.drifted is not None and now < check_at:
+            found.later(drifted(policy.name, check_at), check_at)
         elif now >= check_at:
             late = (check_at - now).total_seconds()
             order = Order("repair", reason="drift check")
@@ -240,6 +245,7 @@ class Rounds:
             urgency(policy, record, now),
             issues=record is not None and would_issue(policy, record, now),
             overdue=is_overdue(policy, known, now),
+            stuck=is_stuck(known, now),
             alone=self.is_own(policy),
             warnings=(warning,) if late else (),
         )

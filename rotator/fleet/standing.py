@@ -10,12 +10,13 @@ from typing import Any
 from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
-from rotator.rotation import previous
+from rotator.rotation import Result, previous
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
 from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.retiring import pause
 from rotator.vault import Stored
 
+DRIFTED = "policy.Drifted"
 Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
 
 
@@ -35,7 +36,7 @@ def row(policy: Policy, record: Record | Failure | None, now: datetime) -> dict[
 
 def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]:
     record = record or Record.new(policy.name)
-    current, failed = record.current, record.failed or _not_retired(record)
+    current, failed = record.current, record.failed or _drifted(record) or _not_retired(record)
     due, age = due_since(policy, record), key_age(current, now)
     replaced, failure = previous.told(policy, record), None
     until = replaced["previous_key_until"]
@@ -62,6 +63,32 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
     }
 
 
+def drifted(policy: str, again_at: datetime) -> Result:
+    """What a tick says of a policy whose published key is refused, and that waits to be looked at again."""
+    error = {"kind": DRIFTED, "message": _refused(again_at)}
+    return Result(policy, "failed", phase="check", error=error)
+
+
+def _refused(again_at: datetime) -> str:
+    return f"ECGrid does not accept the published key (looked at again at {_instant(again_at)})"
+
+
+def _drifted(record: Record) -> Failed | None:
+    """The published key is refused, and is not replaced yet."""
+    drift = record.drifted
+    if drift is None:
+        return None
+    return Failed(
+        at=drift.since,
+        phase="check",
+        kind=DRIFTED,
+        message=_refused(drift.again_at),
+        attempts=1,
+        retry_at=drift.again_at,
+        digest="",
+    )
+
+
 def _not_retired(record: Record) -> Failed | None:
     """The failure of a retirement, which the record keeps with the debt."""
     debt = record.unpaid()
@@ -82,7 +109,7 @@ def _state(policy: Policy, record: Record, now: datetime) -> str:
     """The one word for a policy, the most alarming first."""
     if is_overdue(policy, record, now):
         return "overdue"
-    if record.failed is not None or _not_retired(record) is not None:
+    if (record.failed or _drifted(record) or _not_retired(record)) is not None:
         return "failed"
     if record.underway is not None:
         return "rotating"

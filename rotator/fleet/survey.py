@@ -71,7 +71,7 @@ def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
 
     No later than an hour from now, so that a record that was deleted or set back is noticed.
     """
-    if has_work(policy, record, now):
+    if has_work(policy, record, now) or record.drifted is not None:
         return now
     times = [reading(policy.name, now)]
     if record.current is not None:
@@ -129,6 +129,17 @@ def would_issue(policy: Policy, record: Record, now: datetime) -> bool:
         return False
     return is_due(policy, record, now) or (
         kind_wanted(policy, record, Order("schedule"), now) == "rotate"
+    )
+
+
+def is_stuck(record: Record, now: datetime) -> bool:
+    """Whether its rotation is open, failed before it had a key, and consumers are not known to be cut off."""
+    failed = record.failed
+    return (
+        record.in_trouble(now) is not None
+        and failed is not None
+        and failed.phase == "issue"
+        and record.drifted is None
     )
 
 

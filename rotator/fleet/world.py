@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
 from rotator.rotation import Report, World
 from rotator.rotation.due import Stopped
+from rotator.rotation.right import Right
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Server, Vault
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rotator.reporting.metrics import Metrics
 
 BESIDE = 2  # calls that a rotation makes beside another one
+LONG = 1.0  # seconds from which on a sleeper's place is somebody else's meanwhile
 NAP = 0.5  # seconds, so that a sleeper that may stop does so soon
 
 
@@ -38,6 +40,7 @@ class BootClock:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+        self.resting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def boot(self) -> float:
         """Seconds since boot."""
@@ -45,6 +48,13 @@ class BootClock:
 
     def sleep(self, seconds: float) -> None:
         """Waits; raises Stopped if the process is to stop and this thread has nothing to finish."""
+        if seconds >= LONG:
+            with self.resting():
+                self._sleep(seconds)
+        else:
+            self._sleep(seconds)
+
+    def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._wake()
@@ -128,7 +138,7 @@ class Surroundings:
         now = self.clock.boot()
         return [name for name, since in list(self._claimed.items()) if now - since > seconds]
 
-    def world(self, policy: Policy, report: Report, may_issue: Callable[[], bool]) -> World:
+    def world(self, policy: Policy, report: Report, right: Right) -> World:
         """The world as a run over one policy sees it."""
         settings, own = self.settings, self.settings.ecgrid
 
@@ -162,5 +172,5 @@ class Surroundings:
             together=self._hands.together,
             stopping=self.stopping.is_set,
             hold=hold,
-            may_issue=may_issue,
+            right=right,
         )

@@ -53,6 +53,7 @@ LEVELS = {
     "rotation.failed": logging.ERROR,
     "rotation.failure_not_recorded": logging.ERROR,
     "rotation.answer_lost": logging.WARNING,
+    "rotation.past_limit": logging.ERROR,
     "policy.drift": logging.WARNING,
     "ecgrid.adopted": logging.WARNING,
     "ecgrid.not_remembered": logging.WARNING,
@@ -78,8 +79,11 @@ LEVELS = {
     "daemon.tick_failed": logging.ERROR,
     "daemon.turn_late": logging.WARNING,
     "daemon.web_failed": logging.ERROR,
-    "fleet.breaker_closed": logging.WARNING,
-    "fleet.breaker_open": logging.ERROR,
+    "fleet.brake_let_go": logging.WARNING,
+    "fleet.brake_over": logging.WARNING,
+    "fleet.braked": logging.ERROR,
+    "fleet.mass_drift": logging.ERROR,
+    "fleet.mass_drift_over": logging.WARNING,
     "fleet.waiting": logging.WARNING,
 }
 

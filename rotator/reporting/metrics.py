@@ -110,6 +110,9 @@ class Metrics:
             "Notifications to the webhook: delivered, or given up.",
             "result",
         )
+        self._held_back = Gauge(
+            "rotator_held_back", "1 while issuing is held back, by kind of error.", ["kind"], registry=self._registry
+        )  # fmt: skip
         self._ticks = self._counter("rotator_ticks", "Looks round all policies.", "result")
         for counter, results in ((self._ticks, ("ok", "failed")), (self._told, TOLD)):
             for result in results:  # so that the first one counts as an increase
@@ -192,6 +195,11 @@ class Metrics:
         self._took.labels(outcome).observe(seconds)
         if kind is not None:
             self._failures.labels(phase or "", kind).inc()
+
+    def held_back(self, kinds: Mapping[str, bool]) -> None:
+        """Whether the fleet holds issuing back, by kind of error."""
+        for kind, held in kinds.items():
+            self._held_back.labels(kind).set(held)
 
     def notified(self, delivered: bool) -> None:
         """A notification was delivered, or given up."""

@@ -21,9 +21,6 @@ STEPS = {
     "ecgrid.BadAnswer": "Check what stands between here and ECGrid (proxy, ROTATOR_ECGRID__REST_URL, "
     "ROTATOR_ECGRID__SOAP_URL): the answer is not ECGrid's.",
     "ecgrid.DuplicateObject": "See `rotator check`: ECGrid has such a key already. Then `rotator check --repair NAME`.",
-    "ecgrid.Error": WAIT + "see ECGrid's own status.",
-    "ecgrid.FailsForAll": "Look at the kind that it names: ECGrid fails for every policy, and nothing is issued until "
-    "one works again. It tries by itself.",
     "ecgrid.InternalError": WAIT + "report it to the ECGrid support, with the time.",
     "ecgrid.InvalidAPIKey": "Give the rotator a working key (ROTATOR_ECGRID__API_KEY_FILE), or a login as the way back "
     "in; `rotator doctor` tries it.",
@@ -62,7 +59,12 @@ STEPS = {
     "ROTATOR_ECGRID__REST_URL or ROTATOR_ECGRID__SOAP_URL.",
     "ecgrid.Unreadable": "Set `first: rotate` in the policy, or use `rotator rotate NAME`: the present key cannot be "
     "read, so a new one has to be issued.",
+    "fleet.Braked": "See `rotator status` for the policies in doubt and why they failed: ECGrid, the network, or a "
+    "right in Vault. Nothing by hand once that is well; `rotator release --brake` lets go once.",
+    "fleet.MassDrift": "See with `rotator check` and at ECGrid whether the keys are really gone. If they are, `rotator "
+    "check --repair NAME...` repairs what it names.",
     "input.Bad": "Correct the settings or policies that the message names; `rotator validate` checks them offline.",
+    "policy.Drifted": "See `rotator check NAME`; `rotator check --repair NAME` replaces the key.",
     "policy.NoRecord": "Name the policy as it was called before: `rotator check` lists the records without a policy. "
     "If it is claimed, give the command again when the claim is over.",
     "policy.OthersSecret": "Give the policy a path of its own, or, after a renaming, run `rotator adopt NEW --from "

@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
+LONGEST_IN_TROUBLE = timedelta(minutes=5)  # while consumers may have a dead key
+LOST = (
+    "the answer to the issuing request was lost, and no key that can be used was found by looking"
+)
 LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
 
 
@@ -197,8 +201,7 @@ def _not_retired(result: Result, debt: Debt) -> None:
 def _failure(run: Run, error: RotatorError) -> Result:
     """The result of a failure, which is recorded first, if Vault lets us."""
     waits = isinstance(error, Waits)
-    if not waits:
-        _record_failure(run, error)
+    _record_failure(run, error)
     if run.phase == "retire" and run.outcome is not None:
         result = _result(run, run.outcome)
         result.failed_retiring = True
@@ -220,8 +223,18 @@ def _failure(run: Run, error: RotatorError) -> Result:
 
 
 def _record_failure(run: Run, error: RotatorError) -> None:
-    """Notes the failure and its back-off, and gives the claim back; a rotation that may have issued stays open."""
-    if run.stored is None or isinstance(error, FenceLost | HeldBack):
+    """Notes the failure and its back-off, and gives the claim back; a rotation that may have issued stays open.
+
+    What was held back leaves nothing but that: it neither failed anew, nor is it history. But if the answer to an
+    issuing request was lost before, that is the failure.
+    """
+    if run.stored is None or isinstance(error, FenceLost):
+        return
+    if isinstance(error, HeldBack | Waits) and "lost" in run.done:
+        error = Transient(LOST, kind="ecgrid.AnswerLost")
+    if isinstance(error, HeldBack | Waits):
+        if run.mine:
+            _close_unissued(run, None)
         return
     if run.phase != "retire":
         run.note(run.record.change(failed=_failed(run, error)))
@@ -233,7 +246,9 @@ def _record_failure(run: Run, error: RotatorError) -> None:
 def _failed(run: Run, error: RotatorError) -> Failed:
     last, now = run.record.failed, run.now()
     before = last.attempts if last and last.digest == run.policy.digest else 0
-    pause = min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(before, 10))
+    well = run.clean and run.record.drifted is None
+    longest = LONGEST_BACK_OFF if well else LONGEST_IN_TROUBLE
+    pause = min(longest, FIRST_BACK_OFF * 2 ** min(before, 10))
     wish = min(getattr(error, "retry_after", None) or 0.0, LONGEST_BACK_OFF.total_seconds())
     return Failed(
         at=now,
@@ -248,15 +263,19 @@ def _failed(run: Run, error: RotatorError) -> Failed:
     )
 
 
-def _close_unissued(run: Run, error: str) -> None:
-    """Gives the claim back; a rotation for which surely nothing was issued is closed, any other stays open."""
+def _close_unissued(run: Run, error: str | None) -> None:
+    """Gives the claim back; a rotation for which surely nothing was issued is closed, any other stays open.
+
+    `error` is for the history; None: nothing to remember.
+    """
     if run.stored is None or (run.stored.version == 0 and not run.mine):
         return  # a failure before the first claim leaves no trace in Vault
     record, underway, now = run.record, run.underway, run.now()
     if underway is not None and run.clean and underway.sent <= 1 and run.staged is None:
-        past = Past.failed(underway, now, error)
         issued = record.issued[:-1] if "counted" in run.done else record.issued
-        record = record.change(underway=None, issued=issued).remembering(past)
+        record = record.change(underway=None, issued=issued)
+        if error is not None:
+            record = record.remembering(Past.failed(underway, now, error))
     if not run.mine and record.claim is not None:
         return  # another run's claim: the record is theirs to write
     run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)

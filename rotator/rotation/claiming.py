@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 
+from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
 from rotator.journal import Held, Known, Past, Underway, known_from
 from rotator.keys import Secret, Seen, Visibility
-from rotator.rotation import due, own, previous
+from rotator.rotation import due, own, previous, restraint
 from rotator.rotation.run import Run
 from rotator.vault import Published
 
@@ -21,13 +22,12 @@ def claim(run: Run) -> None:
     if kind is None:
         return
     user_id, visibility = run.target(kind)
+    by_itself = kind == "repair" or bool(run.record.failed)
     if kind == "rotate":
+        restraint.may_ask(run)
         previous.ask_before(run, user_id)
     prepare(run, user_id, visibility)
     say_what_is_odd(run)
-    by_itself = kind == "repair" or bool(run.record.failed)
-    if kind == "rotate" and by_itself and run.order.what != "demand":
-        refuse_above_limit(run)
     baseline = what_is_known(run, user_id, visibility)
     sent = (
         1 if kind == "rotate" else 0
@@ -91,7 +91,7 @@ def left_alone(held: Held) -> str:
 
 def take_over(run: Run) -> None:
     """Claims a rotation that another run left open; whatever it may have issued is looked for first."""
-    run.account.urgent()
+    be_urgent(run)
     run.world.vault.kv.outlast(run.world.deadline)
     run.save(run.record)
     underway = run.rotation
@@ -142,6 +142,14 @@ def give_up(run: Run) -> None:
     run.forget()
     run.doubts = True
     run.world.report("rotation.given_up", run=underway.run, issue=underway.issue.value)
+
+
+def be_urgent(run: Run) -> None:
+    """What is past issue goes first; one that failed shares with what is due, unless consumers have a dead key."""
+    if run.record.failed is None or run.record.drifted is not None or run.staged is not None:
+        run.account.urgent()
+    else:
+        run.ask_as(Urgency.STUCK)
 
 
 def is_left_over(run: Run) -> bool:
@@ -196,16 +204,6 @@ def refuse_blind_probe(run: Run) -> None:
         "Is there a proxy that adds a credential? Else set `probe: false`",
         kind="ecgrid.AcceptsAnything",
     )
-
-
-def refuse_above_limit(run: Run) -> None:
-    """Raises Permanent once three keys were issued beyond the schedule within 24 hours: something is wrong."""
-    if run.record.issues_left(run.now()) <= 0:
-        raise Permanent(
-            "three keys were asked for beyond the schedule within 24 hours: no more until the first of these requests "
-            "is a day old. The log says what became of them; `rotator rotate` is not bound by this",
-            kind="rotation.IssueLimit",
-        )
 
 
 def what_is_known(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:

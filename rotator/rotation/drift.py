@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rotator.errors import Forbidden, NotFound, Refused
 from rotator.keys import Agreement, Issue, Secret, Seen
-from rotator.rotation import finding
+from rotator.rotation import finding, restraint
 from rotator.rotation.due import fits, kind_wanted
 from rotator.rotation.run import Order, Run
 from rotator.vault import Published
@@ -19,6 +19,7 @@ class Check:
     state: str  # in-sync | drift | not-published | no-key | unreadable | refused
     why: str = ""
     warnings: list[str] = field(default_factory=list)
+    refused: bool = False  # ECGrid does not accept the published key
 
 
 def compare(run: Run) -> Check:
@@ -56,7 +57,7 @@ def compare_published(run: Run, there: Published, value: Secret, user_id: int) -
         shown, hidden = [], isinstance(error, Forbidden)
     if answers_as is None:
         state = "drift" if shown or hidden else "no-key"
-        return Check(state, "ECGrid does not accept the published key")
+        return Check(state, "ECGrid does not accept the published key", refused=True)
     if answers_as not in run.policy.users:
         return Check("drift", f"the published key is user {answers_as}'s")
     for seen in shown:
@@ -111,10 +112,19 @@ def is_asked_for(run: Run) -> bool:
 
 
 def look(run: Run) -> None:
-    """Compares, and asks for a repair if Vault does not hold what ECGrid accepts; else notes when it was checked."""
+    """Compares, and asks for a repair if Vault does not hold what ECGrid accepts; else notes when it was checked.
+
+    A published key that is refused for the first time is believed to be after a second probe, some time later.
+    """
     run.done.add("look")
     run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
     check = compare(run)
+    if check.refused and run.record.drifted is None:
+        run.world.clock.sleep(run.world.deadline / 10)
+        run.look_again(run.main)
+        check = compare(run)
+    if check.refused:
+        restraint.note_drift(run)
     for warning in check.warnings:
         run.warn(warning)
     record = run.record
@@ -128,4 +138,5 @@ def look(run: Run) -> None:
         now = run.now()
         # What failed was on demand, or is well again; what is still wanted has still failed.
         wanted = kind_wanted(run.policy, record, Order("schedule"), now)
-        run.give_back(record.change(checked_at=now, failed=record.failed if wanted else None))
+        failed = record.failed if wanted else None
+        run.give_back(record.change(checked_at=now, failed=failed, drifted=None))

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Underway
 from rotator.keys import Agreement, ApiKey, KeyRef, Secret, Seen
-from rotator.rotation import claiming, issuing
-from rotator.rotation.due import Stopped
+from rotator.rotation import claiming, issuing, restraint
 from rotator.rotation.run import Run
 
 
@@ -182,10 +181,7 @@ def found(run: Run, underway: Underway, key: ApiKey) -> None:
 def one_more(run: Run, underway: Underway) -> None:
     """No key will do: one is issued, counted before it is sent."""
     on_demand = run.order.what == "demand"
-    if not on_demand:
-        claiming.refuse_above_limit(run)
-    if not run.world.may_issue():
-        raise Stopped("a key is to be issued, but ROTATOR_MAX_PER_RUN is reached: the next tick")
+    restraint.may_ask(run)
     record = run.record.counting_issue(run.now(), beyond_schedule=not on_demand)
     run.done |= set() if on_demand else {"counted"}
     run.save(record.change(underway=underway.model_copy(update={"sent": underway.sent + 1})))

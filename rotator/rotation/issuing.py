@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from rotator.errors import AnswerLost, Forbidden, NotFound, Permanent, Refused, Transient
-from rotator.journal import WATCH, known_from
+from rotator.errors import AnswerLost, Failure, Forbidden, NotFound, Permanent, Refused
+from rotator.journal import LOOKS, WATCH, known_from
 from rotator.keys import ApiKey, KeyRef, Seen
-from rotator.rotation.claiming import read_if_any, refuse_above_limit
+from rotator.rotation import restraint
+from rotator.rotation.claiming import read_if_any
 from rotator.rotation.proving import fate, note_stray
 from rotator.rotation.run import Run, unknown_if_lost
 
@@ -23,6 +24,7 @@ def may_issue(run: Run) -> bool:
 def issue(run: Run) -> None:
     """Asks ECGrid for a new key: once. What is surely not sent is tried again, a lost answer is looked for."""
     underway = run.rotation
+    run.world.right.ask("begin", run.record)  # at hand, if it was asked for where it is counted
     run.account.urgent()
 
     def ask() -> ApiKey:
@@ -30,20 +32,28 @@ def issue(run: Run) -> None:
         return run.account.issue(underway.user_id, underway.visibility, within)
 
     run.world.report("rotation.issuing", user_id=underway.user_id)
-    answer = run.patiently(unknown_if_lost(ask))
+    try:
+        answer = run.patiently(unknown_if_lost(ask))
+    except Failure:  # refused, or not sent: every other failure of this call is a lost answer
+        restraint.took_nothing(run)
+        raise
     run.issued_at = run.world.clock.boot()
     if isinstance(answer, AnswerLost):
         run.clean, run.must_look = False, True
+        run.done.add("lost")
+        run.world.right.spent("lost")
         run.warn(f"the answer to the issuing request was lost ({answer.kind})")
         run.world.report("rotation.answer_lost", error=answer.kind)
         return
     if is_old(run, answer):
+        restraint.took_nothing(run)
         raise Permanent(
             "ECGrid answered with a key that was there already: nothing was rotated. On this account KeySet does "
             "not make a new key; use `issue: create-key`, or `issue: generate` (which ends the old key at once)",
             kind="ecgrid.NotReplaced",
         )
     run.clean, run.issued = False, True
+    run.world.right.spent("key")
     take(run, answer)
     run.world.report("rotation.issued", key_id=answer.ref.key_id)
 
@@ -76,7 +86,9 @@ def look(run: Run) -> None:
     if take_published(run):
         return
     found = look_once(run)
-    if not found:
+    if not found and run.rotation.looks < LOOKS:
+        if run.order.what != "demand":
+            restraint.back_off(run)
         run.world.clock.sleep(run.world.deadline / 10)
         found = look_once(run)
     ours = [seen for seen in found if not is_of_any_age(run, seen)]
@@ -127,8 +139,11 @@ def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
             run.warn(f"{seen.ref.words} was issued and cannot be used: {fate(seen)}")
     before = {known.key_id for known in underway.baseline}
     more = [known for known in known_from(record, others) if known.key_id not in before]
-    underway = underway.model_copy(update={"baseline": (*underway.baseline, *more)})
-    run.note(record.change(underway=underway))
+    changes = {
+        "baseline": (*underway.baseline, *more),
+        "made": underway.made + len(others) - len(in_doubt),
+    }
+    run.note(record.change(underway=underway.model_copy(update=changes)))
 
 
 def take_published(run: Run) -> bool:
@@ -153,14 +168,14 @@ def take_published(run: Run) -> bool:
 def look_once(run: Run) -> list[Seen]:
     """The keys that may be the one whose answer was lost, the newest first."""
     underway, account = run.rotation, run.account
-    shown = {}
+    shown, read_all = {}, True
     if not run.generates:
         try:
             listed = run.patiently(
                 lambda: account.keys(underway.user_id, underway.visibility, run.within())
             )
         except (Forbidden, NotFound):
-            listed = []
+            listed, read_all = [], False
         shown = {seen.ref.key_id: seen for seen in listed}
     read = read_if_any(run, underway.user_id)
     if read is not None and read.ref.visibility in (None, underway.visibility):
@@ -168,6 +183,9 @@ def look_once(run: Run) -> list[Seen]:
         if known is None or known.whole is None:
             shown[read.ref.key_id] = read
     new = [seen for seen in shown.values() if run.record.is_new(seen, underway)]
+    if not new and (read is not None if run.generates else read_all):
+        looked = underway.model_copy(update={"looks": min(underway.looks + 1, LOOKS)})
+        run.note(run.record.change(underway=looked))
     return sorted(
         new,
         key=lambda seen: (seen.ref.created or underway.began, seen.ref.key_id or 0),
@@ -192,22 +210,16 @@ def again(run: Run) -> None:
     """
     if run.staged is not None and run.staged.key is not None:
         note_stray(run, run.staged.key)
+    now, on_demand = run.now(), run.order.what == "demand"
+    restraint.may_ask(run, again=True)
+    run.asked_again += 1
     record, underway = run.record, run.rotation
-    now = run.now()
-    if run.world.clock.boot() > run.deadline:
-        raise Transient(
-            "the answer to the issuing request was lost at every try, and no key was found by looking; the next run "
-            "looks again, then asks again",
-            kind="ecgrid.AnswerLost",
-        )
-    on_demand = run.order.what == "demand"
-    if not on_demand:
-        refuse_above_limit(run)
     name, over = run.policy.name, run.staged.version if run.staged else 0
     run.staged = run.patiently(
         lambda: run.world.vault.stage(name, underway.run, run.id, None, over)
     )
     record = record.counting_issue(now, beyond_schedule=not on_demand)
-    underway = underway.model_copy(update={"sent": underway.sent + 1})
+    run.done |= set() if on_demand else {"counted"}
+    underway = underway.model_copy(update={"sent": underway.sent + 1, "looks": 0})
     run.save(record.change(underway=underway, watch_until=now + WATCH))
     run.must_look = False

@@ -196,7 +196,11 @@ def abandon(run: Run, key: ApiKey) -> None:
     """Gives the staged key up as a stray. The rotation starts over from looking: another request may have landed."""
     known = known_from(run.record, [Seen(key.ref, key.value)])
     underway = run.rotation.model_copy(
-        update={"baseline": (*run.rotation.baseline, *known), "refusals": 0}
+        update={
+            "baseline": (*run.rotation.baseline, *known),
+            "refusals": 0,
+            "made": run.rotation.made + 1,
+        }
     )
     record = run.record.owing(key.ref, "stray", run.now()).change(underway=underway)
     run.fenced(run.world.timeout)

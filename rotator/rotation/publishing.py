@@ -142,6 +142,8 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
         others=tuple(held for held in closed.others if held.user_id in run.policy.users),
         places=places,
         failed=None,
+        drifted=None,
+        issued=record.explained(),
         hooks_due=places[0] if run.policy.after else None,
         owner_reads=record.owner_reads or "owner reads" in run.done,
         checked_at=now,

@@ -19,6 +19,7 @@ from rotator.errors import AnswerLost, FenceLost, Gone, Transient
 from rotator.journal import Claim, Failed, Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
+from rotator.rotation.right import Free, Right
 from rotator.vault import At, Published, Staged, StaleRead, Stored, Vault
 
 T = TypeVar("T")
@@ -79,8 +80,7 @@ class World:
     stopping: Callable[[], bool]
     # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
     hold: Callable[[], None] = lambda: None
-    # Whether one more key may be issued now than was expected of this run; counts it.
-    may_issue: Callable[[], bool] = lambda: True
+    right: Right = field(default_factory=Free)  # to send issuing requests
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class Run:
     published: bool = False  # `key` was written to the first destination and read back
     must_look: bool = False  # an issuing request may have been carried out unseen
     clean: bool = True  # no issuing request of this rotation can have been carried out
+    asked_again: int = 0  # issuing requests beyond the first of a rotation
     orphan: ApiKey | None = None  # issued by this run under a fence that it lost
     orphan_of: str | None = None  # the rotation that it was issued for
     unsure: bool = (
@@ -137,6 +138,7 @@ class Run:
         self.started = self.world.clock.boot()
         self.deadline = self.started + self.world.deadline
         self.fence = 0.0
+        self._urgency = Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION
         self._accounts: dict[tuple[Issue, Verify], Account] = {}
         self._seen: dict[Destination, Published | None] = {}
 
@@ -215,9 +217,13 @@ class Run:
         """ECGrid, as the open rotation asks it; its family of calls is finished in, whatever the policy says now."""
         issue, verify = self.issuing_call, self.reading_call
         if (issue, verify) not in self._accounts:
-            urgency = Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION
-            self._accounts[issue, verify] = self.world.account(issue, verify, urgency)
+            self._accounts[issue, verify] = self.world.account(issue, verify, self._urgency)
         return self._accounts[issue, verify]
+
+    def ask_as(self, urgency: Urgency) -> None:
+        """From here on ECGrid is asked with that urgency."""
+        self._urgency = urgency
+        self._accounts.clear()
 
     @property
     def grace(self) -> timedelta:

@@ -33,6 +33,7 @@ from rotator.settings.values import (
     Address,
     Auth,
     Count,
+    CountOrZero,
     Cron,
     Dsn,
     File,
@@ -195,6 +196,7 @@ class Settings(BaseSettings):
     issue: IssueCall = Issue.KEYSET
     verify: VerifyCall = Verify.GET_KEY
     concurrency: Count = 8
+    brake: CountOrZero = 5
     max_per_run: Count | None = None
     deadline: Length = timedelta(minutes=2)
     claim_ttl: Length = timedelta(minutes=3)

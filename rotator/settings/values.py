@@ -90,6 +90,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _count_or_zero(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
 def _switch(text: str) -> bool:
     if text.lower() not in ("1", "t", "true", "0", "f", "false"):
         raise _bad("must be true or false")
@@ -259,6 +263,7 @@ Length = Annotated[timedelta, _reads(_positive, timedelta)]
 LengthOrZero = Annotated[timedelta, _reads(_duration, timedelta)]
 Number = Annotated[float, _reads(_number)]
 Count = Annotated[int, _reads(_count)]
+CountOrZero = Annotated[int, _reads(_count_or_zero)]
 Switch = Annotated[bool, _reads(_switch, bool)]
 Level = Annotated[str, _reads(_level)]
 IssueCall = Annotated[Issue, _enum(Issue)]

@@ -162,6 +162,11 @@ class Vault:
         """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
         return At(self._mount, f"{self._state}/index/{index_shard(policy):02d}")
 
+    @property
+    def brake_at(self) -> At:
+        """Where it is noted that a person let the brake go: beside the index, so that it needs no right of its own."""
+        return At(self._mount, f"{self._state}/index/brake")
+
     # the staged value
 
     def staged_at(self, policy: str) -> At:

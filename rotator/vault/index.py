@@ -67,6 +67,20 @@ class Look:
     def __init__(self, at: Callable[[str], At], pages: dict[At, _Page]) -> None:
         self._at, self.pages = at, pages
 
+    def lowered(self, holder: str) -> set[str]:
+        """The policies whose records may be open: that somebody lowered, unless only `holder` is about to claim."""
+        return {
+            name
+            for page in self.pages.values()
+            for name, entry in page.entries.items()
+            if "quiet_until" not in entry and set(_holds(entry)) != {holder}
+        }
+
+    def checked(self) -> dict[str, datetime]:
+        """When policies were checked last, of those that the index vouches for."""
+        told = (item for page in self.pages.values() for item in page.entries.items())
+        return {name: at for name, entry in told if (at := _instant(entry.get("checked_at")))}
+
     def entry(self, name: str, digest: str) -> Entry | None:
         """The entry of that policy, unless it says nothing."""
         found = self.pages[self._at(name)].entries.get(name)
@@ -97,6 +111,16 @@ class DueIndex:
         pages = dict(zip(places, for_each(self._read, places), strict=True))
         self._pages |= pages
         return Look(self._vault.index_at, pages)
+
+    def lowered(self, names: Iterable[str], age: timedelta) -> set[str]:
+        """The policies, whoever's, whose records may be open, by these names' documents; read if older than that."""
+        now = self._vault.now()
+        places = {self._vault.index_at(name) for name in names}
+        old = {
+            at for at in places if (page := self._pages.get(at)) is None or now - page.read_at > age
+        }
+        self._pages |= {at: self._read(at) for at in sorted(old)}
+        return Look(self._vault.index_at, dict(self._pages)).lowered(self._holder)
 
     def last_look(self) -> Look:
         """The documents as this process has read or written them last; asks for nothing."""

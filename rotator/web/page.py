@@ -156,7 +156,7 @@ def render(view: View, checks: Sequence[Health], asked: Asked) -> str:
         everything='<input type="hidden" name="show" value="all">' if asked.everything else "",
         count=_count(len(shown), len(rows), total),
         as_of=f'<time datetime="{_instant(at)}">{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC</time>',
-        troubles=_troubles(checks, at),
+        troubles=_troubles(checks, view),
         tally=_tally(view.standing.rows, asked),
         table=_table(shown, view, asked) if rows else _nothing(total),
         more=_more(len(rows), asked),
@@ -183,10 +183,11 @@ def _options(choices: Iterable[tuple[str, str]], chosen: str) -> str:
     )
 
 
-def _troubles(checks: Sequence[Health], at: datetime) -> str:
-    """What is not well with the rotator itself: then what the page shows may be old."""
+def _troubles(checks: Sequence[Health], view: View) -> str:
+    """What is not well with the rotator itself, or with the fleet; also if what the page shows is old."""
     told = [f"{check.name}: {check.why}" for check in checks if not check.ok]
-    age = datetime.now(UTC) - at
+    told += [f"issuing is held back: {why}" for why in view.held]
+    age = datetime.now(UTC) - view.standing.at
     if age > STALE:
         told.append(f"what is shown here was read {_span(age.total_seconds())} ago")
     if not told:

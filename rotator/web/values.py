@@ -25,6 +25,7 @@ class View:
     standing: Standing
     owners: Mapping[str, str] = field(default_factory=dict)
     ahead: Sequence[tuple[datetime, str]] = ()  # when, policy
+    held: Sequence[str] = ()  # why issuing is held back for all
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""What is said of each outcome: one line in the log, and what a daemon meets at every turn not each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from rotator import reporting
+from rotator.fleet.reports import Reports
+from rotator.reporting import runbook
+from rotator.rotation import Result, Run
+
+CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
+REPEAT = 900.0  # seconds in which one and the same trouble of a policy is told once
+
+
+def which(run: Run) -> dict[str, object]:
+    """Which run it is, for every report of it: its id, the how-manieth in a row that may fail, where it is."""
+    attempt = run.failing.attempts + 1 if run.failing else 1
+    return {"run": run.id, "attempt": attempt, "phase": run.phase}
+
+
+class Voice:
+    """Tells outcomes, each trouble once a quarter of an hour; `failing` are the policies whose last outcome was one."""
+
+    def __init__(self, reports: Reports, boot: Callable[[], float]) -> None:
+        self._reports, self._boot = reports, boot
+        self.failing: set[str] = set()
+        self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
+
+    def tell(self, result: Result, run: Run | None = None, *, again: bool = False) -> None:
+        """One line per outcome. `again`: a failure's back-off is not over, that is all."""
+        phase, error = result.phase or "", result.error
+        about = which(run) if run else {}
+        self._reports.result(result, about, again=again)
+        if error is None:
+            self._well(result, about)
+            return
+        self.failing.add(result.policy)
+        kind, message = error["kind"], error["message"]
+        if self._is_news(result.policy, f"{phase} {kind}"):
+            reporting.event(
+                "rotation.failed",
+                policy=result.policy,
+                **{**about, "phase": phase},
+                error=kind,
+                message=message,
+                warnings=result.warnings,
+                runbook=runbook.link(kind),
+            )
+
+    def _well(self, result: Result, about: dict[str, object]) -> None:
+        self.failing.discard(result.policy)
+        if result.outcome in ("not-due", "unchanged"):
+            return
+        if result.outcome != "busy":
+            self._told.pop(result.policy, None)
+        elif not self._is_news(result.policy, "busy"):
+            return
+        reporting.event(
+            "rotation.outcome",
+            policy=result.policy,
+            **about,
+            outcome=result.outcome,
+            key_id=result.key_id,
+            previous_key_id=result.previous_key_id,
+            duration_s=round(result.duration_s, 3),
+            busy=result.busy,
+            warnings=result.warnings,
+        )
+
+    def skew(self, seconds: float) -> None:
+        """Says so if Vault's clock and ours differ by over five minutes."""
+        if abs(seconds) > CLOCK_SKEW and self._is_news("", "clock"):
+            reporting.event(
+                "vault.clock_skew",
+                message=f"Vault's clock and this machine's differ by {timedelta(seconds=round(abs(seconds)))}; "
+                "Vault's counts for due times, this one's for TLS: set it right",
+            )
+
+    def _is_news(self, policy: str, trouble: str) -> bool:
+        """Whether that is another trouble than the one before, or was told long ago."""
+        told, at = self._told.get(policy, ("", 0.0))
+        if told == trouble and self._boot() - at < REPEAT:
+            return False
+        self._told[policy] = (trouble, self._boot())
+        return True

@@ -1,0 +1,130 @@
+"""Restraint: whether one more key may be asked for. Every issuing request passes here, whatever it is for.
+
+What holds it back: the limits of a run and of a day, the back-off of an open rotation that failed, a drift that many
+have, and the brake of the fleet. Nothing else is held back: a key that exists is proved and published at any time.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rotator.errors import Permanent, Refused, Transient
+from rotator.journal import Drift, Record
+from rotator.keys import Secret
+from rotator.rotation.due import Waits
+from rotator.rotation.run import Run
+
+MOST_AGAIN = 3  # issuing requests of one run beyond the one that was asked for
+PAST_LIMIT = timedelta(minutes=5)  # between two keys for a policy whose published key is refused
+LIMIT = "rotation.IssueLimit"
+
+
+def may_ask(run: Run, *, again: bool = False) -> None:
+    """Comes back once the open rotation, or the one that is about to begin, may ask for a key.
+
+    `again`: an earlier request of the rotation may have been carried out. Raises Waits, HeldBack or Stopped if it may
+    not now, and Permanent (`rotation.IssueLimit`) or Transient at the limits.
+    """
+    underway = run.record.underway
+    on_demand = run.order.what == "demand"
+    if again and (run.asked_again >= MOST_AGAIN or run.world.clock.boot() > run.deadline):
+        raise Transient(
+            "the answer to the issuing request was lost at every try, and no key was found by looking; the next run "
+            "looks again, then asks again",
+            kind="ecgrid.AnswerLost",
+        )
+    if again and not on_demand:
+        back_off(run)
+    repairs = underway is not None and underway.kind == "repair"
+    beyond = again or repairs or bool(run.record.failed)
+    if beyond and not on_demand:
+        refuse_above_limit(run)
+    run.world.right.ask("again" if again else "repair" if repairs else "begin", run.record)
+    if repairs and not again and underway is not None:
+        ask_witness(run, underway.user_id)
+
+
+def back_off(run: Run) -> None:
+    """Raises Waits while the back-off lasts of the failure with which an earlier run of the rotation ended."""
+    waits = run.record.waits_until(run.policy.digest, run.now())
+    if waits is not None:
+        raise Waits(waits)
+
+
+def refuse_above_limit(run: Run) -> None:
+    """Raises Permanent once three keys were issued beyond the schedule within 24 hours: something is wrong.
+
+    A policy whose published key is refused is not stopped for good: one more key every five minutes.
+    """
+    record, now = run.record, run.now()
+    if record.issues_left(now) > 0:
+        return
+    if record.drifted is None and published_is_refused(run):
+        record = note_drift(run)
+    since = max(record.issued)
+    if record.drifted is not None and now - since >= PAST_LIMIT:
+        text = (
+            "three keys were asked for beyond the schedule within 24 hours; the published key is refused, so one more "
+            "is asked for"
+        )
+        run.warn(text)
+        run.world.report("rotation.past_limit", message=text)
+        return
+    until = (
+        "no more until the first of these requests is a day old"
+        if record.drifted is None
+        else "the published key is refused, so one more is asked for every five minutes"
+    )
+    raise Permanent(
+        f"three keys were asked for beyond the schedule within 24 hours: {until}. The log says what became of them; "
+        "`rotator rotate` is not bound by this",
+        kind=LIMIT,
+    )
+
+
+def took_nothing(run: Run) -> None:
+    """The last request is proved to have made nothing: it counts no longer."""
+    counted = "counted" in run.done
+    run.done.discard("counted")
+    run.note(run.record.taking_back(counted=counted))
+    run.world.right.spent("nothing")
+
+
+# a published key that is refused
+
+
+def published_is_refused(run: Run) -> bool:
+    """Whether ECGrid refuses the value that Vault shows, at two probes a tenth of the deadline apart."""
+    there = run.seen(run.main)
+    return there is not None and there.value is not None and is_refused(run, there.value)
+
+
+def is_refused(run: Run, value: Secret) -> bool:
+    """Whether ECGrid refuses a value at two probes, a tenth of the deadline apart."""
+    if not refuses(run, value):
+        return False
+    run.world.clock.sleep(run.world.deadline / 10)
+    return refuses(run, value)
+
+
+def refuses(run: Run, value: Secret) -> bool:
+    """Whether ECGrid refuses a value now."""
+    try:
+        run.patiently(lambda: run.probe(value))
+    except Refused:
+        return True
+    return False
+
+
+def note_drift(run: Run) -> Record:
+    """The published key is refused: written with the next change of the record."""
+    known, now = run.record.drifted, run.now()
+    run.note(run.record.change(drifted=Drift(since=known.since if known else now, probed_at=now)))
+    return run.record
+
+
+def ask_witness(run: Run, user_id: int) -> None:
+    """Raises HeldBack (`fleet.MassDrift`) if ECGrid also refuses the published key that was found well last."""
+    value = run.world.right.witness(user_id)
+    if value is not None and refuses(run, value):
+        raise run.world.right.witness_refused()
