@@ -6,21 +6,13 @@ It never holds a key's value. All times are the Vault server's, in UTC.
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    WrapSerializer,
-)
+from pydantic import ConfigDict, Field, ValidationError
 
+from rotator.kept import AS_KEPT_IF_ANY, AS_READ, Value
 from rotator.keys import Secret
 
 FORMAT = 1
@@ -30,27 +22,19 @@ CALLERS = 8  # credentials whose user is remembered
 Surface = Literal["rest", "soap"]
 
 
-class _Value(BaseModel):
+class _Known(Value):
     # What a newer rotator adds here is read over: nothing of it is lost that could not be found out again.
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore")
 
 
-def _packed(value: Any, plain: SerializerFunctionWrapHandler) -> str:
-    return json.dumps(plain(value), separators=(",", ":"))
-
-
-def _unpacked(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-class Operation(_Value):
+class Operation(_Known):
     """A call as the service describes it: its parameters in order, and the kind of its result, as far as it is told."""
 
     parameters: tuple[str, ...] = ()
     result: str = ""
 
 
-class Description(_Value):
+class Description(_Known):
     """What a surface says of itself: of the calls that the rotator makes, those that it has.
 
     `calls` None: there is no description to be had. `keys` is what its key calls turned out to be about where only
@@ -73,12 +57,10 @@ class Description(_Value):
         return self.model_copy(update={"read_at": now - late})
 
 
-Kept = Annotated[
-    Description | None, BeforeValidator(_unpacked), WrapSerializer(_packed, when_used="unless-none")
-]
+Kept = Annotated[Description | None, AS_READ, AS_KEPT_IF_ANY]
 
 
-class System(_Value):
+class System(_Known):
     """What a state path knows of its ECGrid.
 
     `mark` is a random word that each record repeats; empty until it was proved whose ECGrid this is. `unmarked` tells
@@ -91,9 +73,9 @@ class System(_Value):
     hmac_key: Annotated[str, Field(repr=False)]
     mark: str = ""
     unmarked: bool = True
-    hosts: dict[Surface, str] = {}
+    hosts: dict[Surface, str] = Field(default_factory=dict)
     network_id: int | None = None
-    callers: dict[str, tuple[int, int | None]] = {}
+    callers: dict[str, tuple[int, int | None]] = Field(default_factory=dict)
     rest: Kept = None
     soap: Kept = None
 

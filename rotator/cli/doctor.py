@@ -12,7 +12,8 @@ from rotator.cli import output
 from rotator.cli.common import FAILED, exits, fleet_from
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NotFound, Refused, RotatorError
-from rotator.fleet import CLOCK_SKEW, Fleet
+from rotator.fleet import Fleet
+from rotator.fleet.voice import CLOCK_SKEW
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Destination, Policy
 from rotator.rotation import Order, claiming, own

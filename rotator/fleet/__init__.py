@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from typing import Literal, Self, TypeVar
 
@@ -20,7 +20,7 @@ from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
 from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
-from rotator.fleet.voice import CLOCK_SKEW, Voice, which
+from rotator.fleet.voice import Voice, which
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
 from rotator.policy import Policy

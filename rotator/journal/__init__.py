@@ -13,24 +13,55 @@ there may be many (the history, what ECGrid had, what is to be retired) is kept 
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    WrapSerializer,
-)
+from pydantic import Field, ValidationError
 
 from rotator.errors import Permanent
-from rotator.keys import ApiKey, Issue, KeyRef, Secret, Seen, Visibility
-from rotator.system import Description, Surface
+from rotator.journal.parts import (
+    Baseline,
+    Caller,
+    Claim,
+    Debt,
+    Drift,
+    Failed,
+    Forms,
+    Held,
+    Known,
+    Past,
+    Place,
+    Underway,
+)
+from rotator.kept import AS_KEPT, AS_READ, Value
+from rotator.keys import ApiKey, KeyRef, Secret, Seen, Visibility
+
+__all__ = [
+    "CLOCK_ALLOWANCE",
+    "FORMAT",
+    "GRAIN",
+    "HISTORY",
+    "ISSUE_LIMIT",
+    "ISSUE_WINDOW",
+    "LOOKS",
+    "SINCE",
+    "WATCH",
+    "Baseline",
+    "Caller",
+    "Claim",
+    "Debt",
+    "Drift",
+    "Failed",
+    "Forms",
+    "Held",
+    "Known",
+    "Past",
+    "Place",
+    "Record",
+    "Underway",
+    "known_from",
+]
 
 FORMAT = 2  # the newest that this version reads
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
@@ -40,176 +71,12 @@ HISTORY = 50  # rotations that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
 CLOCK_ALLOWANCE = timedelta(minutes=5)  # between ECGrid's `created` and Vault's clock
+GRAIN = timedelta(milliseconds=1)  # times are kept in Vault no finer
 WATCH = timedelta(minutes=10)  # how long an issuing request whose answer was lost may still land
 LOOKS = 2  # that found nothing new, after which a request is taken to have made nothing
-LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-def _packed(value: Any, plain: SerializerFunctionWrapHandler) -> str:
-    return json.dumps(plain(value), separators=(",", ":"))
-
-
-def _unpacked(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-_AS_READ, _AS_KEPT = BeforeValidator(_unpacked), WrapSerializer(_packed)
-
-
-class Known(_Value):
-    """A key that ECGrid had: part of a baseline."""
-
-    key_id: int | None
-    created: datetime | None = None
-    fingerprint: str | None = None
-
-
-Forms = Annotated[dict[Surface, Description], _AS_READ, _AS_KEPT]
-Baseline = Annotated[tuple[Known, ...], _AS_READ, _AS_KEPT]
-
-
-class Held(_Value):
-    """A key that this policy publishes or has published."""
-
-    key_id: int | None
-    user_id: int
-    visibility: Visibility
-    created: datetime | None
-    fingerprint: str
-    published_at: datetime
-    began: datetime | None = None  # when its rotation claimed the policy; None if it was adopted
-
-    @property
-    def ref(self) -> KeyRef:
-        """The key it names."""
-        return KeyRef(self.key_id, self.user_id, self.visibility, self.created)
-
-
-class Claim(_Value):
-    """The exclusive right to act for this policy; `until` it may not be taken over."""
-
-    holder: str
-    by: str
-    until: datetime
-
-
-class Underway(_Value):
-    """A rotation that has begun and is not settled.
-
-    `sent` counts the issuing requests that may have been carried out: each before it is sent, and no longer once it is
-    proved that nothing was made. `made` of them made a key that nobody will publish; `looks` since the last of them
-    could read the user's keys and found nothing new. `refusals` counts the runs whose probe refused the staged key.
-    """
-
-    run: str
-    kind: Literal["rotate", "adopt", "repair"]
-    reason: str
-    by: str
-    user_id: int
-    visibility: Visibility
-    issue: Issue
-    baseline: Baseline
-    began: datetime
-    speaks: Forms = {}  # what ECGrid spoke then: it is finished in that form
-    sent: int = 0
-    made: int = 0
-    looks: int = 0
-    refusals: int = 0
-
-
-class Drift(_Value):
-    """The published key is known to be refused `since` then; it was probed last at `probed_at`."""
-
-    since: datetime
-    probed_at: datetime
-
-    @property
-    def again_at(self) -> datetime:
-        """When it is probed again: after a while that doubles, up to a day."""
-        known = self.probed_at - self.since
-        return self.probed_at + min(max(known, timedelta(seconds=30)), LONGEST_PROBING)
-
-
-class Debt(_Value):
-    """A key that is to be retired: one that was replaced, or a stray."""
-
-    key_id: int
-    user_id: int
-    visibility: Visibility | None = None
-    why: Literal["replaced", "stray"]
-    due_at: datetime  # when it is tried, or tried again
-    waits: str | None = None  # why it could not be retired yet
-    tried: int = 0  # times in a row that it was tried, and failed
-
-
-class Place(_Value):
-    """A destination, and the version at which this policy wrote it last (None: still to be written)."""
-
-    mount: str
-    path: str
-    field: str
-    version: int | None
-
-    def same_place(self, other: Place) -> bool:
-        """Whether both name one secret."""
-        return (self.mount, self.path) == (other.mount, other.path)
-
-
-class Failed(_Value):
-    """The last failure, and when it is tried again; kept until a rotation succeeds."""
-
-    at: datetime
-    phase: str
-    kind: str
-    message: str
-    attempts: int
-    retry_at: datetime | None  # None: only a changed policy or a rotate on demand clears it
-    digest: str  # of the policy that failed
-
-
-class Past(_Value):
-    """One line of the history."""
-
-    at: datetime
-    duration_s: float
-    outcome: str
-    reason: str
-    by: str
-    run: str
-    user_id: int
-    key_id: int | None = None
-    previous_key_id: int | None = None
-    published: tuple[Place, ...] = ()
-    error: str | None = None
-    hooks: tuple[str, ...] = ()  # what came of the policy's hooks: `ok`, or what failed
-
-    @classmethod
-    def failed(cls, underway: Underway, now: datetime, error: str) -> Past:
-        """The line of a rotation that ended without a key."""
-        return cls(
-            at=underway.began,
-            duration_s=round((now - underway.began).total_seconds(), 3),
-            outcome="failed",
-            reason=underway.reason,
-            by=underway.by,
-            run=underway.run,
-            user_id=underway.user_id,
-            error=error,
-        )
-
-
-class Caller(_Value):
-    """Whose credential the rotator used last. The version before kept it here; now it is kept once for all records."""
-
-    fingerprint: str
-    user_id: int
-
-
-class Record(_Value):
+class Record(Value):
     """The whole record of one policy."""
 
     format: int = 1
@@ -227,14 +94,14 @@ class Record(_Value):
     others: tuple[
         Held, ...
     ] = ()  # with `users`: the latest key of each user that is not published now
-    known: dict[str, Baseline] = {}
+    known: dict[str, Baseline] = Field(default_factory=dict)
     claim: Claim | None = None
     underway: Underway | None = None
-    retiring: tuple[Annotated[Debt, _AS_READ, _AS_KEPT], ...] = ()
+    retiring: tuple[Annotated[Debt, AS_READ, AS_KEPT], ...] = ()
     issued: tuple[datetime, ...] = ()  # beyond the schedule, within ISSUE_WINDOW
     places: tuple[Place, ...] = ()
     failed: Failed | None = None
-    history: tuple[Annotated[Past, _AS_READ, _AS_KEPT], ...] = ()
+    history: tuple[Annotated[Past, AS_READ, AS_KEPT], ...] = ()
     hooks_due: Place | None = None  # what the hooks are still to be told of
     rotated_at: datetime | None = None  # the last rotation or adoption: due times count from here
     checked_at: datetime | None = None
@@ -311,7 +178,7 @@ class Record(_Value):
         if not before:
             return True
         known, whole = before[-1], seen.whole
-        if created is not None and known.created is not None and created > known.created:
+        if created is not None and known.created is not None and created - known.created >= GRAIN:
             return True
         return bool(
             whole and known.fingerprint and self.fingerprint(whole.value) != known.fingerprint

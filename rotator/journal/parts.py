@@ -1,0 +1,165 @@
+"""What a record is made of. All times are the Vault server's, in UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rotator.kept import AS_KEPT, AS_READ, Value
+from rotator.keys import Issue, KeyRef, Visibility
+from rotator.system import Description, Surface
+
+LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
+
+
+class Known(Value):
+    """A key that ECGrid had: part of a baseline."""
+
+    key_id: int | None
+    created: datetime | None = None
+    fingerprint: str | None = None
+
+
+Forms = Annotated[dict[Surface, Description], AS_READ, AS_KEPT]
+Baseline = Annotated[tuple[Known, ...], AS_READ, AS_KEPT]
+
+
+class Held(Value):
+    """A key that this policy publishes or has published."""
+
+    key_id: int | None
+    user_id: int
+    visibility: Visibility
+    created: datetime | None
+    fingerprint: str
+    published_at: datetime
+    began: datetime | None = None  # when its rotation claimed the policy; None if it was adopted
+
+    @property
+    def ref(self) -> KeyRef:
+        """The key it names."""
+        return KeyRef(self.key_id, self.user_id, self.visibility, self.created)
+
+
+class Claim(Value):
+    """The exclusive right to act for this policy; `until` it may not be taken over."""
+
+    holder: str
+    by: str
+    until: datetime
+
+
+class Underway(Value):
+    """A rotation that has begun and is not settled.
+
+    `sent` counts the issuing requests that may have been carried out: each before it is sent, and no longer once it is
+    proved that nothing was made. `made` of them made a key that nobody will publish; `looks` since the last of them
+    could read the user's keys and found nothing new. `refusals` counts the runs whose probe refused the staged key.
+    """
+
+    run: str
+    kind: Literal["rotate", "adopt", "repair"]
+    reason: str
+    by: str
+    user_id: int
+    visibility: Visibility
+    issue: Issue
+    baseline: Baseline
+    began: datetime
+    speaks: Forms = Field(
+        default_factory=dict
+    )  # what ECGrid spoke then: it is finished in that form
+    sent: int = 0
+    made: int = 0
+    looks: int = 0
+    refusals: int = 0
+
+
+class Drift(Value):
+    """The published key is known to be refused `since` then; it was probed last at `probed_at`."""
+
+    since: datetime
+    probed_at: datetime
+
+    @property
+    def again_at(self) -> datetime:
+        """When it is probed again: after a while that doubles, up to a day."""
+        known = self.probed_at - self.since
+        return self.probed_at + min(max(known, timedelta(seconds=30)), LONGEST_PROBING)
+
+
+class Debt(Value):
+    """A key that is to be retired: one that was replaced, or a stray."""
+
+    key_id: int
+    user_id: int
+    visibility: Visibility | None = None
+    why: Literal["replaced", "stray"]
+    due_at: datetime  # when it is tried, or tried again
+    waits: str | None = None  # why it could not be retired yet
+    tried: int = 0  # times in a row that it was tried, and failed
+
+
+class Place(Value):
+    """A destination, and the version at which this policy wrote it last (None: still to be written)."""
+
+    mount: str
+    path: str
+    field: str
+    version: int | None
+
+    def same_place(self, other: Place) -> bool:
+        """Whether both name one secret."""
+        return (self.mount, self.path) == (other.mount, other.path)
+
+
+class Failed(Value):
+    """The last failure, and when it is tried again; kept until a rotation succeeds."""
+
+    at: datetime
+    phase: str
+    kind: str
+    message: str
+    attempts: int
+    retry_at: datetime | None  # None: only a changed policy or a rotate on demand clears it
+    digest: str  # of the policy that failed
+
+
+class Past(Value):
+    """One line of the history."""
+
+    at: datetime
+    duration_s: float
+    outcome: str
+    reason: str
+    by: str
+    run: str
+    user_id: int
+    key_id: int | None = None
+    previous_key_id: int | None = None
+    published: tuple[Place, ...] = ()
+    error: str | None = None
+    hooks: tuple[str, ...] = ()  # what came of the policy's hooks: `ok`, or what failed
+
+    @classmethod
+    def failed(cls, underway: Underway, now: datetime, error: str) -> Past:
+        """The line of a rotation that ended without a key."""
+        return cls(
+            at=underway.began,
+            duration_s=round((now - underway.began).total_seconds(), 3),
+            outcome="failed",
+            reason=underway.reason,
+            by=underway.by,
+            run=underway.run,
+            user_id=underway.user_id,
+            error=error,
+        )
+
+
+class Caller(Value):
+    """Whose credential the rotator used last. The version before kept it here; now it is kept once for all records."""
+
+    fingerprint: str
+    user_id: int
