@@ -279,6 +279,22 @@ def test_a_wrong_password_names_the_settings(world: World, verify: Verify) -> No
     assert wrong.against(Secret(str(error))).value == "contradicts"
 
 
+@BOTH
+def test_a_refused_login_is_not_tried_again_at_once(world: World, verify: Verify) -> None:
+    """Too many would lock the user out: ten minutes later, or in a process that reads another one."""
+    clock = Clock()
+    wrong = Secret("aA1!" + token_hex(12))
+    credentials = Credentials([], login(world)[0], wrong, clock=clock)
+    account = world.account(Issue.KEYSET, verify, credentials=credentials)
+    for _ in range(3):
+        assert failing(world, lambda: account.read(USER, WITHIN)).kind == "ecgrid.InvalidSession"
+    tried = sum(world.simulator.counts().values())
+    assert tried == 1
+    clock.at += 601
+    assert failing(world, lambda: account.read(USER, WITHIN)).kind == "ecgrid.InvalidSession"
+    assert sum(world.simulator.counts().values()) == 2
+
+
 def test_with_a_login_soap_takes_a_session_and_rest_the_key(world: World) -> None:
     """The key stays what REST is documented for."""
     world.simulator.switch(soap_accepts_api_key=False)

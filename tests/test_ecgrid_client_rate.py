@@ -76,8 +76,8 @@ def test_a_wait_that_is_too_long_is_not_begun() -> None:
     assert clock.passed == pytest.approx(10.0, abs=0.3)
 
 
-def test_the_most_urgent_goes_first() -> None:
-    """Of three that wait together, past issue is served before a rotation, and that before a check."""
+def in_order(urgencies: list[Urgency]) -> list[Urgency]:
+    """In which order those are served that wait together."""
     clock, served, waiting = Clock(), Queue[Urgency](), Queue[int]()
 
     def sleep(seconds: float) -> None:
@@ -91,7 +91,7 @@ def test_the_most_urgent_goes_first() -> None:
         rate.reserve(1, urgency)
         served.put(urgency)
 
-    threads = [threading.Thread(target=wait, args=(urgency,)) for urgency in Urgency]
+    threads = [threading.Thread(target=wait, args=(urgency,)) for urgency in urgencies]
     for thread in threads:
         thread.start()
     arrived = set[int]()
@@ -103,7 +103,19 @@ def test_the_most_urgent_goes_first() -> None:
     for _ in threads:
         clock.at += 1.0
         order.append(served.get(timeout=60))
-    assert order == [Urgency.PAST_ISSUE, Urgency.ROTATION, Urgency.CHECK]
+    return order
+
+
+def test_the_most_urgent_goes_first() -> None:
+    """Past issue, what is stuck there, rotations, checks."""
+    assert in_order(list(Urgency)) == sorted(Urgency, reverse=True)
+
+
+def test_what_is_stuck_takes_half_at_the_most_while_others_are_due() -> None:
+    """Never twice in a row before one of them; checks have no part in that."""
+    stuck, due, check = Urgency.STUCK, Urgency.ROTATION, Urgency.CHECK
+    waiting = [*[stuck] * 4, *[due] * 2, check]
+    assert in_order(waiting) == [stuck, due, stuck, due, stuck, stuck, check]
 
 
 def test_a_429_stops_everybody_for_as_long_as_it_says() -> None:

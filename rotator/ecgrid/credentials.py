@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from rotator.errors import Failure, Permanent, Refused
 from rotator.keys import Secret
 
+LOGIN_RESTS = (
+    600.0  # seconds that a refused login is not tried again: too many refusals lock the user out
+)
 POLL = 1.0  # seconds between two looks at the sources for a rotation of the own key
 
 Source = Callable[[], Secret | None]
@@ -34,6 +37,14 @@ class Credentials:
         self._value: Secret | None = None
         self._refused: list[Secret] = []
         self._by_login = False
+        self._login_refused_at: float | None = None
+
+    @property
+    def login_rests(self) -> bool:
+        """Whether the login was refused so lately that it is not tried again."""
+        with self._lock:
+            at = self._login_refused_at
+            return at is not None and self._clock() - at < LOGIN_RESTS
 
     @property
     def has_login(self) -> bool:
@@ -89,9 +100,14 @@ class Credentials:
             return self._value
 
     def login_refused(self) -> Refused:
-        """The error for a refused login; from here on the sources are read again before it is tried again."""
+        """The error for a refused login; the sources are read again, and ten minutes pass, before it is tried again."""
         with self._lock:
             self._by_login = False
+            if (
+                self._login_refused_at is None
+                or self._clock() - self._login_refused_at >= LOGIN_RESTS
+            ):
+                self._login_refused_at = self._clock()
         return Refused(
             "ECGrid does not accept the rotator's own login; check ROTATOR_ECGRID__LOGIN and ROTATOR_ECGRID__PASSWORD",
             kind="ecgrid.InvalidSession",

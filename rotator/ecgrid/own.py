@@ -77,6 +77,8 @@ class SharedSession:
     def _opened(self, within: float) -> Session:
         if self._credentials.login is None:
             raise none_set()
+        if self._credentials.login_rests:
+            raise self._credentials.login_refused()
         login, password = self._credentials.login
         until = self._clock() + within
         # Counted, and first in line: whoever waits for the session has been granted its own requests already.

@@ -234,8 +234,7 @@ class Brake:
     @property
     def fresh(self) -> float:
         """For how many seconds what the records told is believed now."""
-        facts = self.facts()
-        return FRESH_IN_TROUBLE if facts.trouble and not facts.braked else FRESH
+        return FRESH_IN_TROUBLE if self.facts().trouble else FRESH
 
     def is_known(self, policy: str, age: float) -> bool:
         """Whether its record was read so many seconds ago at most, or a run of this process is at work on it."""
