@@ -360,6 +360,9 @@ class Here:
         """See `Whose.is_ours`."""
         return mark in ("", "here")
 
+    def refuse_lost(self) -> None:
+        """One policy is never many."""
+
     def own_user(self, within: float) -> int | None:
         """See `Whose.own_user`."""
         user_id = self.own_user_if_known()

@@ -181,3 +181,29 @@ def test_adopt_takes_one_thing(rotator_command: Rotator, arguments: list[str]) -
     """Names, or all, or the ECGrid itself."""
     rotator_command.policy("p-5001", POLICY.format(user_id=5001))
     assert rotator_command("adopt", *arguments).code == 2
+
+
+def test_many_lost_records_stop_a_fleet_and_few_do_not(
+    rotator_command: Rotator, simulator: Running, vault: VaultServer, mount: str
+) -> None:
+    """Another state path looks like that: nothing is done, and `adopt --all` is named, which builds them anew."""
+    for user_id in USERS:
+        rotator_command.policy(f"p-{user_id}", POLICY.format(user_id=user_id))
+    rotator_command.environment["ROTATOR_BRAKE"] = str(len(USERS) - 1)
+    assert rotator_command("run", "--once").code == 0
+    before = everything(vault, mount)
+    elsewhere: dict[str, Any] = {"ROTATOR_VAULT__STATE_PATH": "elsewhere"}
+    for command in (["run", "--once"], ["rotate", "--all"]):
+        done = rotator_command(*command, "--json", **elsewhere)
+        assert (done.code, kinds(done)) == (1, {"fleet.RecordsLost"}), done.stdout
+        assert "adopt --all" in done.json["results"][0]["error"]["message"]
+    after = everything(vault, mount)
+    published = {path for path in before if path.startswith("ecgrid/")}
+    assert {path: after[path] for path in published} == {path: before[path] for path in published}
+    assert simulator.simulator.issued() == 0
+    done = rotator_command("rotate", "p-5001", "--json", **elsewhere)
+    assert (done.code, done.json["summary"]) == (0, {"rotated": 1}), done.stdout
+    done = rotator_command("run", "--once", "--json", **elsewhere)
+    assert done.code == 0, done.stdout
+    done = rotator_command("adopt", "--all", "--json", **elsewhere)
+    assert done.code == 0, done.stdout

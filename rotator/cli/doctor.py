@@ -16,7 +16,7 @@ from rotator.fleet import Fleet
 from rotator.fleet.voice import CLOCK_SKEW
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Destination, Policy
-from rotator.rotation import Order, claiming, own
+from rotator.rotation import Order, claiming, own, previous
 from rotator.system import Surface
 from rotator.vault.login import USES
 
@@ -86,9 +86,10 @@ def _of_ecgrid(fleet: Fleet, readable: set[str]) -> Iterator[Line]:
             offered += policies if calls.state != "failed" else []
         for policy in offered:
             if policy.name in readable:
-                line = _try(f"own key and {policy.name}", partial(_own_key, fleet, policy))
-                if line.state != "ok":
-                    yield line
+                for what, look in (("own key and", _own_key), ("grace of", _grace)):
+                    line = _try(f"{what} {policy.name}", partial(look, fleet, policy))
+                    if line.state != "ok":
+                        yield line
             for user_id in policy.users:
                 yield _try(f"keys of {policy.name}", partial(_family, fleet, policy, user_id))
 
@@ -237,6 +238,17 @@ def _own_key(fleet: Fleet, policy: Policy) -> Finding:
     run.observe()
     own.check(run)
     return "ok", "another user's, or cared for"
+
+
+def _grace(fleet: Fleet, policy: Policy) -> Finding:
+    """Whether this account was seen to end a replaced key before its grace was over."""
+    stored = fleet.vault.record(policy.name)
+    if policy.grace and stored and previous.answer(policy, stored.record) == "refused":
+        return "warning", (
+            "this account ends the replaced key at once, whatever the grace: consumers are cut off until they read the "
+            "new one. `users: [a, b]`, two users in turn, is the way to have no outage"
+        )
+    return "ok", "kept, or not seen yet"
 
 
 def _family(fleet: Fleet, policy: Policy, user_id: int) -> Finding:

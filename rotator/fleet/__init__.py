@@ -70,6 +70,7 @@ class Fleet:
         self.server, self.vault = self._around.server, self._around.vault
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
         self.whose = self._around.whose
+        self.whose.policies = self.policies
         self.boot = self._around.clock.boot
         self._voice = Voice(self.reports, self.boot)
         self.rights = Rights(
@@ -108,7 +109,7 @@ class Fleet:
 
     def load(self, policies: Iterable[Policy]) -> None:
         """These are the policies from here on; what has begun under the old ones is finished under them."""
-        self.policies = list(policies)
+        self.policies = self.whose.policies = list(policies)
         self.rights.over(self.policies)
         self._crew.drop()
 
@@ -122,6 +123,7 @@ class Fleet:
         elsewhere = self._elsewhere(policies)
         if elsewhere is not None:
             return elsewhere
+        self.whose.named = named
         if named:
             self.rights.only_named()
         self.rights.refresh()

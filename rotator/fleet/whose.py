@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,6 +62,9 @@ class Whose:
         self._settings, self._vault, self._credentials = settings, vault, credentials
         self._boot, self._account = boot, account
         self.acting = False  # whether what is found out may be written
+        self.policies: Sequence[Policy] = ()  # of the whole fleet
+        self.named = False  # a person named the policies that are worked on
+        self._lost: tuple[float, int] | None = None  # when records were missed, and how many were
         self._lock = threading.RLock()
         self._system, self._version = System.new(), 0
         self._read_at: float | None = None
@@ -152,6 +155,37 @@ class Whose:
         if key is None and login is not None:
             return login[1]
         return key or Secret("")
+
+    def refuse_lost(self) -> None:
+        """Raises HeldBack if the records of more than ROTATOR_BRAKE policies are gone, whose secrets are there.
+
+        Then it is not one record that was lost, but the wrong mount or state path, or all of them.
+        """
+        limit = self._settings.brake
+        if not limit or self.named:
+            return
+        with self._lock:
+            if self._lost is None or self._boot() - self._lost[0] > READ_AGAIN_AFTER:
+                self._lost = (self._boot(), self._missed(limit))
+            missed = self._lost[1]
+        if missed > limit:
+            raise HeldBack(
+                f"over {limit} policies have a published secret that is marked as theirs, and no record at "
+                f"{self._vault.record_at('NAME')}: nothing was done. Check ROTATOR_VAULT__MOUNT and "
+                "ROTATOR_VAULT__STATE_PATH; if the records are really gone, `rotator adopt --all` builds them anew",
+                kind="fleet.RecordsLost",
+            )
+
+    def _missed(self, limit: int) -> int:
+        """How many policies have a marked secret and no record; no more are counted than are needed."""
+        recorded, missed = set(self._records()), 0
+        for policy in self.policies:
+            if policy.name in recorded or missed > limit:
+                continue
+            with suppress(RotatorError):  # one that cannot be read is told by its own run
+                there = self._vault.published(policy.destinations[0])
+                missed += there is not None and there.policy == policy.name
+        return missed
 
     # before anything is done
 

@@ -51,6 +51,7 @@ SILENCED = (
 LEVELS = {
     "rotation.outcome": logging.INFO,
     "rotation.failed": logging.ERROR,
+    "rotation.given_up": logging.WARNING,
     "rotation.failure_not_recorded": logging.ERROR,
     "rotation.answer_lost": logging.WARNING,
     "rotation.past_limit": logging.ERROR,

@@ -61,6 +61,8 @@ STEPS = {
     "read, so a new one has to be issued.",
     "fleet.Braked": "See `rotator status` for the policies in doubt and why they failed: ECGrid, the network, or a "
     "right in Vault. Nothing by hand once that is well; `rotator release --brake` lets go once.",
+    "fleet.RecordsLost": "Check ROTATOR_VAULT__MOUNT and ROTATOR_VAULT__STATE_PATH. If the records are really gone, "
+    "`rotator adopt --all` builds them anew.",
     "fleet.MassDrift": "See with `rotator check` and at ECGrid whether the keys are really gone. If they are, `rotator "
     "check --repair NAME...` repairs what it names.",
     "input.Bad": "Correct the settings or policies that the message names; `rotator validate` checks them offline.",

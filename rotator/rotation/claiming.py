@@ -23,6 +23,8 @@ def claim(run: Run) -> None:
         return
     user_id, visibility = run.target(kind)
     by_itself = kind == "repair" or bool(run.record.failed)
+    if run.order.what != "adopt" and due.lost_its_record(run):
+        run.world.whose.refuse_lost()
     if kind == "rotate":
         restraint.may_ask(run)
         previous.ask_before(run, user_id)

@@ -60,6 +60,9 @@ class Whose(Protocol):
     def own_user_if_known(self) -> int | None:
         """The same, without asking anybody: None if it is not known."""
 
+    def refuse_lost(self) -> None:
+        """Raises HeldBack if the records of many policies are gone at once."""
+
 
 @dataclass(frozen=True)
 class World:
