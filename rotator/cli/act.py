@@ -153,7 +153,7 @@ def adopt(
             chosen = choose(fleet.policies, names) if names else fleet.policies
             if old is not None:
                 take_over(fleet.vault, chosen[0], old)
-            _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=True)
+            _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=bool(names))
 
 
 def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
