@@ -153,6 +153,25 @@ def _log_secret() -> None:
     _when_published(log)
 
 
+@deed("show-session")
+def _show_session() -> None:
+    """Whose credential it is, with the session that the answer carried, as soon as it was read."""
+    from rotator.ecgrid import surface
+
+    read = surface.read_me
+
+    def read_and_err(*given: Any) -> Any:
+        made = read(*given)
+        held.append(made)
+        sys.stderr.write(f"caller: {made!r} {vars(made)}\n")
+        if made.session is not None:
+            sys.stderr.write(f"session: {made.session.reveal()}\n")
+            logging.getLogger("rotator.ecgrid").error("session: %s", made.session.reveal())
+        return made
+
+    vars(surface)["read_me"] = read_and_err
+
+
 @deed("print")
 def _print() -> None:
     """On stdout and stderr, in pieces that are long enough to hurt."""
@@ -500,8 +519,8 @@ def _no_ecgrid_translation() -> None:
     vars(answers)["by_status"] = quoted
     by_code = answers.by_code
 
-    def quoted_by_code(call: Any, code: str, reply: Any) -> Any:
-        error = by_code(call, code, reply)
+    def quoted_by_code(call: Any, code: str, reply: Any, *rest: Any) -> Any:
+        error = by_code(call, code, reply, *rest)
         if error is not None:
             error.args = (f"{error}: {reply.body.decode('latin-1')}",)
         return error

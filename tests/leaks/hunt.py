@@ -21,7 +21,7 @@ from receiver import Receiver, receiver
 import rotator
 from leaks.parties import BeforeVault
 from leaks.search import Search
-from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, start
+from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator, Switches, start
 
 OPERATOR = 5000
 PATIENCE = 240.0  # seconds for one command
@@ -166,9 +166,11 @@ class Hunt:
 
 
 @contextmanager
-def hunt(directory: Path, vault: VaultServer, mount: str) -> Iterator[Hunt]:
+def hunt(
+    directory: Path, vault: VaultServer, mount: str, switches: Switches | None = None
+) -> Iterator[Hunt]:
     """A hunt of its own: simulator, hostile Vault, listeners, and a canary for every secret that there is."""
-    model = Simulator()
+    model = Simulator(switches)
     model.switch(key_shape="special", me_shows_key=True)
     model.add_user(OPERATOR, auth_level=AuthLevel.NetworkAdmin, password="aA1!" + canary())
     own_key = model.add_key(OPERATOR).value
