@@ -72,6 +72,7 @@ class Facts:
     unresolved: frozenset[str] = frozenset()
     looking: frozenset[str] = frozenset()
     again_at: datetime | None = None
+    doubtful: int = 0  # in doubt, whoever is at work on them
     waiting: bool = False
     mass_drift: str = ""
 
@@ -122,7 +123,7 @@ def is_turn_of_the_due(facts: Facts) -> bool:
 
 def is_full(facts: Facts) -> bool:
     """Whether no further policy may come into doubt: not before all that are asked for a key again, in vain."""
-    if len(facts.trouble) < facts.limit + facts.at_once:
+    if max(len(facts.trouble), facts.doubtful) < facts.limit + facts.at_once:
         return False
     return not all(one.in_vain for one in facts.trouble.values())
 
@@ -162,6 +163,7 @@ class _Case:
     trouble: Trouble | None
     drift: Drift | None
     version: int
+    doubtful: bool = False
 
 
 @dataclass
@@ -221,6 +223,7 @@ class Brake:
                 failing = failed is not None and failed.at >= underway.began
                 attempts = failed.attempts if failed and failing else 1
                 case.trouble = Trouble(since, attempts, asked_again=underway.sent > 1)
+            case.doubtful = underway is not None and underway.sent > 0
             if underway is None or underway.kind == "repair":
                 case.drift = record.drifted
         with self._lock:
@@ -235,6 +238,12 @@ class Brake:
     def fresh(self) -> float:
         """For how many seconds what the records told is believed now."""
         return FRESH_IN_TROUBLE if self.facts().trouble else FRESH
+
+    def open(self) -> set[str]:
+        """The policies that were in doubt, or drifted, when their records were read: another may have healed them."""
+        with self._lock:
+            cases = self._cases.items()
+            return {name for name, case in cases if case.doubtful or case.trouble or case.drift}
 
     def is_known(self, policy: str, age: float) -> bool:
         """Whether its record was read so many seconds ago at most, or a run of this process is at work on it."""
@@ -260,6 +269,9 @@ class Brake:
                 unresolved=frozenset(self._unresolved),
                 looking=frozenset(self._at_work & trouble.keys()),
                 again_at=self._pause_ends(told),
+                doubtful=len(
+                    {name for name, case in self._cases.items() if case.doubtful} | trouble.keys()
+                ),
                 waiting=any(boot - at < TURN_KEPT for at in self._waiting.values()),
                 mass_drift=self._why_mass(limit, now, boot),
             )

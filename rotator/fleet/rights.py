@@ -144,7 +144,9 @@ class Rights:
                 return
             self._looked_at = now
         with suppress(RotatorError):
-            for name in sorted(self._index.lowered(self._policies, timedelta(seconds=age))):
+            for name in sorted(
+                self._index.lowered(self._policies, timedelta(seconds=age)) | self.brake.open()
+            ):
                 if not self.brake.is_known(name, age):
                     self._read(name)
         self.why()
