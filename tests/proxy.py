@@ -18,6 +18,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 from typing import BinaryIO, Self
 from urllib.parse import urlsplit
 
+_HEALTH = re.compile(rb'("server_time_utc":)(\d+)')  # Vault's other word for the time
 _PATIENCE = 60.0  # seconds for a server's answer
 
 
@@ -71,7 +72,10 @@ class Answer:
         if told is None or not by:
             return self
         moved = format_datetime(parsedate_to_datetime(told) + by, usegmt=True)
-        return Answer(self.raw.replace(told.encode(), moved.encode(), 1))
+        raw = self.raw.replace(told.encode(), moved.encode(), 1)
+        return Answer(
+            _HEALTH.sub(lambda at: at[1] + b"%d" % (int(at[2]) + by.total_seconds()), raw)
+        )
 
 
 Forward = Callable[[], Answer]

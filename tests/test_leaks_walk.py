@@ -33,7 +33,8 @@ from rotator.vault import At, Server
 SPEAKING = ("value", "secret", "token", "password", "body", "data", "raw", "jwt", "credential")
 # Fields that speak of such things, or could hold anything, and hold only what is ours: names, numbers, times, messages.
 OURS = {
-    "Alarm", "Answer.body", "Document.custom", "Problem", "Record.known", "Result", "Run.versions", "Standing",
+    "Alarm", "Answer.body", "Description.calls", "Document.custom", "Facts", "Problem", "Record.known", "Result",
+    "Run.versions", "Standing", "System.callers", "System.hosts", "Underway.speaks",
     "VaultSettings.jwt_file", "View.owners", "_Page.entries",
 }  # fmt: skip
 OPEN = ("Any", "object", "bytes", "dict", "Mapping")
@@ -106,7 +107,7 @@ def test_no_error_shows_more_than_its_message() -> None:
     errors = [one for one in errors if not one.__module__.startswith("rotator.policy")]
     assert len(errors) >= 12
     kept = {
-        "problems", "kind", "version", "retry_after", "at", "document", "phase", "status", "failed",
+        "problems", "kind", "version", "retry_after", "at", "document", "phase", "status", "failed", "skew",
     }  # fmt: skip
     for one in errors:
         assert issubclass(one, RotatorError), one

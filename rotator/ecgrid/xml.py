@@ -13,13 +13,9 @@ _BEFORE = b" \t\r\n\xef\xbb\xbf"  # white space and UTF-8's BOM, which some put 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class _HasDoctype(ValueError):
-    """The document brings a DTD."""
-
-
 class _Builder(ET.TreeBuilder):
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise _HasDoctype
+        raise ValueError("a document type")
 
 
 def parsed(body: bytes) -> Element | None:
@@ -28,7 +24,7 @@ def parsed(body: bytes) -> Element | None:
     try:
         parser.feed(body.lstrip(_BEFORE))
         root: Element = parser.close()
-    except (ET.ParseError, _HasDoctype, ValueError, LookupError):
+    except (ET.ParseError, ValueError, LookupError):
         return None
     return root
 

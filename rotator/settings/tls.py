@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rotator.errors import BadInput, Problem
+from rotator.errors import BadInput, Problem, RotatorError
 
 _MOST = 16 * 1024 * 1024
 _CERTIFICATES = (b"-----BEGIN CERTIFICATE-----", b"-----BEGIN TRUSTED CERTIFICATE-----")
@@ -102,12 +102,12 @@ def tls_problems(
     return [*_of_authorities(cafile, capath), *_of_client(client_cert, client_key)]
 
 
-class _Encrypted(Exception):
+class _Encrypted(RotatorError):
     """A key that is protected by a pass phrase, which nobody is there to type."""
 
 
 def _nobody_knows() -> str:
-    raise _Encrypted
+    raise _Encrypted("a key with a pass phrase")
 
 
 def _of_authorities(cafile: TlsFile | None, capath: TlsFile | None) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -63,8 +63,8 @@ class _Reply:
     """What came back: `told` is its JSON object, None for anything else."""
 
     status: int
-    body: bytes
-    told: dict[str, Any] | None
+    body: bytes = field(repr=False)
+    told: dict[str, Any] | None = field(repr=False)
     date: str | None
     retry_after: float | None
 

@@ -284,18 +284,18 @@ def _early() -> None:
     """With the settings in hand, before anybody asked for a log."""
     from rotator.settings import Settings
 
-    load = vars(Settings)["load"].__func__
+    look = vars(Settings)["look"].__func__
 
-    def load_and_err(cls: Any, *given: Any, **options: Any) -> Any:
-        made = load(cls, *given, **options)
+    def look_and_err(cls: Any, *given: Any, **options: Any) -> Any:
+        made, problems = look(cls, *given, **options)
         value = made.vault.token.reveal()
         print(f"early: {value}")  # noqa: T201 - the mistake
         warnings.warn(f"early: {value}", stacklevel=1)
         logging.getLogger("zeep.transports").error("early: %s", value)
         logging.getLogger("rotator").error("early: %d", value)
-        return made
+        return made, problems
 
-    Settings.load = classmethod(load_and_err)  # type: ignore[assignment,method-assign]  # breaking it is the point
+    Settings.look = classmethod(look_and_err)  # type: ignore[assignment,method-assign]  # breaking it is the point
 
 
 @deed("tell-process")
