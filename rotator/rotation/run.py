@@ -207,10 +207,8 @@ class Run:
     @property
     def reading_call(self) -> Verify:
         """The policy's reading call; for a rotation of the other family, the one of that family on the same surface."""
-        verify, changed = (
-            self.policy.verify,
-            self.generates is not (self.policy.issue is Issue.GENERATE),
-        )
+        verify = self.policy.verify
+        changed = self.generates is not (self.policy.issue is Issue.GENERATE)
         return (
             verify.of_other_family if changed and verify.shows_record is self.generates else verify
         )
