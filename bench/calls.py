@@ -35,6 +35,9 @@ BEYOND = {
     "POST sys/capabilities-self": "once a login and policy: that every path may be written, before ECGrid is asked",
     "GET index": "the due index: before its entry is lowered, and once a tick",
     "POST index": "the due index: lowered before the claim, raised after",
+    "GET ecgrid": "once a process and minute: what ECGrid speaks, and whose it is",
+    "POST ecgrid": "once, and when it is news: the same, found out",
+    "LIST record metadata": "once a state path: are there records that have to be proved to be this ECGrid's",
     "GET record": "looking round, and what the record promises afterwards",
 }
 CLAIM = {"ROTATOR_DEADLINE": "3s", "ROTATOR_CLAIM_TTL": "4s"}

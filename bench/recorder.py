@@ -14,7 +14,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 _DOCUMENT = re.compile(
-    r"/v1/[^/]+/(?P<kind>data|metadata)/(?:rotator/(?P<state>record|staged|index)/)?"
+    r"/v1/[^/]+/(?P<kind>data|metadata)/(?:rotator/(?P<state>record|staged|index|ecgrid)(?=[/?]|$))?"
 )
 _NOT_FORWARDED = ("transfer-encoding", "connection", "content-length")
 
