@@ -90,8 +90,12 @@ class Counted:
 
 
 def in_a_fleet(world: World, recorder: Recorder, size: int) -> Counted:
-    """For each rotation, what a tick sends over some policies that are all due; what comes once a process included."""
+    """For each rotation, what a tick sends over some policies that are all due; what comes once a process included.
+
+    What is found out once and remembered (what ECGrid speaks, what it does with a replaced key) is known by then.
+    """
     policies = fleet(world, size)
+    policies.command("rotate", "--all", "--json")
     policies.become_due()
     return Counted.of(policies, recorder, "run", "--once", rotations=size)
 
