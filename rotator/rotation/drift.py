@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rotator.errors import Forbidden, NotFound, Refused
-from rotator.keys import Agreement, Issue, Secret, Seen
+from rotator.keys import Agreement, Secret, Seen
 from rotator.rotation import finding, restraint
 from rotator.rotation.due import fits, kind_wanted
 from rotator.rotation.run import Order, Run
@@ -77,7 +77,7 @@ def compare_published(run: Run, there: Published, value: Secret, user_id: int) -
 
 def shown_now(run: Run, user_id: int) -> list[Seen]:
     """Every key of the user and the policy's visibility; raises Forbidden or NotFound where none may be seen."""
-    if run.policy.issue is Issue.GENERATE:
+    if run.generates:
         return [run.patiently(lambda: run.account.read(user_id, run.within()))]
     return run.patiently(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
 

@@ -123,7 +123,7 @@ def wait_or_leave(run: Run) -> None:
         raise Busy(f"claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}")
     elif run.world.clock.boot() > run.deadline:
         raise Transient(
-            f"this run issued key {run.orphan.ref.key_id}, lost its claim to {claim.by}, and has not seen what came of "
+            f"this run issued {run.orphan.ref.words}, lost its claim to {claim.by}, and has not seen what came of "
             "it: the next run looks",
             kind=CONTENDED,
         )
