@@ -23,12 +23,13 @@ def claim(run: Run) -> None:
         return
     user_id, visibility = run.target(kind)
     by_itself = kind == "repair" or bool(run.record.failed)
+    if kind == "rotate":
+        restraint.may_ask(run)
+    prepare(run, user_id, visibility)
     if run.order.what != "adopt" and due.lost_its_record(run):
         run.world.whose.refuse_lost()
     if kind == "rotate":
-        restraint.may_ask(run)
         previous.ask_before(run, user_id)
-    prepare(run, user_id, visibility)
     say_what_is_odd(run)
     baseline = what_is_known(run, user_id, visibility)
     sent = (
