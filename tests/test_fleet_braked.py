@@ -158,11 +158,11 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     daemon.kill()
 
 
-@pytest.mark.parametrize("pace", PACES)
+@in_full
 def test_who_is_due_is_served_while_many_are_stuck(
-    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running, pace: str
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
-    """Four of them, in what ECGrid's default rate allows in a minute and a half, while 24 others are stuck."""
+    """Four of them, within as many requests as ECGrid's default rate allows in a minute and a half, beside 24."""
     names = adopted(rotator_command, simulator, SIZE + 4)
     stuck, due = names[:SIZE], names[SIZE:]
     simulator.simulator.add_fault(TROUBLES["503"])
@@ -172,7 +172,7 @@ def test_who_is_due_is_served_while_many_are_stuck(
     assert in_doubt(vault, mount, names) == stuck
     simulator.simulator.clear_faults()
     make_due(vault, mount, due)
-    take_pace(rotator_command, pace)
+    take_pace(rotator_command, "default")
     before = len(simulator.simulator.requests())
     daemon = rotator_command.start("run")
     until(
