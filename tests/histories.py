@@ -203,9 +203,9 @@ class Told(Interleaving):
             while self.fleet.time.seconds < self.ends and not self.is_over():
                 try:
                     self._tick(rotator, process)
+                    process.world.clock.sleep(EVERY)
                 except Ended:  # and a new one begins, which knows nothing
                     self.rights.pop(rotator, None)
-                process.world.clock.sleep(EVERY)
 
         return work
 

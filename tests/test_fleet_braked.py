@@ -95,6 +95,11 @@ def asked(simulator: Running, call: str = "KeySet") -> int:
     return sum(entry.call == call for entry in simulator.simulator.requests())
 
 
+def all_issued(simulator: Running, names: list[str]) -> bool:
+    """Whether ECGrid has made a key for each."""
+    return all(simulator.simulator.issued(user_of(name)) for name in names)
+
+
 def well(vault: VaultServer, mount: str, simulator: Running, names: list[str]) -> bool:
     """Whether each has a key that works, nothing is open, and each record is as the version before reads it."""
     there = [record(vault, mount, name) for name in names]
@@ -146,14 +151,18 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     late = [name for name in names if keys_made(vault, mount, name) > 2]
     prompt = [name for name in names if name not in late]
     patience = WELL_WITHIN if pace == "default" else 120.0
-    until(lambda: well(vault, mount, simulator, prompt), "they are well", patience)
+    until(
+        lambda: all_issued(simulator, prompt) and well(vault, mount, simulator, prompt),
+        "they are rotated, and well",
+        patience,
+    )
     assert len(late) <= AT_ONCE
     assert trouble == "lost" or not late, "what made nothing counts for no limit"
     if late:  # three keys that nobody has were made for each; a person need not wait five minutes
         done = rotator_command("rotate", "--json", *late, timeout=WELL_WITHIN)
         assert done.json["summary"] == {"rotated": len(late)}
     assert well(vault, mount, simulator, names)
-    assert all(simulator.simulator.issued(user_of(name)) for name in names)
+    assert all_issued(simulator, names)
     until(lambda: events(daemon.so_far()[1], "fleet.brake_over"), "it says so", 30)
     daemon.kill()
 
@@ -175,11 +184,7 @@ def test_who_is_due_is_served_while_many_are_stuck(
     take_pace(rotator_command, "default")
     before = len(simulator.simulator.requests())
     daemon = rotator_command.start("run")
-    until(
-        lambda: all(simulator.simulator.issued(user_of(name)) for name in due),
-        "all are served",
-        150,
-    )
+    until(lambda: all_issued(simulator, due), "they are served", 150)
     assert len(simulator.simulator.requests()) - before <= 90 * DEFAULT_RATE
     until(lambda: well(vault, mount, simulator, names), "all are well", WELL_WITHIN)
     daemon.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FULL, in_full
@@ -17,13 +18,17 @@ HISTORIES = 2000 if FULL else 8
 SEED = int(os.environ.get("ROTATOR_TEST_SEED", random.randrange(10**9)))
 
 
-# Those that ever failed: three rotators with three at once, which are slow to share out what is left to do.
-BUSY = {"size": 12, "rotators": 3, "at_once": 3, "weather": "lost", "masked": True}
-FAILED = [
-    History(1000195, lasts=210.89521817718756, restarts=0.0, told_by="", **BUSY),  # type: ignore[arg-type]
-    History(1000358, lasts=230.21158173881085, restarts=0.5, told_by="", **BUSY),  # type: ignore[arg-type]
-    History(1000666, lasts=324.97862037176975, restarts=0.0, told_by="", **BUSY),  # type: ignore[arg-type]
-]
+# Those that ever failed, as they were drawn then. Three rotators with three at once take long to share out what is
+# left to do; the only process of a fleet may end while it sleeps.
+LOST = {"weather": "lost", "masked": True, "told_by": ""}
+BUSY, ALONE = {"rotators": 3, "at_once": 3} | LOST, {"rotators": 1, "at_once": 1} | LOST
+FAILED: dict[int, dict[str, Any]] = {
+    1000195: {"size": 12, "lasts": 210.89521817718756, "restarts": 0.0} | BUSY,
+    1000358: {"size": 12, "lasts": 230.21158173881085, "restarts": 0.5} | BUSY,
+    1000666: {"size": 12, "lasts": 324.97862037176975, "restarts": 0.0} | BUSY,
+    1001042: {"size": 8, "lasts": 315.58714685523614, "restarts": 0.5} | ALONE,
+    1001108: {"size": 12, "lasts": 223.821523056474, "restarts": 0.5} | ALONE,
+}
 
 
 @pytest.mark.parametrize("part", range(8))
@@ -39,11 +44,10 @@ def test_without_the_brake_the_oracle_sees_the_damage(tmp_path: Path) -> None:
     assert any("dead at once" in text for text in wrongs(tmp_path, a_storm(), brake=0))
 
 
-@in_full
-@pytest.mark.parametrize("history", FAILED, ids=lambda history: str(history.seed))
-def test_histories_that_failed_once_end_well(tmp_path: Path, history: History) -> None:
-    """As they were drawn then."""
-    assert wrongs(tmp_path, history) == []
+@pytest.mark.parametrize("seed", [1001042, *(pytest.param(one, marks=in_full) for one in FAILED)])
+def test_histories_that_failed_once_end_well(tmp_path: Path, seed: int) -> None:
+    """Each has been seen to end with a policy that is not well, or not to end."""
+    assert wrongs(tmp_path, History(seed, **FAILED[seed])) == []
 
 
 def test_unless_it_is_asked_whose_ecgrid_it_is_the_oracle_sees_the_damage(
