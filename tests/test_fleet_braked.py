@@ -22,7 +22,6 @@ BRAKE, AT_ONCE = 5, 8  # the settings' defaults
 QUICK = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "5s", "ROTATOR_CHECK_EVERY": "0"}
 COMPRESSED = ("ROTATOR_DEADLINE", "ROTATOR_CLAIM_TTL", "ROTATOR_ECGRID__RATE")
 PACES = ["quick", pytest.param("default", marks=in_full)]
-DEFAULT_RATE = 1.5  # requests a second to ECGrid
 WELL_WITHIN = 600.0  # seconds after the trouble, at the default rate, for SIZE policies
 REPLACES = {"keyset": "replace", "read_back": "masked", "list_shows": "masked"}
 
@@ -164,29 +163,6 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     assert well(vault, mount, simulator, names)
     assert all_issued(simulator, names)
     until(lambda: events(daemon.so_far()[1], "fleet.brake_over"), "it says so", 30)
-    daemon.kill()
-
-
-@in_full
-def test_who_is_due_is_served_while_many_are_stuck(
-    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
-) -> None:
-    """Four of them, within as many requests as ECGrid's default rate allows in a minute and a half, beside 24."""
-    names = adopted(rotator_command, simulator, SIZE + 4)
-    stuck, due = names[:SIZE], names[SIZE:]
-    simulator.simulator.add_fault(TROUBLES["503"])
-    make_due(vault, mount, stuck)
-    without = {"ROTATOR_BRAKE": "0", "ROTATOR_CONCURRENCY": str(SIZE)}
-    rotator_command("run", "--once", "--json", **without)  # type: ignore[arg-type]
-    assert in_doubt(vault, mount, names) == stuck
-    simulator.simulator.clear_faults()
-    make_due(vault, mount, due)
-    take_pace(rotator_command, "default")
-    before = len(simulator.simulator.requests())
-    daemon = rotator_command.start("run")
-    until(lambda: all_issued(simulator, due), "they are served", 150)
-    assert len(simulator.simulator.requests()) - before <= 90 * DEFAULT_RATE
-    until(lambda: well(vault, mount, simulator, names), "all are well", WELL_WITHIN)
     daemon.kill()
 
 
