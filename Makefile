@@ -27,10 +27,11 @@ test: lint  ## lint, then every test but the hunt for a key's value (test-leaks)
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal \
 		--ignore-glob='*/test_leaks_d*.py' --ignore=tests/test_leaks_hunt.py
 
-test-crash: $(READY)  ## every kill point, 20,000 random schedules, raft clusters that lose their head (half an hour)
+test-crash: $(READY)  ## every kill point, 20,000 random schedules, 2,000 fleets in bad weather, raft clusters without a head (an hour)
 	ROTATOR_TEST_FULL=1 ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
 		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
-		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py
+		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py \
+		tests/test_fleet_braked.py tests/test_histories.py
 
 test-crash-sample: $(READY)  ## 4,000 random schedules, drawn anew each time (ROTATOR_TEST_SEED=N draws them again); two minutes
 	ROTATOR_TEST_INTERLEAVINGS=4000 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_interleavings.py -k "random or once"

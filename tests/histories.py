@@ -16,16 +16,20 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from interleave import CALM, ISSUING, Actor, Ended, Interleaving
-from memory import MemoryKV
-from worlds import Process, Scene, policy_from
+from memory import MemoryKV, Own, account_of
+from worlds import ADMIN, Process, Scene, policy_from
 
-from rotator.errors import Forbidden, Refused
+from rotator.ecgrid import Credentials, Urgency
+from rotator.errors import Forbidden, HeldBack, Refused
 from rotator.fleet.rights import Rights
 from rotator.fleet.standing import Board
 from rotator.fleet.survey import has_work, would_issue
+from rotator.fleet.whose import Whose
 from rotator.journal import Record
+from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Policy
 from rotator.rotation import Order, tend
+from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
 from rotator.vault.index import DueIndex
@@ -92,24 +96,29 @@ class History:
     size: int
     rotators: int
     at_once: int  # in each rotator
-    weather: str  # 503 | lost | rights | refused
+    weather: str  # 503 | lost | rights | refused | other
     masked: bool
     lasts: float
     restarts: float  # percent of calls at which a process ends, in bad weather
+    told_by: str  # how the other ECGrid differs: host | network | keys
 
     @classmethod
     def drawn(cls, seed: int) -> History:
         """The history of a seed."""
         draw = random.Random(seed)
+        rotators = draw.choice([1, 1, 2, 3])
+        # Keys alone tell it where nothing is remembered, and no other rotator remembers it anew.
+        told_by = draw.choice(["host", "network", *(["keys"] if rotators == 1 else [])])
         return cls(
             seed,
             size=draw.choice([4, 8, 12]),
-            rotators=draw.choice([1, 1, 2, 3]),
+            rotators=rotators,
             at_once=draw.choice([1, 2, 3]),
-            weather=draw.choice(["503", "lost", "lost", "rights", "refused"]),
+            weather=draw.choice(["503", "lost", "lost", "rights", "refused", "other"]),
             masked=draw.random() < 0.5,
             lasts=draw.uniform(20.0, STORM),
             restarts=draw.choice([0.0, 0.0, 0.5]),
+            told_by=told_by,
         )
 
     @property
@@ -118,14 +127,64 @@ class History:
         return max(2, min(BRAKE, self.size // 2)) + self.rotators * self.at_once
 
 
+class TwoECGrids:
+    """The fleet's own ECGrid and that of another environment, where the same users have other keys.
+
+    A rotator that is pointed at the other one finds another host name there, another network, or (where nothing is
+    remembered any more) only that it accepts none of the published keys.
+    """
+
+    def __init__(self, fleet: Fleet, history: History) -> None:
+        self.fleet, self.told_by = fleet, history.told_by
+        self.other = Simulator(
+            Switches(), clock=fleet.time.now, randomness=random.Random(-1 - history.seed)
+        )
+        network = 2 if history.told_by == "network" else 1
+        self.other.add_user(ADMIN, auth_level=AuthLevel.NetworkAdmin, network_id=network)
+        self.other_key = self.other.add_key(ADMIN).value
+        for policy in fleet.policies:
+            self.other.add_user(policy.users[0])
+            self.other.add_key(policy.users[0])
+        self.may_act(fleet.rotator(), astray=False)
+        if history.told_by == "keys":
+            fleet.store.paths.pop(fleet.vault.system_at)
+
+    def may_act(self, process: Process, *, astray: bool) -> bool:
+        """Points the process at one of the two, as if it began now; whether it does anything there."""
+        simulator = self.other if astray else self.fleet.simulator
+        key = Secret(self.other_key if astray else self.fleet.admin.value)
+        account = account_of(simulator, Own(key), process.kv.gate, self.fleet.later)
+        host = "other" if astray and self.told_by == "host" else "own"
+        settings = SimpleNamespace(
+            brake=BRAKE, ecgrid=SimpleNamespace(rest_url=f"http://{host}/", soap_url="")
+        )
+        whose = Whose(
+            cast(Settings, settings),
+            process.world.vault,
+            Credentials([lambda: key]),
+            process.world.clock.boot,
+            lambda: account(Issue.KEYSET, Verify.GET_KEY, Urgency.CHECK),
+        )
+        whose.acting, whose.policies = True, self.fleet.policies
+        process.world = dataclasses.replace(process.world, account=account, whose=whose)
+        try:
+            whose.require(self.fleet.policies)
+        except HeldBack:
+            return False
+        return True
+
+
 class Told(Interleaving):
     """The processes of a history; those of one rotator share what it knows."""
+
+    patience = 100_000  # more turns than fit into the longest storm and what follows
 
     def __init__(self, fleet: Fleet, history: History, brake: int = BRAKE) -> None:
         self.fleet, self.history, self.brake = fleet, history, brake
         self.storm_ends = fleet.time.seconds + history.lasts
         self.ends = self.storm_ends + AFTER
         self.worst, self.issued = 0, False
+        self.two = TwoECGrids(fleet, history) if history.weather == "other" else None
         self.here = threading.local()
         self.rights: dict[int, tuple[Rights, set[str]]] = {}
         self.holders: dict[int, str] = {}
@@ -144,9 +203,9 @@ class Told(Interleaving):
             while self.fleet.time.seconds < self.ends and not self.is_over():
                 try:
                     self._tick(rotator, process)
+                    process.world.clock.sleep(EVERY)
                 except Ended:  # and a new one begins, which knows nothing
                     self.rights.pop(rotator, None)
-                process.world.clock.sleep(EVERY)
 
         return work
 
@@ -185,6 +244,9 @@ class Told(Interleaving):
         self.here.clock.sleep(seconds)
 
     def _tick(self, rotator: int, process: Process) -> None:
+        astray = rotator == 0 and self.fleet.time.seconds < self.storm_ends
+        if self.two is not None and not self.two.may_act(process, astray=astray):
+            return
         rights, at_work = self._of(rotator, process)
         known = [(one, self.fleet.stored_of(one)) for one in self.fleet.policies]
         self.random.shuffle(known)
@@ -259,11 +321,12 @@ class Told(Interleaving):
         return fate
 
 
-def wrongs(tmp_path: Path, seed: int, brake: int = BRAKE) -> list[str]:
-    """Everything that is not as it must be in the history of that seed."""
-    history = History.drawn(seed)
+def wrongs(tmp_path: Path, history: History, brake: int = BRAKE) -> list[str]:
+    """Everything that is not as it must be in that history."""
     shown = "masked" if history.masked and history.weather == "lost" else "full"
-    fleet = Fleet(tmp_path, history.size, seed, keyset="replace", read_back=shown, list_shows=shown)
+    fleet = Fleet(
+        tmp_path, history.size, history.seed, keyset="replace", read_back=shown, list_shows=shown
+    )
     if history.weather != "refused":
         fleet.pass_time(days=31)
     told = Told(fleet, history, brake)
@@ -273,6 +336,8 @@ def wrongs(tmp_path: Path, seed: int, brake: int = BRAKE) -> list[str]:
         found.append(f"{told.worst} keys were dead at once, at most {history.bound} may be")
     if history.weather == "refused" and fleet.asked.count("KeySet"):
         found.append("keys were issued though none was dead")
+    if told.two is not None and told.two.other.issued():
+        found.append("keys were issued by the other ECGrid")
     for policy in fleet.policies:
         record = fleet.record_of(policy)
         if fleet.is_dead(policy):
@@ -282,3 +347,15 @@ def wrongs(tmp_path: Path, seed: int, brake: int = BRAKE) -> list[str]:
         elif record.kept()["format"] != 1:
             found.append(f"{policy.name} has a record of a newer format")
     return found
+
+
+def a_storm() -> History:
+    """One where answers are lost for long, in a fleet larger than what may be in doubt."""
+    return next(
+        drawn
+        for drawn in map(History.drawn, range(10**6))
+        if drawn.weather == "lost"
+        and drawn.masked
+        and drawn.lasts > STORM * 3 / 4
+        and drawn.size > drawn.bound + 3
+    )

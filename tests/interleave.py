@@ -65,6 +65,8 @@ class Actor:
 class Interleaving:
     """Runs the jobs to their ends, one call at a time."""
 
+    patience = PATIENCE
+
     def __init__(
         self,
         scene: Scene,
@@ -156,7 +158,7 @@ class Interleaving:
 
     def run(self) -> Interleaving:
         """To the end of every process."""
-        for _ in range(PATIENCE):
+        for _ in range(self.patience):
             left = [actor for actor in self.actors if not actor.over]
             if not left:
                 return self

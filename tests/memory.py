@@ -297,7 +297,13 @@ class Direct:
         """See `Account.who_am_i`."""
         answer: ShownUser = self._ask("GetMe", {}, caller)
         user = answer.user
-        return Me(user.user_id, user.login, user.auth_level.name, user.status)
+        return Me(
+            user.user_id,
+            user.login,
+            user.auth_level.name,
+            user.status,
+            network_id=user.network_id,
+        )
 
     def version(self, within: float) -> str:
         """See `Account.version`."""

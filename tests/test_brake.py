@@ -44,6 +44,7 @@ def facts(**changes: Any) -> Facts:
 FULL: dict[str, For] = {f"b{number}": "begin" for number in range(8)}
 BRAKED = facts(trouble=troubled(5))
 TURN = facts(trouble=troubled(5, attempts=2), waiting=True)
+MANY_WAIT = facts(trouble=troubled(24), begun={"t0": "again"}, unresolved=frozenset(troubled(24)))
 CASES: dict[str, tuple[str, For, Facts, str]] = {
     "nothing is wrong": ("due", "begin", CALM, "go"),
     "few are in trouble": ("due", "begin", facts(trouble=troubled(4)), "go"),
@@ -51,6 +52,7 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "as many as may are at work": ("due", "begin", facts(begun=FULL), "soon"),
     "so many wait for a lost answer": ("due", "begin", facts(unresolved=frozenset(FULL)), "soon"),
     "it is one of them": ("b0", "begin", facts(begun=FULL), "go"),
+    "it waits itself, and adds none": ("t0", "begin", MANY_WAIT, "go"),
     "a re-issue waits for no place": ("t0", "again", facts(begun=FULL), "go"),
     "braked, one that is due": ("due", "begin", BRAKED, "go"),
     "braked, one in trouble": ("t3", "again", BRAKED, "go"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from conftest import OPERATOR, Finished, Rotator, VaultServer, events, until
+from conftest import OPERATOR, Finished, Rotator, VaultServer, events, in_full, until
 from proxy import Answer, Forward, Proxy, Request
 from test_daemon import FIRST_USER, fleet_of, published, record
 
@@ -17,6 +20,9 @@ from rotator.sandbox.ecgrid import Fault, Running
 SIZE = 24
 BRAKE, AT_ONCE = 5, 8  # the settings' defaults
 QUICK = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "5s", "ROTATOR_CHECK_EVERY": "0"}
+COMPRESSED = ("ROTATOR_DEADLINE", "ROTATOR_CLAIM_TTL", "ROTATOR_ECGRID__RATE")
+PACES = ["quick", pytest.param("default", marks=in_full)]
+WELL_WITHIN = 600.0  # seconds after the trouble, at the default rate, for SIZE policies
 REPLACES = {"keyset": "replace", "read_back": "masked", "list_shows": "masked"}
 
 
@@ -26,6 +32,12 @@ def adopted(command: Rotator, simulator: Running, size: int = SIZE) -> list[str]
     command.environment |= QUICK
     assert command("run", "--once", "--json").json["summary"] == {"adopted": size}
     return names
+
+
+def take_pace(command: Rotator, pace: str) -> None:
+    """Deadline, claims and ECGrid's rate are the defaults from here on, or stay compressed."""
+    for name in COMPRESSED if pace == "default" else ():
+        command.environment.pop(name)
 
 
 def make_due(vault: VaultServer, mount: str, names: list[str]) -> None:
@@ -82,6 +94,11 @@ def asked(simulator: Running, call: str = "KeySet") -> int:
     return sum(entry.call == call for entry in simulator.simulator.requests())
 
 
+def all_issued(simulator: Running, names: list[str]) -> bool:
+    """Whether ECGrid has made a key for each."""
+    return all(simulator.simulator.issued(user_of(name)) for name in names)
+
+
 def well(vault: VaultServer, mount: str, simulator: Running, names: list[str]) -> bool:
     """Whether each has a key that works, nothing is open, and each record is as the version before reads it."""
     there = [record(vault, mount, name) for name in names]
@@ -96,8 +113,14 @@ TROUBLES: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("pace", PACES)
 def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
-    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running, trouble: str
+    rotator_command: Rotator,
+    vault: VaultServer,
+    mount: str,
+    simulator: Running,
+    trouble: str,
+    pace: str,
 ) -> None:
     """All are due while KeySet fails for all; then ECGrid is well again, and others come due.
 
@@ -108,14 +131,15 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     simulator.simulator.switch(**REPLACES)
     simulator.simulator.add_fault(TROUBLES[trouble])
     make_due(vault, mount, troubled)
-    done = rotator_command("run", "--once", "--json")
+    take_pace(rotator_command, pace)
+    done = rotator_command("run", "--once", "--json", timeout=WELL_WITHIN)
     told = kinds(done)
     assert (done.code, told["fleet.Braked"] >= SIZE - BRAKE - AT_ONCE) == (1, True), told
     assert len(events(done.stderr, "fleet.braked")) == 1
     assert len(in_doubt(vault, mount, names)) <= BRAKE + AT_ONCE
     assert len(dead(vault, mount, simulator, names)) <= BRAKE + AT_ONCE
     before = asked(simulator)
-    again = rotator_command("run", "--once", "--json")  # another process, while all wait
+    again = rotator_command("run", "--once", "--json", timeout=WELL_WITHIN)  # while all wait
     assert again.code == 1
     assert asked(simulator) <= before + 4
     assert len(in_doubt(vault, mount, names)) <= BRAKE + AT_ONCE + 1
@@ -125,15 +149,84 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     make_due(vault, mount, others)
     late = [name for name in names if keys_made(vault, mount, name) > 2]
     prompt = [name for name in names if name not in late]
-    until(lambda: well(vault, mount, simulator, prompt), "they are well", 120)
+    patience = WELL_WITHIN if pace == "default" else 120.0
+    until(
+        lambda: all_issued(simulator, prompt) and well(vault, mount, simulator, prompt),
+        "they are rotated, and well",
+        patience,
+    )
     assert len(late) <= AT_ONCE
     assert trouble == "lost" or not late, "what made nothing counts for no limit"
     if late:  # three keys that nobody has were made for each; a person need not wait five minutes
-        assert rotator_command("rotate", "--json", *late).json["summary"] == {"rotated": len(late)}
+        done = rotator_command("rotate", "--json", *late, timeout=WELL_WITHIN)
+        assert done.json["summary"] == {"rotated": len(late)}
     assert well(vault, mount, simulator, names)
-    assert all(simulator.simulator.issued(user_of(name)) for name in names)
+    assert all_issued(simulator, names)
     until(lambda: events(daemon.so_far()[1], "fleet.brake_over"), "it says so", 30)
     daemon.kill()
+
+
+@contextmanager
+def vault_goes_away(
+    simulator: Running, vault: VaultServer, command: Rotator, keys: int
+) -> Iterator[tuple[Proxy, threading.Event]]:
+    """ECGrid answers once it was asked for so many keys; from then on there is no Vault, while the event is set."""
+    away = threading.Event()
+    together = threading.Barrier(keys, away.set)
+
+    def gate(request: Request, forward: Forward) -> Answer | None:
+        if request.server == "vault":
+            return None if away.is_set() else forward()
+        answer = forward()
+        if request.issues:
+            together.wait(60)
+        return answer
+
+    with Proxy(gate) as proxy:
+        command.environment |= {
+            "VAULT_ADDR": proxy.before("vault", vault.addr),
+            "ROTATOR_ECGRID__REST_URL": proxy.before("rest", simulator.rest_url),
+            "ROTATOR_ECGRID__SOAP_URL": proxy.before("soap", simulator.soap_url),
+        }
+        yield proxy, away
+
+
+def test_a_vault_that_goes_away_past_eight_issues_has_all_keys_one_tick_after_its_return(
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
+) -> None:
+    """Though the process that had them is gone, none is asked for again, and more are in trouble than brake a fleet."""
+    names = adopted(rotator_command, simulator, AT_ONCE)
+    simulator.simulator.switch(keyset="replace")
+    make_due(vault, mount, names)
+    with vault_goes_away(simulator, vault, rotator_command, AT_ONCE) as (_, away):
+        done = rotator_command("run", "--once", "--json")
+        assert (done.code, asked(simulator)) == (1, AT_ONCE), done.stdout
+        assert dead(vault, mount, simulator, names) == names
+        away.clear()
+        done = rotator_command("run", "--once", "--json")
+    assert kinds(done) == {"rotated": AT_ONCE}
+    assert asked(simulator) == AT_ONCE
+    assert well(vault, mount, simulator, names)
+
+
+def test_a_vault_that_comes_back_meanwhile_gets_the_keys_from_memory(
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
+) -> None:
+    """The run that issued them goes on past its deadline, as long as its claims last."""
+    names = adopted(rotator_command, simulator, AT_ONCE)
+    simulator.simulator.switch(keyset="replace")
+    make_due(vault, mount, names)
+    patient = {"ROTATOR_CLAIM_TTL": "60s"}
+    with vault_goes_away(simulator, vault, rotator_command, AT_ONCE) as (proxy, away):
+        tick = rotator_command.start("run", "--once", "--json", **patient)
+        until(away.is_set, "all keys are issued")
+        gone = len(proxy.requests)
+        until(lambda: len(proxy.requests) > gone + 3 * AT_ONCE, "each tried again", 60)
+        away.clear()
+        done = tick.finish()
+    assert kinds(done) == {"rotated": AT_ONCE}
+    assert asked(simulator) == AT_ONCE
+    assert well(vault, mount, simulator, names)
 
 
 @pytest.mark.parametrize(("size", "most"), [(2, 2), (5, 5), (10, 10)])

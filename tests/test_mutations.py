@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from histories import a_storm, wrongs
 from interleave import Chances, Interleaving, quiet_end
 from memory import MemoryKV
 from test_interleavings import KINDS, SETTINGS, rotate, scene_of, tick
+from test_right import Asked, due, with_right
 from worlds import USER, Process, Scene
 
-from rotator.rotation import ending, proving, publishing, retiring
+from rotator.fleet import brake
+from rotator.rotation import ending, proving, publishing, restraint, retiring
 from rotator.rotation.page import STEPS
 from rotator.rotation.run import Run
 
@@ -72,6 +75,16 @@ def lost_answers_are_not_looked_for(patch: Patch) -> None:
     patch.setattr("rotator.rotation.page.STEPS", steps_without_may)
 
 
+def the_brake_always_lets_go(patch: Patch) -> None:
+    """Whatever the facts are."""
+    patch.setattr(brake, "decide", lambda who, what, facts: brake.GO)
+
+
+def the_right_is_asked_for_too_late(patch: Patch) -> None:
+    """Just before the request is sent, and not where it is decided on."""
+    patch.setattr(restraint, "may_ask", lambda run, **how: None)
+
+
 def races(
     tmp_path: Path, kind: Chances, setting: str, jobs: list[Callable[[Process], Any]]
 ) -> list[str]:
@@ -121,6 +134,19 @@ def answers_get_lost(tmp_path: Path) -> list[str]:
     return [] if scene.issued() == 1 else [f"{scene.issued()} keys were issued"]
 
 
+def everything_is_lost_for_long(tmp_path: Path) -> list[str]:
+    """A fleet whose answers are all lost for some minutes."""
+    return wrongs(tmp_path, a_storm())
+
+
+def the_right_is_refused(tmp_path: Path) -> list[str]:
+    """A policy is due while the fleet lets nobody issue."""
+    scene = due(tmp_path)
+    before = scene.stored().version
+    with_right(scene, Asked(refused=("begin",))).tick()
+    return [] if scene.stored().version == before else ["it was claimed and counted for nothing"]
+
+
 MUTATIONS: dict[str, tuple[Callable[[Patch], None], Callable[[Path], list[str]]]] = {
     "claim": (claims_are_ignored, lambda path: races(path, KINDS["calm"], "adds", [tick, rotate])),
     "fence": (
@@ -134,6 +160,8 @@ MUTATIONS: dict[str, tuple[Callable[[Patch], None], Callable[[Path], list[str]]]
     "verify": (keys_are_published_unverified, keyset_stores_only),
     "second look": (nobody_looks_twice_before_retiring, secret_was_set_back),
     "look": (lost_answers_are_not_looked_for, answers_get_lost),
+    "brake": (the_brake_always_lets_go, everything_is_lost_for_long),
+    "right": (the_right_is_asked_for_too_late, the_right_is_refused),
 }
 
 
@@ -145,7 +173,7 @@ def test_without_the_rule_the_damage_is_seen(tmp_path: Path, monkeypatch: Patch,
     assert experiment(tmp_path)
 
 
-@pytest.mark.parametrize("rule", ["verify", "second look", "look"])
+@pytest.mark.parametrize("rule", ["verify", "second look", "look", "brake", "right"])
 def test_with_the_rule_there_is_no_damage(tmp_path: Path, rule: str) -> None:
     """The same experiment; the races without mutation are all of test_interleavings."""
     assert MUTATIONS[rule][1](tmp_path) == []

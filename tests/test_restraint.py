@@ -15,8 +15,10 @@ from worlds import POLICY, USER, Process, Scene
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, Permanent, Transient
 from rotator.fleet import Fleet
+from rotator.fleet.reports import Reports
 from rotator.keys import Issue, Me, Secret, Verify
 from rotator.policy import PolicyDefaults, load
+from rotator.reporting.alarms import Alarm, Alarms
 from rotator.rotation import Order, Result
 from rotator.sandbox.ecgrid import Running
 from rotator.settings import Settings
@@ -84,6 +86,28 @@ def test_a_policy_whose_published_key_is_dead_is_never_stopped_by_the_limit(tmp_
         scene.pass_time(seconds=10)
     assert scene.works() == USER
     assert scene.stored().record.kept()["format"] == 1
+
+
+def test_a_key_past_the_limit_is_told_by_an_alarm(rotator_command: Rotator, tmp_path: Path) -> None:
+    """A failure of the policy, whose fifth key is asked for all the same; the four before it tell none."""
+    scene = Scene(tmp_path, keyset="replace")
+    scene.rotator().tick()
+    scene.pass_time(days=31)
+    scene.simulator.switch(activation_delay=86400.0)
+    reports = Reports(Settings.load(rotator_command.environment, tmp_path), serving=False)
+    told: list[Alarm] = []
+    reports.alarms = Alarms(told.append)
+    for _ in range(120):
+        process = scene.rotator()
+        process.tick()
+        for name, fields in process.events:
+            reports.event("edi", name, fields)
+        assert bool(told) == (scene.issued() > 4)
+        scene.pass_time(seconds=10)
+    assert {(alarm.what, alarm.policy, alarm.kind) for alarm in told} == {
+        ("failed", "edi", "rotation.IssueLimit")
+    }
+    assert "the published key is refused" in told[0].message
 
 
 # a probe that proves nothing

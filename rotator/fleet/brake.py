@@ -85,7 +85,8 @@ class Facts:
 def decide(who: str, what: For, facts: Facts) -> Verdict:
     """Whether that policy may ask ECGrid for a key now."""
     others = facts.begun.keys() - {who}
-    if what != "again" and len((others | facts.unresolved) - {who}) >= facts.at_once:
+    adds = what != "again" and who not in facts.unresolved
+    if adds and len(others | facts.unresolved) >= facts.at_once:
         return Verdict(go=False, soon=True, why="as many rotations as may are at work")
     if what == "repair":
         if facts.mass_drift:
