@@ -33,6 +33,9 @@ from rotator.sandbox.openbao import OpenBao
 hypothesis_settings.register_profile("house", deadline=None)
 hypothesis_settings.load_profile("house")
 
+# A job in the background has SIGINT ignored, and so would every command that a test starts and then interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Minutes instead of seconds: `make test-crash` and `make test-leaks` set it, `make test` takes a sample.
 FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
 # What is drawn at random is drawn anew each time, the same in all workers; with this seed it is drawn again.
