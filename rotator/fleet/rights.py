@@ -122,9 +122,13 @@ class Rights:
             self._issued.append(self.clock.boot())
 
     def ask(self, policy: Policy, what: For, *, of_tick: bool) -> Verdict:
-        """As `Brake.ask`, from facts that are not old; counts what it gives. Raises Stopped at the tick's limit."""
-        self.refresh()
+        """As `Brake.ask`, from facts that are not old; counts what it gives. Raises Stopped at the tick's limit.
+
+        Whoever has the right already asks for the last time before it sends: while somebody is in trouble everything
+        is read again then, since another rotator's runs may have failed in the same moment as this one's.
+        """
         had = self.brake.has(policy.name)
+        self.refresh(0.0 if had and self.brake.facts().trouble else self.brake.fresh)
         if of_tick and what != "again" and not had and self._is_limit_reached():
             raise Stopped(LIMIT)
         verdict = self.brake.ask(policy.name, what)
@@ -134,11 +138,15 @@ class Rights:
 
     # what it has to know
 
-    def refresh(self) -> None:
-        """Reads what the due index shows as open, where that is older than ten seconds; what cannot be read stays."""
+    def refresh(self, age: float | None = None) -> None:
+        """Reads what the due index shows as open, where that is older than `age`; what cannot be read stays.
+
+        By default ten seconds, one while somebody is in trouble.
+        """
         if self.brake.named or not self.settings.brake:
             return
-        now, age = self.clock.boot(), self.brake.fresh
+        now = self.clock.boot()
+        age = self.brake.fresh if age is None else age
         with self._lock:
             if now - self._looked_at < age:
                 return
