@@ -288,7 +288,7 @@ def test_rotate_all_is_held_and_a_named_policy_is_not(
     assert asked(simulator) <= before + 2
     assert rotator_command("release", "--brake").code == 0
     rotator_command("rotate", "--all", "--json")
-    assert asked(simulator) > before + AT_ONCE
+    assert asked(simulator) >= before + BRAKE
     simulator.simulator.clear_faults()
     free = next(name for name in names if name not in in_doubt(vault, mount, names))
     assert rotator_command("rotate", free, "--json").json["summary"] == {"rotated": 1}

@@ -20,22 +20,12 @@ HEALTH = "/v1/sys/health"
 By = Callable[[], timedelta]  # how far ahead the node is that answers now
 
 
-def later(answer: Answer, by: timedelta) -> Answer:
-    """The answer of a server whose clock is so much ahead, `sys/health` included."""
-    moved = answer.later(by)
-
-    def digits(told: re.Match[bytes]) -> bytes:
-        return told[1] + b"%d" % (int(told[2]) + round(by.total_seconds()))
-
-    return Answer(re.sub(rb'("server_time_utc": ?)([0-9]+)', digits, moved.raw))
-
-
 def nodes(by: By, health: By | None = None) -> Between:
     """Nodes behind one address; `health`: another time than the answers tell."""
 
     def between(request: Request, forward: Forward) -> Answer | None:
         told = health if health is not None and request.path == HEALTH else by
-        return later(forward(), told())
+        return forward().later(told())
 
     return between
 
@@ -111,7 +101,7 @@ def test_a_time_that_vault_confirms_counts_whatever_the_machines_own_clock_says(
     asked_health = []
 
     def between(request: Request, forward: Forward) -> Answer | None:
-        answer = later(forward(), FAR)
+        answer = forward().later(FAR)
         if request.path != HEALTH:
             return answer
         asked_health.append((request.header("X-Vault-Namespace"), request.header("X-Vault-Token")))
@@ -138,7 +128,7 @@ def test_a_time_that_nothing_confirms_holds_everything_back(
     def between(request: Request, forward: Forward) -> Answer | None:
         if request.path == HEALTH:
             return Answer.of(403, b"<html>")
-        return later(forward(), FAR)
+        return forward().later(FAR)
 
     done = asked(rotator_command, vault, between, *command, **SHORT)
     if command[0] == "rotate":
