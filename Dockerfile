@@ -21,6 +21,7 @@ RUN ["python3", "-m", "pip", "install", "--require-hashes", "--only-binary=:all:
 COPY pyproject.toml LICENSE README.md ./
 COPY builder builder
 COPY completions completions
+COPY docs/runbook.md docs/runbook.md
 COPY man man
 COPY rotator rotator
 RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \

@@ -34,7 +34,11 @@ from rotator.sandbox.ecgrid import Form
 from rotator.sandbox.world import ADMIN, Sandbox, sandbox
 from rotator.settings import Settings
 
-PAGES = [path for path, _ in repository_texts() if path.suffix == ".md" and path.is_file()]
+PAGES = [
+    path
+    for path, _ in repository_texts()
+    if path.suffix == ".md" and path.is_file() and not path.is_symlink()
+]
 SHELL = ("sh", "bash", "console", "shell", "zsh")
 FORMS: tuple[Form, ...] = ("portal", "service")
 # What cannot be typed or loaded here: the page, how the block begins, and the test that shows what it says.

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Finished, Rotator, Started, until
+from test_architecture import ROOT
 
 import rotator
 from rotator.cli import main
+from rotator.reporting import runbook
 
 HEAVY = ("apscheduler", "httpx", "hvac", "lxml", "pydantic", "requests", "rich", "yaml", "zeep")
 NOWHERE = "error: policies: does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES\n"
@@ -47,6 +49,18 @@ TRANSCRIPTS = [
         "error: say what to adopt: NAME..., or --all, or --ecgrid; --from OLD takes exactly one NAME\n",
     ),
     ("run --shard 3/2", 2, "", "error: --shard '3/2': I/N, with I from 0 to N-1\n"),
+    (
+        "explain vault.seald",
+        2,
+        "",
+        "error: no kind of error is named 'vault.seald'; did you mean vault.Sealed?\n",
+    ),
+    (
+        "explain nonsense",
+        2,
+        "",
+        "error: no kind of error is named 'nonsense'; `rotator explain` without one lists them\n",
+    ),
 ]
 
 
@@ -113,6 +127,24 @@ def test_the_help_of_every_command_explains_every_option(shell: Shell, name: str
     options = done.stdout.partition("\nOptions:\n")[2].splitlines()
     assert [line for line in options if not re.match(r"  (-\S.*?  +|   {10,})\S", line)] == []
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_explain_shows_what_the_runbook_says(shell: Shell) -> None:
+    """With nothing set: one entry as text and as JSON; without a kind a line for each, the alerts last."""
+    page = (ROOT / runbook.PAGE).read_text()
+    section = page.partition("### vault.Sealed\n")[2].partition("\n### ")[0].replace("*", "")
+    shown = shell("explain", "vault.Sealed")
+    assert (shown.code, shown.stderr) == (0, "")
+    assert shown.stdout.split() == ["vault.Sealed", *section.split()]
+    (entry,) = shell("explain", "vault.Sealed", "--json").json["entries"]
+    assert " ".join([*entry["means"], "To do:", entry["to_do"]]).split() == section.split()
+    lines = shell("explain").stdout.splitlines()[1:]
+    listed = [line.split()[0] for line in lines]
+    assert set(listed) == set(re.findall(r"^### (.+)$", page, re.MULTILINE))
+    assert ["." in name for name in listed] == sorted(
+        ("." in name for name in listed), reverse=True
+    )
+    assert [line for line in lines if len(line.split()) < 4] == []
 
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])

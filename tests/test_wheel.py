@@ -51,10 +51,10 @@ def _copy(to: Path, umask: int) -> None:
     """What would be committed, with the rights that such a user's checkout has."""
     for path, _ in repository_texts():
         copy = to / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             copy.symlink_to(path.readlink())
         elif path.is_file():
-            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
             copy.chmod((0o777 if os.access(path, os.X_OK) else 0o666) & ~umask)
 
@@ -108,6 +108,11 @@ def test_the_wheel_has_everything_that_runs_and_nothing_else(wheel: zipfile.ZipF
         f"rotator-{rotator.__version__}.dist-info",
         f"rotator-{rotator.__version__}.data",
     }
+
+
+def test_the_runbook_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+    """As the documents have it: a link in a checkout has become the file."""
+    assert wheel.read("rotator/reporting/runbook.md") == (ROOT / "docs" / "runbook.md").read_bytes()
 
 
 def test_the_manual_and_the_completions_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:

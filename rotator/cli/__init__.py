@@ -179,6 +179,19 @@ def history(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("kind", required=False)
+@as_json
+def explain(**options: Any) -> None:
+    """The runbook's entry for a kind of error, such as vault.Sealed: what it means, and what to do.
+
+    Without KIND: a line for each, alerts last.
+    """
+    from rotator.cli.explain import explain as show_entry
+
+    show_entry(**options)
+
+
+@main.command()
 @click.argument("path", required=False)
 @as_json
 @click.pass_obj
