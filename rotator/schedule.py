@@ -151,7 +151,9 @@ class Schedule:
         """The instant at which the policy `name` is due, `after` being its last rotation or its adoption.
 
         That is the first schedule time after it, moved by the jitter of that name, then forward to the first instant
-        that is out of every freeze and in the window. None for a manual schedule. The answer depends on nothing else.
+        that is out of every freeze and in the window. What was moved so far is spread anew from there, by the name's
+        share of the jitter or of what is left of that opening, whichever is less. None for a manual schedule. The
+        answer depends on nothing else.
         """
         if isinstance(self.rule, Every):
             due = after + self.rule.period
@@ -159,9 +161,11 @@ class Schedule:
             due = self._next_of_cron(self.rule, after)
         else:
             return None
-        if self.jitter:
-            due += self._offset(name)
-        return self.allowed(due)
+        due += _share(name, self.jitter)
+        allowed = self.allowed(due)
+        if not self.jitter or allowed == due:
+            return allowed
+        return allowed + _share(name, self._left(allowed))
 
     def occurrences(self, after: datetime, until: datetime, name: str) -> Iterator[datetime]:
         """The due times up to `until`, each counted from the one before as if that had been met."""
@@ -176,7 +180,7 @@ class Schedule:
             if thaw := self._thaw(at):
                 at = thaw
             elif in_window and self.window is not None and not self.open_at(at):
-                at = self._next_opening(self.window, at)
+                at = self._next_turn(self.window, at, opens=True)
             else:
                 return at
 
@@ -194,10 +198,6 @@ class Schedule:
             return self.rule.period
         return self.rule.longest_gap() if isinstance(self.rule, Cron) else None
 
-    def _offset(self, name: str) -> timedelta:
-        fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-        return timedelta(seconds=fraction * int(self.jitter.total_seconds()) >> 64)
-
     def _thaw(self, now: datetime) -> datetime | None:
         """The end of the freezes that cover this instant."""
         if not self.freezes:
@@ -206,13 +206,22 @@ class Schedule:
         last = max((f.last for f in self.freezes if f.first <= today <= f.last), default=None)
         return None if last is None else self._reached(datetime.combine(last + _DAY, time()))
 
-    def _next_opening(self, window: Window, now: datetime) -> datetime:
-        """The first instant after `now`, which is outside the window, that is inside."""
+    def _left(self, now: datetime) -> timedelta:
+        """How long an allowed instant goes on being one, up to the jitter; a window may shut, or a freeze begin."""
+        today, ends = now.astimezone(self.timezone).date(), [now + self.jitter]
+        if self.window is not None:
+            ends.append(self._next_turn(self.window, now, opens=False))
+        begins = [freeze.first for freeze in self.freezes if freeze.first > today]
+        ends += [self._reached(datetime.combine(day, time())) for day in begins]
+        return min(ends) - now
+
+    def _next_turn(self, window: Window, now: datetime, *, opens: bool) -> datetime:
+        """The first instant after `now`, at which the window is shut (open), that finds it open (shut)."""
         day = now.astimezone(self.timezone).date() - _DAY
         while True:
-            start = datetime.combine(day, window.start)
-            instants = {self._reached(start), self._utc(start, fold=1), *self._transition_on(day)}
-            found = [i for i in instants if i > now and self.open_at(i)]
+            wall = datetime.combine(day, window.start if opens else window.end)
+            instants = {self._reached(wall), self._utc(wall, fold=1), *self._transition_on(day)}
+            found = [i for i in instants if i > now and self.open_at(i) is opens]
             if found:
                 return min(found)
             day += _DAY
@@ -272,6 +281,12 @@ class Schedule:
 
     def _utc(self, wall: datetime, fold: int = 0) -> datetime:
         return wall.replace(tzinfo=self.timezone, fold=fold).astimezone(UTC)
+
+
+def _share(name: str, length: timedelta) -> timedelta:
+    """That name's part of a length of time, in whole seconds: the same each time, different between names."""
+    fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+    return timedelta(seconds=fraction * int(length.total_seconds()) >> 64)
 
 
 @lru_cache(maxsize=1024)

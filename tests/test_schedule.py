@@ -263,7 +263,7 @@ def test_jitter_is_of_the_name_alone_and_spreads() -> None:
 def _first_allowed(schedule: Schedule, due: datetime) -> Iterator[datetime]:
     """Minute by minute, the slow way."""
     while True:
-        if schedule.open_at(due) and not schedule.frozen_at(due):
+        if _is_allowed(schedule, due):
             yield due
         due += MINUTE
 
@@ -308,10 +308,55 @@ def test_a_due_time_is_after_the_last_rotation_allowed_and_always_the_same(
     assert schedule.next_due(after, "p") == due
 
 
+@pytest.mark.parametrize(
+    ("window", "freezes", "first", "last"),
+    [
+        (Window((5, 6), time(1), time(5)), (), "2026-11-28T00:00:00", "2026-11-28T04:00:00"),
+        (Window((5,), time(22), time(2)), (), "2026-11-28T21:00:00", "2026-11-29T01:00:00"),
+        (
+            None,
+            (Freeze(date(2026, 11, 20), date(2026, 11, 29)),),
+            "2026-11-29T23:00:00",
+            "2026-11-30T23:00:00",
+        ),
+        (
+            Window((5,), time(22), time(2)),
+            (Freeze(date(2026, 11, 29), date(2026, 11, 30)),),
+            "2026-11-28T21:00:00",
+            "2026-11-28T23:00:00",
+        ),
+    ],
+)
+def test_a_fleet_that_a_window_or_a_freeze_held_back_is_spread_again(
+    window: Window | None, freezes: tuple[Freeze, ...], first: str, last: str
+) -> None:
+    """200 policies that were adopted together are due all over what there is of the opening, not in one second."""
+    schedule = Schedule(
+        Every(30 * DAY), ZoneInfo("Europe/Berlin"), jitter=DAY, window=window, freezes=freezes
+    )
+    adopted, begin, end = utc("2026-10-25T00:00:00"), utc(first), utc(last)
+    due = [schedule.next_due(adopted, f"partner-{number}") for number in range(200)]
+    moments = [one for one in due if one is not None]
+    quarters = {(one - begin) * 4 // (end - begin) for one in moments}
+    assert quarters == {0, 1, 2, 3}, "spread over all of it"
+    assert len(moments) == 200
+    assert max(moments.count(one) for one in moments) <= 5
+
+
+def test_without_jitter_what_was_held_back_is_due_as_the_window_opens() -> None:
+    """Nobody asked for it to be spread."""
+    window = Window((5, 6), time(1), time(5))
+    schedule = Schedule(Every(30 * DAY), ZoneInfo("Europe/Berlin"), window=window)
+    due = {schedule.next_due(utc("2026-10-25T00:00:00"), f"p{number}") for number in range(20)}
+    assert due == {utc("2026-11-28T00:00:00")}
+
+
 @settings(deadline=None, max_examples=60)
 @given(schedules(), st.datetimes(datetime(2026, 3, 1), datetime(2026, 11, 30)))  # noqa: DTZ001 - hypothesis adds the zone below
-def test_a_due_time_is_the_first_that_is_allowed(schedule: Schedule, naive: datetime) -> None:
-    """No earlier minute after the schedule time would have done, whatever the clocks did."""
+def test_a_due_time_is_in_the_first_opening_that_is_allowed(
+    schedule: Schedule, naive: datetime
+) -> None:
+    """No earlier minute would have done; one that was moved is spread by up to the jitter, while it stays allowed."""
     after = naive.replace(tzinfo=UTC, second=0, microsecond=0)
     bare = Schedule(schedule.rule, schedule.timezone).next_due(after, "p")
     assert bare is not None
@@ -320,6 +365,18 @@ def test_a_due_time_is_the_first_that_is_allowed(schedule: Schedule, naive: date
     assert moved is not None
     assert bare <= moved <= bare + schedule.jitter
     assert due is not None
+    first = schedule.allowed(moved)
     expected = next(_first_allowed(schedule, moved))
-    assert due <= expected
-    assert expected - due < MINUTE
+    assert first <= expected
+    assert expected - first < MINUTE
+    if first == moved:
+        assert due == moved
+    else:
+        assert first <= due <= first + schedule.jitter
+        assert all(
+            _is_allowed(schedule, first + MINUTE * n) for n in range((due - first) // MINUTE)
+        )
+
+
+def _is_allowed(schedule: Schedule, at: datetime) -> bool:
+    return schedule.open_at(at) and not schedule.frozen_at(at)

@@ -100,7 +100,7 @@ def _schedule() -> Schema:
         "cron": _text("Five fields as in Vixie cron, such as 0 3 * * SUN."),
         "timezone": _text("Zone of cron, window and freeze, such as Europe/Berlin. Default: UTC."),
         "jitter": _duration_or_0(
-            "Spreads policies by their name: up to this much later, the same each time. Default: 0."
+            "Spreads policies by their name: up to this much later, the same each time, also in a window. Default: 0."
         ),
         "window": _mapping("Hours in which a rotation may begin.", window, both),
         "freeze": _list("Days without rotations.", _mapping("A freeze.", freeze, both), 0),
