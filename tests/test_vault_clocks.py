@@ -155,3 +155,41 @@ def test_where_nodes_disagree_the_earlier_time_counts(
     record = vault.call("GET", f"{mount}/data/rotator/record/edi-0")["data"]["data"]
     rotated_at = datetime.fromisoformat(record["rotated_at"])
     assert abs(rotated_at - datetime.now(UTC)) < timedelta(minutes=2)
+
+
+@pytest.mark.parametrize(
+    ("writes", "issued"), [(1, 0), (3, 1)], ids=["before KeySet", "before KeyRemove"]
+)
+def test_a_doubt_that_comes_up_after_the_claim_holds_back_what_cannot_be_undone(
+    rotator_command: Rotator,
+    vault: VaultServer,
+    mount: str,
+    simulator: Running,
+    writes: int,
+    issued: int,
+) -> None:
+    """The answer to the claim, or to the check-and-set before KeyRemove, is the first to tell another time."""
+    adopted(rotator_command)
+    (old,) = simulator.simulator.keys(USERS[0])
+    written = []
+
+    def between(request: Request, forward: Forward) -> Answer | None:
+        if request.path == HEALTH:
+            return Answer.of(403, b"<html>")
+        if request.method == "POST" and "/record/" in request.path:
+            written.append(request.path)
+        return forward().later(FAR if len(written) >= writes else RIGHT)
+
+    done = asked(
+        rotator_command, vault, between, "rotate", "edi-0", "--grace", "0s", ROTATOR_DEADLINE="2s"
+    )
+    assert done.code == 1, done.stdout
+    assert "sys/health does not confirm it" in done.stdout
+    assert simulator.simulator.issued() == issued
+    assert {"KeySet", "DeleteKey", "KeyRemove"} & simulator.simulator.counts().keys() == (
+        {"KeySet"} if issued else set()
+    )
+    assert old.key_id in {one.key_id for one in simulator.simulator.keys(USERS[0]) if one.live}
+    record = vault.call("GET", f"{mount}/data/rotator/record/edi-0")["data"]["data"]
+    assert not record.get("claim")
+    assert not record.get("underway")

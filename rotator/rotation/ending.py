@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rotator.errors import AnswerLost, Failure, Forbidden, NoSuchCall, NotFound, Refused
 from rotator.journal import Debt, Held
 from rotator.keys import Agreement, Secret, Seen
+from rotator.rotation import restraint
 from rotator.rotation.run import Run, unknown_if_lost
 from rotator.vault import Published
 
@@ -64,7 +65,7 @@ def end(run: Run, debt: Debt, current: Held, published: Secret, value: Secret | 
                 "hand, or give the rotator's user the right to see it"
             )
     refuse_shown(run, debt, view, published)
-    said = remove(run, debt, run.fenced(run.world.timeout))
+    said = remove(run, debt, restraint.within(run))
     if value is not None:
         if accepts(run, value):
             raise unproved(debt, said, "it is still accepted")

@@ -28,7 +28,7 @@ def issue(run: Run) -> None:
     run.account.urgent()
 
     def ask() -> ApiKey:
-        within = run.fenced(run.world.timeout)
+        within = restraint.within(run)
         return run.account.issue(underway.user_id, underway.visibility, within)
 
     run.world.report("rotation.issuing", user_id=underway.user_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from rotator.errors import AnswerLost, Failure, Refused
 from rotator.journal import Held
 from rotator.keys import ApiKey, KeyRef, Secret
-from rotator.rotation import finding
+from rotator.rotation import finding, restraint
 from rotator.rotation.ending import accepts, earlier
 from rotator.rotation.run import Run, unknown_if_lost
 
@@ -88,7 +88,7 @@ def supersede(run: Run, other: Held) -> str | None:
     if run.world.whose.own_user_if_known() == other.user_id:
         return "it is the one that the rotator itself asks with"
     run.save(run.record.counting_issue(run.now(), beyond_schedule=True))
-    within = run.fenced(run.world.timeout)
+    within = restraint.within(run)
     try:
         answer = unknown_if_lost(
             lambda: run.account.issue(other.user_id, other.visibility, within)

@@ -90,6 +90,15 @@ def took_nothing(run: Run) -> None:
     run.world.right.spent("nothing")
 
 
+def within(run: Run) -> float:
+    """How long the next request may take that makes a key or ends one: no longer than the claim.
+
+    Raises TimeInDoubt while Vault's time is, and else as `Run.fenced`: a doubt may have come up since the claim.
+    """
+    run.world.vault.kv.sure_of_time()
+    return run.fenced(run.world.timeout)
+
+
 # a published key that is refused
 
 
