@@ -32,6 +32,7 @@ NO_CREDENTIAL = (
     "error: ROTATOR_ECGRID__API_KEY: no credential for ECGrid; set this, or ROTATOR_ECGRID__API_KEY_FILE, "
     "ROTATOR_ECGRID__API_KEY_VAULT, or ROTATOR_ECGRID__LOGIN and __PASSWORD\n"
 )
+WHICH = "error: say which policies: NAME..., or --tag TAG and --owner OWNER, or --all\n"
 USAGE = "Usage: rotator [OPTIONS] COMMAND [ARGS]...\nTry 'rotator --help' for help.\n\nError: "
 # What is typed in an empty directory, with nothing set; the exit code, stdout, stderr.
 TRANSCRIPTS = [
@@ -41,13 +42,8 @@ TRANSCRIPTS = [
     ("validate", 2, "", NOWHERE),
     ("status", 2, "", NOWHERE + NO_VAULT),
     ("run --once", 2, "", NOWHERE + NO_VAULT + NO_CREDENTIAL),
-    ("rotate", 2, "", "error: say which policies: NAME..., or --all, or --tag TAG\n"),
-    (
-        "adopt",
-        2,
-        "",
-        "error: say what to adopt: NAME..., or --all, or --ecgrid; --from OLD takes exactly one NAME\n",
-    ),
+    ("rotate", 2, "", WHICH),
+    ("adopt --tag prod --from old", 2, "", "error: --from OLD takes exactly one NAME\n"),
     ("run --shard 3/2", 2, "", "error: --shard '3/2': I/N, with I from 0 to N-1\n"),
     (
         "explain vault.seald",

@@ -7,7 +7,8 @@ stdout carries results only, stderr logs and errors only. Exit codes: 0 done, or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple
 
 import click
 
@@ -55,16 +56,83 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "json_", is_flag=True, help="Print one JSON object.")(command)
 
 
-NAMES = click.argument("names", nargs=-1, metavar="[NAME]...")
+class Choice(NamedTuple):
+    """Which policies a command is to take: the named ones, or those with a tag and an owner; else all."""
+
+    names: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    every: bool = False  # said aloud
+
+    @property
+    def filters(self) -> bool:
+        """Whether tags or owners decide."""
+        return bool(self.tags or self.owners)
+
+
+def _offered(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    """What a shell may complete: names, tags and owners out of the policy files."""
+    from rotator.cli.choice import offered
+
+    return offered(param.name, ctx.find_root().params.get("policies"), begun)
+
+
+def policies(all_: str | None = None) -> Callable[[Command], Command]:
+    """NAME..., `--tag` and `--owner`, which reach the command as one `Choice`: `chosen`.
+
+    `all_`: what `--all` does, for a command that acts; `choice.require` then sees to it that one of them is given.
+    """
+    options = [
+        click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_offered),
+        click.option(
+            "--tag",
+            "tags",
+            metavar="TAG",
+            multiple=True,
+            help="Those with this tag (with any, if repeated).",
+            shell_complete=_offered,
+        ),
+        click.option(
+            "--owner",
+            "owners",
+            metavar="OWNER",
+            multiple=True,
+            help="Those of this owner (of any, if repeated).",
+            shell_complete=_offered,
+        ),
+    ]
+    if all_ is not None:
+        options.append(click.option("--all", "every", is_flag=True, help=all_))
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def folded(
+            *given: Any,
+            names: tuple[str, ...],
+            tags: tuple[str, ...],
+            owners: tuple[str, ...],
+            every: bool = False,
+            **others: Any,
+        ) -> Any:
+            return command(*given, chosen=Choice(names, tags, owners, every), **others)
+
+        made: Command = folded
+        for option in reversed(options):
+            made = option(made)
+        return made
+
+    return decorate
+
+
+# In the words of `status`.
+STATES = ("ok", "due", "overdue", "rotating", "failed", "paused", "not-adopted")
 SHARD = click.option(
     "--shard", metavar="I/N", help="Only the I-th of N shards, from 0 (default: the Indexed Job's)."
 )
 
 
 @main.command()
-@NAMES
-@click.option("--all", "all_", is_flag=True, help="Every enabled policy.")
-@click.option("--tag", metavar="TAG", help="Every enabled policy with this tag.")
+@policies(all_="Every policy; what is not enabled has to be named.")
 @click.option("--reason", metavar="TEXT", default="", help="Why, for the history.")
 @click.option(
     "--grace", metavar="DURATION", help="How long the replaced key stays valid; 0s: a leaked key."
@@ -95,7 +163,15 @@ def run(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@NAMES
+@policies()
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES),
+    metavar="STATE",
+    multiple=True,
+    help="Those in this state (in any, if repeated).",
+)
 @click.option("--strict", is_flag=True, help="Exit 1 if anything is overdue or failed.")
 @click.option("--watch", is_flag=True, help="Draw it anew every five seconds, until interrupted.")
 @as_json
@@ -122,7 +198,7 @@ def plan(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@NAMES
+@policies()
 @click.option("--repair", is_flag=True, help="Finish interrupted rotations and heal drift.")
 @as_json
 @click.pass_obj
@@ -134,11 +210,10 @@ def check(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@NAMES
+@policies(all_="Every policy.")
 @click.option(
     "--from", "old", metavar="OLD", help="Take over the record of a policy that was renamed."
 )
-@click.option("--all", "all_", is_flag=True, help="Every policy.")
 @click.option(
     "--ecgrid",
     is_flag=True,
@@ -168,7 +243,7 @@ def release(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_offered)
 @as_json
 @click.pass_obj
 def history(given: dict[str, str], /, **options: Any) -> None:

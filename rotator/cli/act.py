@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from rotator import reporting
-from rotator.cli import output
+from rotator.cli import Choice, output
+from rotator.cli.choice import choose, require
 from rotator.cli.common import (
     BUSY,
     FAILED,
     OUT_OF_SYNC,
     Stop,
     bad_usage,
-    choose,
     exits,
     fleet_from,
     length_of,
@@ -35,9 +35,7 @@ from rotator.rotation import Check, Order, Result
 def rotate(
     given: dict[str, str],
     *,
-    names: tuple[str, ...],
-    all_: bool,
-    tag: str | None,
+    chosen: Choice,
     reason: str,
     grace: str | None,
     dry_run: bool,
@@ -45,16 +43,16 @@ def rotate(
 ) -> None:
     """`rotator rotate`."""
     with exits():
-        if bool(names) + all_ + (tag is not None) != 1:
-            bad_usage("say which policies: NAME..., or --all, or --tag TAG")
+        require(chosen)
         overlap = None if grace is None else _grace(grace)
         with fleet_from(given) as fleet:
-            chosen = _chosen(fleet, names, tag)
+            named = bool(chosen.names)
+            policies = choose(fleet.policies, chosen, enabled=True)
             try:
                 since = fleet.patiently(fleet.vault_time)
             except RotatorError as error:
-                unseen = fleet.not_seen(chosen, error)
-                _end(fleet, None, unseen, json_, named=bool(names))
+                unseen = fleet.not_seen(policies, error)
+                _end(fleet, None, unseen, json_, named=named)
             order = Order(
                 "demand",
                 reason=visible(" ".join(reason.split())) or "on demand",
@@ -63,8 +61,8 @@ def rotate(
                 retire_now=overlap == timedelta(0),
             )
             if dry_run:
-                _end(fleet, None, fleet.dry_run(chosen, order), json_, named=bool(names))
-            _carry_out(fleet, chosen, order, json_, named=bool(names))
+                _end(fleet, None, fleet.dry_run(policies, order), json_, named=named)
+            _carry_out(fleet, policies, order, json_, named=named)
 
 
 def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) -> None:
@@ -89,16 +87,15 @@ def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) ->
             _end(fleet, stop, results, json_, named=False)
 
 
-def check(given: dict[str, str], *, names: tuple[str, ...], repair: bool, json_: bool) -> None:
+def check(given: dict[str, str], *, chosen: Choice, repair: bool, json_: bool) -> None:
     """`rotator check`, and `rotator check --repair`."""
     with exits(), fleet_from(given) as fleet:
-        chosen = choose(fleet.policies, names) if names else fleet.policies
+        policies = choose(fleet.policies, chosen)
         if repair:
-            _carry_out(
-                fleet, chosen, Order("repair", reason="check --repair"), json_, named=bool(names)
-            )
-        found = fleet.check(chosen)
-        without = [] if names else fleet.without_policy()
+            order = Order("repair", reason="check --repair")
+            _carry_out(fleet, policies, order, json_, named=bool(chosen.names))
+        found = fleet.check(policies)
+        without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
             rows = [{"policy": name, **_checked(one)} for name, one in found.items()]
             output.print_json({"results": rows, "without_policy": without})
@@ -134,26 +131,28 @@ def _checked(one: Check | Failure) -> dict[str, Any]:
 def adopt(
     given: dict[str, str],
     *,
-    names: tuple[str, ...],
-    all_: bool,
+    chosen: Choice,
     ecgrid: bool,
     old: str | None,
     json_: bool,
 ) -> None:
     """`rotator adopt`."""
     with exits():
-        if bool(names) + all_ + ecgrid != 1 or (old is not None and len(names) != 1):
-            bad_usage(
-                "say what to adopt: NAME..., or --all, or --ecgrid; --from OLD takes exactly one NAME"
-            )
+        if not ecgrid:
+            require(chosen)
+        elif chosen != Choice():
+            bad_usage("--ecgrid is about all policies: without NAME, --tag, --owner and --all")
+        if old is not None and len(chosen.names) != 1:
+            bad_usage("--from OLD takes exactly one NAME")
         with fleet_from(given) as fleet:
             if ecgrid:
                 _adopt_ecgrid(fleet, json_)
                 return
-            chosen = choose(fleet.policies, names) if names else fleet.policies
+            policies = choose(fleet.policies, chosen)
             if old is not None:
-                take_over(fleet.vault, chosen[0], old)
-            _carry_out(fleet, chosen, Order("adopt", reason="adopt"), json_, named=bool(names))
+                take_over(fleet.vault, policies[0], old)
+            order = Order("adopt", reason="adopt")
+            _carry_out(fleet, policies, order, json_, named=bool(chosen.names))
 
 
 def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
@@ -198,18 +197,6 @@ def release(given: dict[str, str], *, brake: bool, json_: bool) -> None:
 
 def _grace(text: str) -> timedelta:
     return timedelta(0) if text == "0" else length_of("--grace", text)
-
-
-def _chosen(fleet: Fleet, names: tuple[str, ...], tag: str | None) -> list[Policy]:
-    if names:
-        return choose(fleet.policies, names)
-    enabled = [policy for policy in fleet.policies if policy.enabled]
-    if tag is None:
-        return enabled
-    tagged = [policy for policy in enabled if tag in policy.tags]
-    if not tagged:
-        bad_usage(f"no enabled policy has the tag {tag!r}")
-    return tagged
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

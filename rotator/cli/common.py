@@ -1,14 +1,13 @@
-"""What the commands share: loading, choosing policies, signals, exit codes."""
+"""What the commands share: loading, signals, exit codes."""
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from datetime import timedelta
@@ -89,19 +88,23 @@ def settings_from(given: dict[str, str], problems: list[Problem]) -> Settings | 
     return settings
 
 
-def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
-    """Every policy; raises BadInput with all problems at once."""
-    defaults = PolicyDefaults(
+def defaults_from(settings: Settings) -> PolicyDefaults:
+    """What the settings say about policies."""
+    return PolicyDefaults(
         issue=settings.issue,
         verify=settings.verify,
         mount=settings.vault.mount,
         state_path=settings.vault.state_path,
     )
+
+
+def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
+    """Every policy; raises BadInput with all problems at once."""
     own = settings.ecgrid
     source = astuple(own.api_key_vault) if own.api_key_vault else None
     return load(
         path or settings.policies,
-        defaults,
+        defaults_from(settings),
         lambda seen: own_key_problems(seen, source, has_login=own.login is not None),
     )
 
@@ -143,24 +146,6 @@ def fleet_from(
             yield fleet
         finally:
             reporting.flush()
-
-
-def choose(policies: list[Policy], names: Iterable[str]) -> list[Policy]:
-    """The policies of these names, in the order given; raises BadInput for names that no policy has."""
-    by_name = {policy.name: policy for policy in policies}
-    problems = []
-    for name in names:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1)
-            hint = (
-                f"; did you mean {near[0]}?"
-                if near
-                else f"; there are {len(by_name)}: `rotator status` lists them"
-            )
-            problems.append(Problem("", f"no policy is named {name!r}{hint}"))
-    if problems:
-        raise BadInput(problems)
-    return [by_name[name] for name in dict.fromkeys(names)]
 
 
 def bad_usage(text: str) -> NoReturn:

@@ -11,15 +11,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rotator.cli import output
-from rotator.cli.common import (
-    FAILED,
-    bad_usage,
-    choose,
-    exits,
-    fleet_from,
-    input_from,
-)
+from rotator.cli import Choice, output
+from rotator.cli.choice import choose
+from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, input_from
 from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.policy import Policy, json_schema, warnings
 
@@ -34,7 +28,13 @@ CRONJOB = timedelta(minutes=1)  # between two ticks, at the shortest
 
 
 def status(
-    given: dict[str, str], *, names: tuple[str, ...], strict: bool, watch: bool, json_: bool
+    given: dict[str, str],
+    *,
+    chosen: Choice,
+    states: tuple[str, ...],
+    strict: bool,
+    watch: bool,
+    json_: bool,
 ) -> None:
     """`rotator status`."""
     with exits():
@@ -43,11 +43,11 @@ def status(
                 "--watch draws at a terminal: without it, or by `--json`, status answers once"
             )
         with fleet_from(given, ecgrid=False) as fleet:
-            chosen = choose(fleet.policies, names) if names else fleet.policies
+            policies = choose(fleet.policies, chosen)
             if watch:
-                _watch(fleet, chosen)
+                _watch(fleet, policies, states)
                 return
-            now, rows, unread = _look(fleet, chosen)
+            now, rows, unread = _look(fleet, policies, states)
             if json_:
                 output.rows_as_json(rows, "policies")
             else:
@@ -56,16 +56,19 @@ def status(
             sys.exit(FAILED if unread or (strict and alarming) else 0)
 
 
-def _look(fleet: Fleet, policies: list[Policy]) -> tuple[datetime, list[dict[str, Any]], bool]:
-    """Vault's time, a row for each policy, and whether a record could not be read."""
+def _look(
+    fleet: Fleet, policies: list[Policy], states: tuple[str, ...]
+) -> tuple[datetime, list[dict[str, Any]], bool]:
+    """Vault's time, a row for each policy in one of the states (none given: in any), and whether a record is unread."""
     from rotator.fleet.standing import row
 
     now, found = fleet.vault_time(), fleet.records(policies)
-    rows = [row(policy, found[policy.name], now) for policy in policies]
+    every = (row(policy, found[policy.name], now) for policy in policies)
+    rows = [one for one in every if not states or one["state"] in states]
     return now, rows, any(isinstance(record, Failure) for record in found.values())
 
 
-def _watch(fleet: Fleet, policies: list[Policy]) -> None:
+def _watch(fleet: Fleet, policies: list[Policy], states: tuple[str, ...]) -> None:
     """Draws anew every few seconds until it is interrupted; the alarming ones first, since a screen may be small."""
     from rich.live import Live
 
@@ -76,7 +79,7 @@ def _watch(fleet: Fleet, policies: list[Policy]) -> None:
     ):
         while True:
             try:
-                now, rows, _ = _look(fleet, policies)
+                now, rows, _ = _look(fleet, policies, states)
             except RotatorError as error:  # Vault is away just now: said in place of the rows
                 live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
@@ -122,7 +125,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
 def history(given: dict[str, str], *, name: str, json_: bool) -> None:
     """`rotator history`."""
     with exits(), fleet_from(given, ecgrid=False) as fleet:
-        (policy,) = choose(fleet.policies, [name])
+        (policy,) = choose(fleet.policies, Choice((name,)))
         stored = fleet.vault.record(policy.name)
         past = stored.record.history if stored else ()
         if json_:

@@ -36,6 +36,7 @@ __all__ = [
     "json_schema",
     "load",
     "own_key_problems",
+    "readable",
     "warnings",
 ]
 
@@ -51,14 +52,7 @@ def load(
     in all of them together are among them.
     """
     problems: list[Problem] = []
-    policies: list[Policy] = []
-    sights: list[Sight] = []
-    for file in files(path, problems):
-        root = parse(file, problems)
-        if root is not None:
-            reader = Reader(str(file), defaults, problems)
-            policies += reader.policies(root)
-            sights += reader.sights
+    policies, sights = _read(path, defaults, problems)
     problems += [*_collisions(sights), *judge(sights)]
     if not policies and not problems:
         what = "no policy found; add a *.yaml file to it, or name another place in ROTATOR_POLICIES"
@@ -67,6 +61,25 @@ def load(
         # A bad default would be told once per policy.
         raise BadInput(sorted(dict.fromkeys(problems), key=_position))
     return policies
+
+
+def readable(path: Path, defaults: PolicyDefaults) -> list[Policy]:
+    """What can be told of the policies, be there something wrong with them or not: to look at, not to act upon."""
+    return _read(path, defaults, [])[0]
+
+
+def _read(
+    path: Path, defaults: PolicyDefaults, problems: list[Problem]
+) -> tuple[list[Policy], list[Sight]]:
+    policies: list[Policy] = []
+    sights: list[Sight] = []
+    for file in files(path, problems):
+        root = parse(file, problems)
+        if root is not None:
+            reader = Reader(str(file), defaults, problems)
+            policies += reader.policies(root)
+            sights += reader.sights
+    return policies, sights
 
 
 def _position(problem: Problem) -> tuple[str, int]:
