@@ -109,8 +109,8 @@ tells everything that is wrong at once, offline.
 - **A variable**, as in the tables.
 - **A file**, for what is marked *file*: the variable's name with `_FILE` behind it names one, whose content, without
   the white space around it, is the value. In a systemd credentials directory it is the file with the variable's name in
-  lower case: `rotator_ecgrid__api_key`. The files of the ECGrid key, and of Vault's token, RoleID and SecretID, are
-  read again when what they held is refused or about to end: Vault Agent, for one, may replace them.
+  lower case: `rotator_ecgrid__api_key`. The files of ECGrid's key, login and password, and of Vault's token, RoleID and
+  SecretID, are read again when what they held is refused or about to end: Vault Agent, for one, may replace them.
 - **`rotator.toml`**: the name in lower case, where `__` begins a table: `ROTATOR_VAULT__MOUNT=kv` is `mount = "kv"` in
   `[vault]`. What is marked *file* may be named there too: `api_key_file = "..."`.
 

@@ -149,6 +149,8 @@ def test_when_nothing_changes_the_error_names_the_settings() -> None:
         credentials.reread(value, 4.5)
     assert caught.value.kind == "ecgrid.InvalidAPIKey"
     assert clock.at == 4.5
+    with pytest.raises(Refused, match="does not accept"):  # not that there is none
+        credentials.current()
 
 
 def test_a_value_that_was_accepted_after_all_may_be_used_again() -> None:

@@ -15,6 +15,7 @@ LOGIN_RESTS = (
 POLL = 1.0  # seconds between two looks at the sources for a rotation of the own key
 
 Source = Callable[[], Secret | None]
+Login = tuple[str, Secret]  # name, password
 
 
 class Credentials:
@@ -26,25 +27,24 @@ class Credentials:
         login: str | None = None,
         password: Secret | None = None,
         *,
+        read_login: Callable[[], Login | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`sources` in the order in which they are tried; one that raises a Failure counts as having none."""
-        self.login = None if login is None or password is None else (login, password)
-        self._sources = tuple(sources)
+        """`sources` in the order in which they are tried; one that raises a Failure counts as having none.
+
+        `read_login` reads the files of the login again; None where there are none, or none that can be used now.
+        """
+        self.login: Login | None = None
+        if login is not None and password is not None:
+            self.login = (login, password)
+        self._sources, self._read_login = tuple(sources), read_login
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._value: Secret | None = None
         self._refused: list[Secret] = []
         self._by_login = False
-        self._login_refused_at: float | None = None
-
-    @property
-    def login_rests(self) -> bool:
-        """Whether the login was refused so lately that it is not tried again."""
-        with self._lock:
-            at = self._login_refused_at
-            return at is not None and self._clock() - at < LOGIN_RESTS
+        self._refused_login: tuple[Login, float] | None = None  # and when
 
     @property
     def has_login(self) -> bool:
@@ -59,14 +59,15 @@ class Credentials:
     def current(self) -> Secret | None:
         """The API key in use; None if it is the login. Reads the sources only the first time.
 
-        Raises the first source's Failure, or Permanent (`ecgrid.NoCredential`), if there is neither key nor login.
+        If there is neither key nor login, raises the first source's Failure, else Refused (`ecgrid.InvalidAPIKey`) or,
+        if there never was one, Permanent (`ecgrid.NoCredential`).
         """
         with self._lock:
             if self._value is None and not self._by_login:
                 self._value, trouble = self._read()
                 self._by_login = self._value is None and self.has_login
                 if self._value is None and not self._by_login:
-                    raise trouble or none_set()
+                    raise trouble or (key_refused() if self._refused else none_set())
             return self._value
 
     def replace(self, value: Secret) -> None:
@@ -99,19 +100,32 @@ class Credentials:
         with self._lock:
             return self._value
 
-    def login_refused(self) -> Refused:
-        """The error for a refused login; the sources are read again, and ten minutes pass, before it is tried again."""
+    def log_in_with(self) -> Login:
+        """The login to use; once it was refused, as its files show it now.
+
+        Raises Refused while that is still the refused one and ten minutes are not over, and Permanent
+        (`ecgrid.NoCredential`) if there is none.
+        """
+        with self._lock:
+            rests = False
+            if self._refused_login is not None:
+                (refused, at) = self._refused_login
+                self.login = self._read_login() or self.login
+                rests = self.login == refused and self._clock() - at < LOGIN_RESTS
+            if rests:
+                self._by_login = False
+            login = self.login
+        if login is None:
+            raise none_set()
+        if rests:
+            raise login_refused()
+        return login
+
+    def refuse_login(self, login: Login) -> None:
+        """ECGrid does not accept that login; the sources of keys are read again, too."""
         with self._lock:
             self._by_login = False
-            if (
-                self._login_refused_at is None
-                or self._clock() - self._login_refused_at >= LOGIN_RESTS
-            ):
-                self._login_refused_at = self._clock()
-        return Refused(
-            "ECGrid does not accept the rotator's own login; check ROTATOR_ECGRID__LOGIN and ROTATOR_ECGRID__PASSWORD",
-            kind="ecgrid.InvalidSession",
-        )
+            self._refused_login = (login, self._clock())
 
     def _found_other(self) -> bool:
         with self._lock:
@@ -145,6 +159,14 @@ def key_refused() -> Refused:
         "ROTATOR_ECGRID__API_KEY or ROTATOR_ECGRID__API_KEY_FILE says, or set ROTATOR_ECGRID__LOGIN and "
         "ROTATOR_ECGRID__PASSWORD as the way back in",
         kind="ecgrid.InvalidAPIKey",
+    )
+
+
+def login_refused() -> Refused:
+    """The error for an own login that ECGrid does not accept."""
+    return Refused(
+        "ECGrid does not accept the rotator's own login; check ROTATOR_ECGRID__LOGIN and ROTATOR_ECGRID__PASSWORD",
+        kind="ecgrid.InvalidSession",
     )
 
 

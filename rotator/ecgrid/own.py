@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from rotator.ecgrid.credentials import Credentials, none_set
+from rotator.ecgrid.credentials import Credentials, Login
 from rotator.ecgrid.rate import Rate, Urgency
 from rotator.ecgrid.surface import By, Session, Surface
 from rotator.errors import Failure, NotSent, Refused
@@ -75,26 +75,24 @@ class SharedSession:
             return None
 
     def _opened(self, within: float) -> Session:
-        if self._credentials.login is None:
-            raise none_set()
-        if self._credentials.login_rests:
-            raise self._credentials.login_refused()
-        login, password = self._credentials.login
+        """A new session; a login that is refused gives way to what its files show by then."""
         until = self._clock() + within
-        # Counted, and first in line: whoever waits for the session has been granted its own requests already.
-        if not self._rate.reserve(1, Urgency.PAST_ISSUE, within):
-            raise NotSent(
-                "ECGrid, Login: no time left to wait for ECGrid's rate limit",
-                kind="ecgrid.RateLimitExceeded",
-                retry_after=self._rate.pause_left(),
-            )
-        try:
-            return self._rate.heed(
-                lambda: self._surface.log_in(login, password, until - self._clock())
-            )
-        except Refused:
-            pass
-        raise self._credentials.login_refused()
+        while True:
+            login = self._credentials.log_in_with()
+            # Counted, and first in line: whoever waits for the session has been granted its own requests already.
+            if not self._rate.reserve(1, Urgency.PAST_ISSUE, until - self._clock()):
+                raise NotSent(
+                    "ECGrid, Login: no time left to wait for ECGrid's rate limit",
+                    kind="ecgrid.RateLimitExceeded",
+                    retry_after=self._rate.pause_left(),
+                )
+            try:
+                return self._logged_in(login, until)
+            except Refused:
+                self._credentials.refuse_login(login)
+
+    def _logged_in(self, login: Login, until: float) -> Session:
+        return self._rate.heed(lambda: self._surface.log_in(*login, until - self._clock()))
 
 
 class Own:

@@ -8,14 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from rotator.ecgrid import Account, ECGrid, Urgency
-from rotator.ecgrid.credentials import Credentials
+from rotator.ecgrid.credentials import Credentials, Login
 from rotator.ecgrid.rate import Rate
-from rotator.errors import FenceLost
+from rotator.errors import BadInput, FenceLost
 from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
@@ -83,8 +83,14 @@ class Surroundings:
         if own.api_key_vault is not None:
             sources.append(self._key_in_vault)
         if own.api_key is not None:
-            sources.append(lambda: settings.read_again("ecgrid.api_key") or own.api_key)
-        self.credentials = Credentials(sources, own.login, own.password, sleep=self.clock.sleep)
+            sources.append(self._key_in_file)
+        self.credentials = Credentials(
+            sources,
+            own.login,
+            own.password,
+            read_login=self._login_in_files,
+            sleep=self.clock.sleep,
+        )
         waited = metrics.rate_wait if metrics else None
         self.whose = Whose(settings, self.vault, self.credentials, self.clock.boot, self._asking)
         self.ecgrid = ECGrid(
@@ -115,6 +121,21 @@ class Surroundings:
         at = self.server.mount_of(place.place)
         there = self.vault.published(Destination(at.mount, at.path, place.field))
         return there.value if there else None
+
+    def _key_in_file(self) -> Secret | None:
+        """As it was given, where there is no file, or none that can be used now: it may be in replacement."""
+        given = self.settings.ecgrid.api_key
+        with suppress(BadInput):
+            return self.settings.read_again("ecgrid.api_key") or given
+        return given
+
+    def _login_in_files(self) -> Login | None:
+        settings, own = self.settings, self.settings.ecgrid
+        with suppress(BadInput):
+            login = settings.text_again("ecgrid.login") or own.login
+            password = settings.read_again("ecgrid.password") or own.password
+            return (login, password) if login and password else None
+        return None
 
     # an order to stop ends what has claimed nothing, wherever it waits
 

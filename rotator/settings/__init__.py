@@ -279,22 +279,29 @@ class Settings(BaseSettings):
         """Where each setting that was given came from, by names such as `vault.addr`."""
         return {name: found.place for name, found in self._given.items()}
 
-    def read_again(self, name: str) -> Secret | None:
-        """The secret `name`, such as `ecgrid.api_key`, as its file shows it now; None if it came from no file.
+    def text_again(self, name: str) -> str | None:
+        """What the file of the setting `name`, such as `ecgrid.login`, holds now; None if it came from no file.
 
         Raises BadInput if the file can no longer be used.
         """
         given = self._given.get(name)
         if given is None or given.file is None:
             return None
-        where = given.place
-        found = read_secret(given.file, where)
+        found = read_secret(given.file, given.place)
         if isinstance(found, str):
-            try:
-                return Secret.clean(found, "the file")
-            except Permanent as error:
-                found = Problem(where, str(error))
+            return found
         raise BadInput([found])
+
+    def read_again(self, name: str) -> Secret | None:
+        """The same, of a secret such as `ecgrid.api_key`."""
+        text = self.text_again(name)
+        if text is None:
+            return None
+        try:
+            return Secret.clean(text, "the file")
+        except Permanent as error:
+            problem = Problem(self.places[name], str(error))
+        raise BadInput([problem])
 
     def require_ecgrid(self) -> None:
         """Raises BadInput unless there is a credential for ECGrid."""
