@@ -54,6 +54,8 @@ ELSEWHERE = {
     "test_the_same_ecgrid_at_a_new_address_keeps_everything",
     ("docs/metrics.md", "scrape_configs:"): "tests/deploy/test_prometheus.py::"
     "test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another",
+    ("vault/README.md", "rotator vault-policy"): "tests/test_vault_policy.py::"
+    "test_a_reader_is_allowed_to_read_the_secrets_and_nothing_else",
     ("vault/README.md", "vault auth enable kubernetes"): "tests/deploy/test_kubernetes.py::"
     "test_the_pod_of_the_cronjob_rotates_as_it_is_written",
     ("vault/README.md", "vault auth enable jwt"): "tests/deploy/test_kubernetes.py::"

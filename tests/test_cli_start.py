@@ -110,7 +110,7 @@ def test_rotator_alone_and_with_help_lists_every_command(shell: Shell) -> None:
     assert (asked.code, asked.stderr) == (0, "")
     assert (bare.code, bare.stdout, bare.stderr) == (2, "", asked.stdout)
     listed = asked.stdout.partition("\nCommands:\n")[2].partition("\n\n")[0]
-    assert re.findall(r"^  ([a-z]+)  +[A-Z]", listed, re.MULTILINE) == list(main.commands)
+    assert re.findall(r"^  ([a-z-]+)  +[A-Z]", listed, re.MULTILINE) == list(main.commands)
 
 
 @pytest.mark.parametrize("name", main.commands)

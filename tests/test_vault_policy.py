@@ -8,8 +8,9 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import pytest
-from conftest import Roles, Rotator
+from conftest import Roles, Rotator, VaultServer
 
 from rotator.cli.doctor import findings
 from rotator.errors import Permanent
@@ -44,12 +45,33 @@ def without(right: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
-def test_every_command_works_with_what_the_shipped_policy_allows(
-    rotator_command: Rotator, roles: Roles, simulator: Running
+def printed(command: Rotator, *arguments: str, **environment: str) -> str:
+    """What `vault-policy` prints; it knows of no Vault, and of no credential."""
+    strangers = {name: "" for name in command.environment if name.startswith("VAULT_")}
+    given = {"ROTATOR_VAULT__AUTH": "approle", **strangers, **environment}
+    started = command.start("vault-policy", *arguments, **given)
+    done = started.finish()
+    assert (done.code, done.stderr) == (0, "")
+    return done.stdout
+
+
+def rules_of(hcl: str) -> dict[str, str]:
+    """Its lines by their paths."""
+    return {
+        path: line
+        for line in hcl.splitlines()
+        for path in re.findall(r'^path "([^"]+)" \{ capabilities = \[.+\] \}$', line)
+    }
+
+
+@pytest.mark.parametrize("which", ["shipped", "printed"])
+def test_every_command_works_with_what_the_policy_allows(
+    rotator_command: Rotator, roles: Roles, simulator: Running, which: str
 ) -> None:
     """Logged in by the AppRole that ships, without Vault's own `default` policy; no warning either."""
     rotator_command.policy("edi", POLICY)
-    rotator_command.environment |= roles.environment(SHIPPED)
+    hcl = SHIPPED if which == "shipped" else printed(rotator_command)
+    rotator_command.environment |= roles.environment(hcl)
     for arguments in (
         ["validate"],
         ["doctor"],
@@ -70,6 +92,8 @@ def test_every_command_works_with_what_the_shipped_policy_allows(
         assert done.code == 0, (arguments, said)
         assert not re.search(r"warning|denied|Forbidden|missing", said), (arguments, said)
     (rotator_command.policies / "edi.yaml").rename(rotator_command.policies / "renamed.yaml")
+    if which == "printed":
+        assert printed(rotator_command) == hcl  # records are under the wildcard
     renamed = rotator_command("adopt", "renamed", "--from", "edi")
     assert renamed.code == 0, renamed.stderr
     assert rotator_command("check").code == 0
@@ -173,3 +197,103 @@ def test_a_role_gives_the_shipped_policy_and_nothing_else(role: str) -> None:
     assert told["token_policies"] == ["rotator"]
     assert told["token_no_default_policy"] is True
     assert told["token_ttl"] == "20m"
+
+
+def test_the_printed_policy_is_the_shipped_one_made_exact(rotator_command: Rotator) -> None:
+    """Nothing is allowed that the shipped one does not allow, but within the state path."""
+    rotator_command.policy("edi", POLICY)
+    shipped = {path: set(re.findall(r'"(\w+)"', names)) for path, names in GIVEN}
+    shipped = {path.replace("/ecgrid/*", "/ecgrid/edi"): names for path, names in shipped.items()}
+    ours = rules_of(
+        printed(rotator_command, ROTATOR_VAULT__AUTH="token", ROTATOR_VAULT__MOUNT="secret")
+    )
+    state = {path for path in shipped if "/rotator/" in path}
+    assert (
+        ours.keys() - {"secret/data/rotator/*", "secret/metadata/rotator/*"}
+        == shipped.keys() - state
+    )
+    for path, line in ours.items():
+        names = set(re.findall(r'"(\w+)"', line.partition("{")[2]))
+        under = [shipped[one] for one in state if one.startswith(path.rstrip("*"))]
+        assert names == (set().union(*under) if under else shipped[path]), path
+
+
+def test_each_rule_that_is_left_out_of_the_printed_policy_fails_in_doctor(
+    rotator_command: Rotator, roles: Roles, vault: VaultServer, mount: str, simulator: Running
+) -> None:
+    """By its path; with all of them it finds nothing. The rotator's own key is read from Vault here."""
+    key = rotator_command.environment.pop("ROTATOR_ECGRID__API_KEY")
+    vault.call("POST", f"{mount}/data/team/own", {"data": {"api_key": key}})
+    rotator_command.environment["ROTATOR_ECGRID__API_KEY_VAULT"] = f"{mount}/team/own#api_key"
+    rotator_command.policy("edi", POLICY)
+    hcl = printed(rotator_command)
+    assert refused(rotator_command, roles.environment(hcl), mount) == []
+    unnoticed = []
+    for path, line in rules_of(hcl).items():
+        found = refused(rotator_command, roles.environment(hcl.replace(line, "")), mount)
+        blind = path == "sys/capabilities-self"
+        if not found or (path.rstrip("*") not in str(found) and not blind):
+            unnoticed.append((path, found))
+    assert unnoticed == []
+    assert len(rules_of(hcl)) == 8
+
+
+def test_more_than_200_secrets_are_allowed_by_directory(
+    rotator_command: Rotator, roles: Roles, mount: str
+) -> None:
+    """With a comment that says so; up to then exactly. What is in no directory is named in any case."""
+    entries = [f"  - {{name: p{number}, user_id: {number}}}" for number in range(1, 200)]
+    fleet = "defaults:\n  visibility: Private\n  schedule: manual\n  vault: {path: 'edi/{name}'}\npolicies:\n"
+    top = "user_id: 999\nvisibility: Private\nschedule: manual\nvault: {path: top}\n"
+    rotator_command.policy("top", top)
+    rotator_command.policy("fleet", fleet + "\n".join(entries))
+    exact = rules_of(printed(rotator_command))
+    assert {f"{mount}/data/edi/p{number}" for number in range(1, 200)} < exact.keys()
+    rotator_command.policy("fleet", fleet + "\n".join([*entries, "  - {name: p200, user_id: 200}"]))
+    hcl = printed(rotator_command)
+    folded = rules_of(hcl)
+    assert {path for path in folded if path.startswith(f"{mount}/data/")} == {
+        f"{mount}/data/rotator/*",
+        f"{mount}/data/edi/*",
+        f"{mount}/data/top",
+    }
+    assert (
+        f"# 200 secrets are published here: so many are not named one by one\n{folded[f'{mount}/data/edi/*']}"
+        in hcl
+    )
+    settings = Settings.load(
+        {**rotator_command.environment, **roles.environment(hcl)}, rotator_command.directory
+    )
+    policies = load(rotator_command.policies, PolicyDefaults(mount=mount))
+    with Fleet(settings, policies) as there:
+        there.vault.require(policies)
+
+
+def test_a_reader_is_allowed_to_read_the_secrets_and_nothing_else(
+    rotator_command: Rotator, roles: Roles, vault: VaultServer, mount: str
+) -> None:
+    """Of the policies that are named; as HCL and, for tools, as JSON, both of which Vault takes."""
+    rotator_command.policy("edi", POLICY)
+    rotator_command.policy(
+        "other", POLICY.replace("5001", "5002").replace("ecgrid/edi", "ecgrid/other")
+    )
+    assert rotator_command("adopt", "--all").code == 0
+    hcl = printed(rotator_command, "--reader", "edi")
+    assert rules_of(hcl).keys() == {f"{mount}/data/ecgrid/edi"}
+    assert json.loads(printed(rotator_command, "--reader", "edi", "--json")) == {
+        "path": {f"{mount}/data/ecgrid/edi": {"capabilities": ["read"]}}
+    }
+    reads = httpx.Client(
+        base_url=vault.addr,
+        headers={"X-Vault-Token": roles.token(hcl)},
+        timeout=30,
+        trust_env=False,
+    )
+    with reads:
+        codes = {
+            path: reads.get(f"/v1/{mount}/{path}").status_code
+            for path in ("data/ecgrid/edi", "data/ecgrid/other", "data/rotator/record/edi")
+        }
+    assert list(codes.values()) == [200, 403, 403]
+    both = rules_of(printed(rotator_command, "--reader"))
+    assert both.keys() == {f"{mount}/data/ecgrid/edi", f"{mount}/data/ecgrid/other"}

@@ -4,7 +4,8 @@
 #
 # To fit it to yours: `secret` is the KV v2 mount (ROTATOR_VAULT__MOUNT), `rotator` the state path in it
 # (ROTATOR_VAULT__STATE_PATH), `ecgrid` what comes before the last slash of the policies' `vault: {path: ...}`. A further
-# mount (`also: [{mount: dr, ...}]`) takes the last three lines once more. `rotator doctor` lists whatever is missing.
+# mount (`also: [{mount: dr, ...}]`) takes the last three lines once more. `rotator vault-policy` prints one that fits, and
+# `rotator doctor` lists whatever is missing.
 
 # The record of each policy: what happened, what is under way, what is still to retire. Never a key's value.
 path "secret/data/rotator/record/*"     { capabilities = ["create", "read", "update"] }

@@ -288,6 +288,18 @@ def doctor(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
+@policies()
+@click.option("--reader", is_flag=True, help="For those who read the secrets, not for the rotator.")
+@as_json
+@click.pass_obj
+def vault_policy(given: dict[str, str], /, **options: Any) -> None:
+    """Print the least Vault policy that the policies and settings need; asks nobody."""
+    from rotator.cli.vault_policy import vault_policy as allow
+
+    allow(given, **options)
+
+
+@main.command()
 def schema() -> None:
     """JSON Schema of the policy file, for editors."""
     from rotator.cli import show

@@ -171,14 +171,14 @@ def _version(fleet: Fleet, verify: Verify) -> Finding:
 
 def _system_rights(fleet: Fleet) -> Finding:
     """The path that came with this version; rotations go on without it."""
-    at = fleet.vault.system_at
-    path = f"{at.mount}/data/{at.path}"
-    if fleet.vault.kv.missing({path: frozenset({"create", "read", "update"})}):
+    rights = fleet.vault.of_system()
+    if fleet.vault.kv.missing(rights):
+        (path,) = rights
         return "warning", (
             "what ECGrid speaks, and whose it is, cannot be remembered: nothing tells another ECGrid from this one. "
             f'Add to the rotator\'s Vault policy: path "{path}" {{ capabilities = ["create", "read", "update"] }}'
         )
-    return "ok", str(at)
+    return "ok", str(fleet.vault.system_at)
 
 
 FORMS = {

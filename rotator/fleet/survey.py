@@ -10,7 +10,7 @@ from rotator.journal import Held, Record
 from rotator.policy import Policy
 from rotator.rotation import Order
 from rotator.rotation.due import GRAIN, due_since, fits, is_due, is_overdue, kind_wanted
-from rotator.vault import INDEX_SHARDS, index_shard
+from rotator.vault.layout import INDEX_SHARDS, index_shard
 
 CHECK_REQUESTS = 2  # of one drift check: the probe, and the list of keys
 CHECK_SHARE = 0.1  # of ECGrid's rate that drift checks may take

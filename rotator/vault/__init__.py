@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 from rotator.errors import AnswerLost, Failure, FenceLost, Gone, Mismatch, Permanent, Transient
@@ -20,12 +19,14 @@ from rotator.policy import Destination, Policy
 from rotator.system import System
 from rotator.vault.ahead import as_of
 from rotator.vault.kv import KV, At, Document, StaleRead, TimeInDoubt
+from rotator.vault.layout import Layout
 from rotator.vault.server import Server
 
 __all__ = [
     "KV",
     "At",
     "Document",
+    "Layout",
     "Published",
     "Server",
     "Staged",
@@ -38,7 +39,6 @@ __all__ = [
 OUR_FIELDS = ("key_id", "user_id", "visibility", "created", "rotated_at")
 MANAGED_BY = "rotator"
 TAKEN_FOR_GRANTED = 32 * 1024  # bytes that every server takes
-INDEX_SHARDS = 64  # few requests for an idle tick, small documents for a large fleet
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,21 @@ class Published:
         return cls(at, version, None, None, None, None, None, None)
 
 
-class Vault:
-    """Records, staged values and published secrets of all policies, over a `KV`."""
+class Vault(Layout):
+    """Records, staged values and published secrets of all policies, over a `KV`; where they are, its `Layout` says."""
 
     def __init__(
         self, kv: KV, mount: str, state_path: str, claim_ttl: timedelta = timedelta(minutes=3)
     ) -> None:
         """`claim_ttl`: the longest claim that is believed, since all rotators of a state path take such."""
+        super().__init__(mount, state_path)
         self.kv, self._claim_ttl = kv, claim_ttl
-        self._mount, self._state = mount, state_path.strip("/")
 
     def now(self) -> datetime:
         """The Vault server's time."""
         return self.kv.now()
 
     # the record
-
-    def record_at(self, policy: str) -> At:
-        """Where a policy's record is."""
-        return At(self._mount, f"{self._state}/record/{policy}")
 
     def record(self, policy: str) -> Stored | None:
         """The record, or None if there never was one; raises Gone if it was deleted."""
@@ -137,11 +133,6 @@ class Vault:
 
     # which ECGrid that is, and what it speaks
 
-    @property
-    def system_at(self) -> At:
-        """Where that is remembered."""
-        return At(self._mount, f"{self._state}/ecgrid")
-
     def system(self) -> tuple[System | None, int]:
         """What is remembered of ECGrid, and its version; None if there is nothing that can be understood."""
         try:
@@ -156,22 +147,7 @@ class Vault:
         """Remembers it, as the version after `over`; raises FenceLost if another rotator has written since."""
         return self.put(self.system_at, system.kept(), over)
 
-    # the due index (see `rotator.vault.index`)
-
-    def index_at(self, policy: str) -> At:
-        """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
-        return At(self._mount, f"{self._state}/index/{index_shard(policy):02d}")
-
-    @property
-    def brake_at(self) -> At:
-        """Where it is noted that a person let the brake go: beside the index, so that it needs no right of its own."""
-        return At(self._mount, f"{self._state}/index/brake")
-
     # the staged value
-
-    def staged_at(self, policy: str) -> At:
-        """Where a policy's staged value is."""
-        return At(self._mount, f"{self._state}/staged/{policy}")
 
     def staged(self, policy: str) -> Staged | None:
         """The staged document, or None. Whichever run settles destroys it, so its versions may begin anew.
@@ -317,42 +293,6 @@ class Vault:
 
     # rights
 
-    def places(self, policy: Policy) -> list[At]:
-        """Where the policy publishes."""
-        return [At(to.mount, to.path) for to in policy.destinations]
-
-    def needs(self, policy: Policy) -> dict[str, frozenset[str]]:
-        """The capabilities that rotating this policy takes, by API path."""
-        write = frozenset({"create", "read", "update"})
-        record, staged = self.record_at(policy.name), self.staged_at(policy.name)
-        index = self.index_at(policy.name)
-        needs = {
-            f"{record.mount}/data/{record.path}": write,
-            f"{index.mount}/data/{index.path}": write,
-            f"{staged.mount}/data/{staged.path}": write,
-            f"{staged.mount}/metadata/{staged.path}": frozenset({"delete"}),
-        }
-        needs.update({f"{to.mount}/data/{to.path}": write for to in policy.destinations})
-        return needs
-
-    def rights(self, policy: Policy) -> dict[str, frozenset[str]]:
-        """Every capability that the commands take for this policy, by API path.
-
-        Beyond `needs`: without it rotations go on, but some other thing fails (the mark on the secret, `adopt --from`,
-        records without a policy, whether versions expire, renewing the login).
-        """
-        record = self.record_at(policy.name)
-        rights = self.needs(policy) | {
-            f"{record.mount}/metadata/{self._state}/record/": frozenset({"list"}),
-            f"{record.mount}/metadata/{record.path}": frozenset({"read", "delete"}),
-            "auth/token/renew-self": frozenset({"update"}),
-        }
-        for at in (record, *self.places(policy)):
-            rights[f"{at.mount}/config"] = frozenset({"read"})
-        for to in policy.destinations:
-            rights[f"{to.mount}/metadata/{to.path}"] = frozenset({"read", "patch"})
-        return rights
-
     def require(self, policies: list[Policy]) -> None:
         """Raises Permanent (`vault.MissingCapability`) unless the login may do all that these policies take."""
         needs: dict[str, frozenset[str]] = {}
@@ -395,11 +335,6 @@ class Vault:
                 f"{at}: the read after a refused write is stale", kind="vault.StaleRead"
             )
         raise trouble
-
-
-def index_shard(policy: str) -> int:
-    """Which document of the due index has a policy's entry."""
-    return int.from_bytes(sha256(policy.encode()).digest()[-8:], "big") % INDEX_SHARDS
 
 
 def _about(key: ApiKey) -> dict[str, Any]:
