@@ -15,22 +15,17 @@ from test_right import Asked, due, with_right
 from worlds import USER, Process, Scene
 
 from rotator.fleet import brake
-from rotator.rotation import ending, proving, publishing, restraint, retiring
-from rotator.rotation.page import STEPS
+from rotator.rotation import ending, page, proving, publishing, restraint, retiring
+from rotator.rotation.hand import Nothing, Unseen
 from rotator.rotation.run import Run
 
 Patch = pytest.MonkeyPatch
 
 
-def steps_without(patch: Patch, name: str, instead: Callable[[Run], bool]) -> None:
-    """The page with another predicate in the place of the one of that name."""
-    steps = tuple(s._replace(when=instead) if s.when.__name__ == name else s for s in STEPS)
-    patch.setattr("rotator.rotation.page.STEPS", steps)
-
-
 def claims_are_ignored(patch: Patch) -> None:
     """A policy that another run holds is rotated all the same."""
-    steps_without(patch, "is_claimed_elsewhere", lambda run: False)
+    others = tuple(step for step in page.ALWAYS if step.when.__name__ != "is_claimed_elsewhere")
+    patch.setattr(page, "ALWAYS", others)
 
 
 def there_is_no_fence(patch: Patch) -> None:
@@ -64,15 +59,13 @@ def nobody_looks_twice_before_retiring(patch: Patch) -> None:
 
 def lost_answers_are_not_looked_for(patch: Patch) -> None:
     """Asking again is simpler."""
-    steps_without(patch, "must_look", lambda run: False)
-    steps_without_may = tuple(
-        s._replace(when=lambda run: run.underway is not None and run.key is None)
-        if s.when.__name__ == "may_issue"
-        else s
-        for s in STEPS
-        if s.when.__name__ != "must_look"
-    )
-    patch.setattr("rotator.rotation.page.STEPS", steps_without_may)
+    lines = page.lines
+
+    def careless(run: Run, taken: set[page.Step]) -> Any:
+        run.hand = Nothing(asked=True) if isinstance(run.hand, Unseen) else run.hand
+        return lines(run, taken)
+
+    patch.setattr(page, "lines", careless)
 
 
 def the_brake_always_lets_go(patch: Patch) -> None:

@@ -12,10 +12,11 @@ from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Debt, Failed, Past
 from rotator.policy import Policy
 from rotator.reporting import scrub
-from rotator.rotation import claiming, due, own, previous, publishing
+from rotator.rotation import claiming, due, own, previous, publishing, retiring
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Busy, Stopped, Waits
 from rotator.rotation.ending import RetirementFailed
+from rotator.rotation.hand import is_counted, may_have_asked
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Clock, Order, Report, Run, World
 
@@ -36,9 +37,6 @@ __all__ = [
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
 LONGEST_IN_TROUBLE = timedelta(minutes=5)  # while consumers may have a dead key
-LOST = (
-    "the answer to the issuing request was lost, and no key that can be used was found by looking"
-)
 LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
 
 
@@ -110,8 +108,8 @@ def tend(run: Run) -> Result:
 def _tended(run: Run) -> Result:
     """What came of the run, with its failure recorded."""
     try:
-        rotate(run)
-        return _success(run)
+        taken = rotate(run)
+        return _success(run, retired=any(step.do is retiring.retire for step in taken))
     except Busy as busy:
         result = _result(run, "busy")
         result.busy = str(busy)
@@ -168,7 +166,7 @@ def _result(run: Run, outcome: str) -> Result:
     return result
 
 
-def _success(run: Run) -> Result:
+def _success(run: Run, *, retired: bool) -> Result:
     quiet = "not-due" if run.order.what == "schedule" else "unchanged"
     result = _result(run, run.outcome or quiet)
     lacking = [] if run.others_claim else publishing.lacking(run)
@@ -177,7 +175,7 @@ def _success(run: Run) -> Result:
         result.outcome, result.phase = "failed", "publish"
         message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
         result.error = {"kind": "vault.DestinationMissing", "message": message}
-    elif run.order.retire_now and "retire" not in run.done:
+    elif run.order.retire_now and not retired:
         result.failed_retiring = True
         result.warnings.append(
             "another run holds the claim: the replaced keys are not retired; give the command again"
@@ -230,8 +228,8 @@ def _record_failure(run: Run, error: RotatorError) -> None:
     """
     if run.stored is None or isinstance(error, FenceLost):
         return
-    if isinstance(error, HeldBack | Waits) and "lost" in run.done:
-        error = Transient(LOST, kind="ecgrid.AnswerLost")
+    if isinstance(error, HeldBack | Waits) and run.lost is not None:
+        error = run.lost
     if isinstance(error, HeldBack | Waits):
         if run.mine:
             _close_unissued(run, None)
@@ -246,7 +244,7 @@ def _record_failure(run: Run, error: RotatorError) -> None:
 def _failed(run: Run, error: RotatorError) -> Failed:
     last, now = run.record.failed, run.now()
     before = last.attempts if last and last.digest == run.policy.digest else 0
-    well = run.clean and run.record.drifted is None
+    well = not may_have_asked(run.hand) and run.record.drifted is None
     longest = LONGEST_BACK_OFF if well else LONGEST_IN_TROUBLE
     pause = min(longest, FIRST_BACK_OFF * 2 ** min(before, 10))
     wish = min(getattr(error, "retry_after", None) or 0.0, LONGEST_BACK_OFF.total_seconds())
@@ -271,8 +269,9 @@ def _close_unissued(run: Run, error: str | None) -> None:
     if run.stored is None or (run.stored.version == 0 and not run.mine):
         return  # a failure before the first claim leaves no trace in Vault
     record, underway, now = run.record, run.underway, run.now()
-    if underway is not None and run.clean and underway.sent <= 1 and run.staged is None:
-        issued = record.issued[:-1] if "counted" in run.done else record.issued
+    unissued = not may_have_asked(run.hand) and run.staged is None
+    if underway is not None and unissued and underway.sent <= 1:
+        issued = record.issued[:-1] if is_counted(run.hand) else record.issued
         record = record.change(underway=None, issued=issued)
         if error is not None:
             record = record.remembering(Past.failed(underway, now, error))

@@ -8,7 +8,8 @@ from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
 from rotator.journal import Held, Known, Past, Underway, known_from
 from rotator.keys import Secret, Seen, Visibility
-from rotator.rotation import due, own, previous, restraint
+from rotator.rotation import due, own, previous, proving, restraint
+from rotator.rotation.hand import Hand, Nothing, Unproved, Unseen
 from rotator.rotation.run import Run
 from rotator.vault import Published
 
@@ -51,10 +52,10 @@ def claim(run: Run) -> None:
     record = run.record.change(underway=underway)
     if sent:
         record = record.counting_issue(run.now(), beyond_schedule=by_itself)
-        run.done |= {"counted"} if by_itself else set()
+    run.hand = Nothing(counted=bool(sent) and by_itself)
     run.save(record.knowing(user_id, visibility, baseline))
     prove_room(run)
-    run.done.add("claimed")
+    run.began = underway.run
     run.world.report("rotation.started", kind=kind, user_id=user_id, reason=run.order.reason)
 
 
@@ -102,19 +103,25 @@ def take_over(run: Run) -> None:
     if underway.issue is not run.policy.issue and lacks_its_calls(run):
         give_up(run)
         return
-    run.clean = underway.sent == 0
-    run.must_look = underway.sent > 0
+    run.hand = left_in_hand(run, underway)
+    run.warn("finishes a rotation that was interrupted")
+    run.world.report("rotation.recovered", run=underway.run, staged=isinstance(run.hand, Unproved))
+    proving.see_if_shown(run)
+
+
+def left_in_hand(run: Run, underway: Underway) -> Hand:
+    """What there is of a rotation that was taken over: this run's own key for it, or the staged one, or none."""
     staged, orphan = run.staged, run.orphan
     if (
         orphan is not None
-        and run.orphan_of == underway.run
-        and not run.record.owes(orphan.ref.key_id)
+        and orphan.of == underway.run
+        and not run.record.owes(orphan.key.ref.key_id)
     ):
-        run.key, run.issued, run.must_look, run.orphan = orphan, True, False, None
-    elif staged is not None and staged.key is not None and staged.run == underway.run:
-        run.key, run.must_look = staged.key, False
-    run.warn("finishes a rotation that was interrupted")
-    run.world.report("rotation.recovered", run=underway.run, staged=run.key is not None)
+        run.orphan = None
+        return Unproved(orphan.key, "answered")
+    if staged is not None and staged.key is not None and staged.run == underway.run:
+        return Unproved(staged.key, "made" if underway.sent else "found")
+    return Unseen() if underway.sent else Nothing()
 
 
 def lacks_its_calls(run: Run) -> bool:
@@ -143,7 +150,7 @@ def give_up(run: Run) -> None:
     past = Past.failed(underway, run.now(), NoSuchCall.kind)
     run.give_back(record.change(underway=None).remembering(past))
     run.forget()
-    run.doubts = True
+    run.sync = "doubted"
     run.world.report("rotation.given_up", run=underway.run, issue=underway.issue.value)
 
 

@@ -104,11 +104,11 @@ def unpublished(run: Run, user_id: int) -> Check:
 
 def is_asked_for(run: Run) -> bool:
     """Whether to look for drift now: once, when it was ordered, or while a lost request may still land."""
-    if "look" in run.done or run.record.underway is not None:
+    if run.sync in ("looked", "drifted") or run.record.underway is not None:
         return False
     watch = run.record.watch_until
     watched = run.order.what == "schedule" and watch is not None and run.now() < watch
-    return run.order.what == "repair" or watched or run.doubts
+    return run.order.what == "repair" or watched or run.sync == "doubted"
 
 
 def look(run: Run) -> None:
@@ -116,7 +116,7 @@ def look(run: Run) -> None:
 
     A published key that is refused for the first time is believed to be after a second probe, some time later.
     """
-    run.done.add("look")
+    run.sync = "looked"
     run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
     check = compare(run)
     if check.refused and run.record.drifted is None:
@@ -132,7 +132,7 @@ def look(run: Run) -> None:
         run.warn(f"found {check.state}: {check.why}")
         # What nobody may look at, and was never adopted, is a person's to begin with.
         if check.state != "refused" or record.current is not None:
-            run.done.add("drift")
+            run.sync = "drifted"
         run.world.report("policy.drift", state=check.state)
     elif record.current is not None and run.others_claim is None:
         now = run.now()

@@ -8,6 +8,7 @@ from typing import Literal
 from rotator.errors import Failure, RotatorError, Transient
 from rotator.journal import Failed, Held, Record
 from rotator.policy import Policy
+from rotator.rotation.hand import Nothing
 from rotator.rotation.run import CONTENDED, Order, Run
 
 GRAIN = timedelta(
@@ -98,8 +99,9 @@ def kind_wanted(policy: Policy, record: Record, order: Order, now: datetime) -> 
 
 def is_stopped(run: Run) -> bool:
     """Whether the process is to stop and nothing can have been issued; past that, the rotation is finished first."""
-    nothing_issued = run.clean and run.key is None and run.orphan is None
-    return run.world.stopping() and nothing_issued and (run.mine or is_wanted(run))
+    if not isinstance(run.hand, Nothing) or run.hand.asked or run.orphan is not None:
+        return False
+    return run.world.stopping() and (run.mine or is_wanted(run))
 
 
 def stop(run: Run) -> None:
@@ -123,7 +125,7 @@ def wait_or_leave(run: Run) -> None:
         raise Busy(f"claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}")
     elif run.world.clock.boot() > run.deadline:
         raise Transient(
-            f"this run issued {run.orphan.ref.words}, lost its claim to {claim.by}, and has not seen what came of "
+            f"this run issued {run.orphan.key.ref.words}, lost its claim to {claim.by}, and has not seen what came of "
             "it: the next run looks",
             kind=CONTENDED,
         )
@@ -144,19 +146,14 @@ def is_wanted(run: Run) -> bool:
 
 def wanted(run: Run) -> Kind | None:
     """The kind of rotation that is to be begun; a drift that was found asks for a repair."""
-    if "drift" in run.done:
+    if run.sync == "drifted":
         return "repair"
-    if "rotated" in run.done:
+    if run.answered:
         return None
     kind = kind_wanted(run.policy, run.record, run.order, run.now())
     if kind == "rotate" and lost_its_record(run):
         return "adopt"
-    if (
-        kind is None
-        and run.order.what == "adopt"
-        and "adopted" not in run.done
-        and shows_nothing(run)
-    ):
+    if kind is None and run.order.what == "adopt" and run.outcome is None and shows_nothing(run):
         return "adopt"
     return kind
 

@@ -8,24 +8,18 @@ from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Underway
 from rotator.keys import Agreement, ApiKey, KeyRef, Secret, Seen
 from rotator.rotation import claiming, issuing, restraint
+from rotator.rotation.hand import Nothing, Proved, Shown
 from rotator.rotation.run import Run
 
 
 def may_find(run: Run) -> bool:
     """Whether an adoption or a repair is open that has not issued and not looked for a key yet."""
     underway = run.underway
-    return (
-        underway is not None
-        and run.key is None
-        and underway.kind in ("adopt", "repair")
-        and underway.sent == 0
-        and "find" not in run.done
-    )
+    return underway is not None and underway.kind in ("adopt", "repair") and underway.sent == 0
 
 
 def find(run: Run) -> None:
     """Takes the key that Vault or ECGrid already has, if ECGrid accepts it as this user's; else one is to be issued."""
-    run.done.add("find")
     underway = run.rotation
     unreadable = False
     for user_id in run.policy.users if underway.kind == "adopt" else (underway.user_id,):
@@ -166,10 +160,10 @@ def told(run: Run, value: Secret, user_id: int) -> KeyRef:
 def found(run: Run, underway: Underway, key: ApiKey) -> None:
     """Goes on with a key that is there: proved by the probe just now."""
     run.note(run.record.change(underway=underway.model_copy(update={"user_id": key.ref.user_id})))
-    issuing.take(run, key)
-    run.verified = True
+    key = issuing.taken(run, key)
     # An older version than was written may be a standby's: then only a check-and-set on it tells.
-    run.published = run.covers(key.value, run.main) and not run.lags(run.main)
+    shown = run.covers(key.value, run.main) and not run.lags(run.main)
+    run.hand = Shown(key, "found") if shown else Proved(key, "found")
     if key.ref.key_id is None and not run.generates:
         run.warn(
             f"nobody tells the id of user {key.ref.user_id}'s key: once it is replaced it cannot be retired. Give the "
@@ -183,7 +177,7 @@ def one_more(run: Run, underway: Underway) -> None:
     on_demand = run.order.what == "demand"
     restraint.may_ask(run)
     record = run.record.counting_issue(run.now(), beyond_schedule=not on_demand)
-    run.done |= set() if on_demand else {"counted"}
+    run.hand = Nothing(counted=not on_demand)
     run.save(record.change(underway=underway.model_copy(update={"sent": underway.sent + 1})))
 
 

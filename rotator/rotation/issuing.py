@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from rotator.errors import AnswerLost, Failure, Forbidden, NotFound, Permanent, Refused
+from rotator.errors import AnswerLost, Failure, Forbidden, NotFound, Permanent, Refused, Transient
 from rotator.journal import LOOKS, WATCH, known_from
 from rotator.keys import ApiKey, KeyRef, Seen
 from rotator.rotation import restraint
 from rotator.rotation.claiming import read_if_any
+from rotator.rotation.hand import Nothing, Shown, Unproved, Unseen, is_counted, may_have_asked
 from rotator.rotation.proving import fate, note_stray
 from rotator.rotation.run import Run, unknown_if_lost
 
-
-def must_look(run: Run) -> bool:
-    """Whether an issuing request may have been carried out without this run knowing the key."""
-    return run.underway is not None and run.key is None and run.must_look
-
-
-def may_issue(run: Run) -> bool:
-    """Whether the open rotation needs a key and none can be there unseen."""
-    return run.underway is not None and run.key is None and not run.must_look
+LOST = (
+    "the answer to the issuing request was lost, and no key that can be used was found by looking"
+)
 
 
 def issue(run: Run) -> None:
@@ -35,26 +30,25 @@ def issue(run: Run) -> None:
     try:
         answer = run.patiently(unknown_if_lost(ask))
     except Failure:  # refused, or not sent: every other failure of this call is a lost answer
-        restraint.took_nothing(run)
+        took_nothing(run)
         raise
     run.issued_at = run.world.clock.boot()
     if isinstance(answer, AnswerLost):
-        run.clean, run.must_look = False, True
-        run.done.add("lost")
+        run.hand = Unseen()
+        run.lost = Transient(LOST, kind="ecgrid.AnswerLost")
         run.world.right.spent("lost")
         run.warn(f"the answer to the issuing request was lost ({answer.kind})")
         run.world.report("rotation.answer_lost", error=answer.kind)
         return
     if is_old(run, answer):
-        restraint.took_nothing(run)
+        took_nothing(run)
         raise Permanent(
             "ECGrid answered with a key that was there already: nothing was rotated. On this account KeySet does "
             "not make a new key; use `issue: create-key`, or `issue: generate` (which ends the old key at once)",
             kind="ecgrid.NotReplaced",
         )
-    run.clean, run.issued = False, True
     run.world.right.spent("key")
-    take(run, answer)
+    run.hand = Unproved(taken(run, answer), "answered")
     run.world.report("rotation.issued", key_id=answer.ref.key_id)
 
 
@@ -64,13 +58,21 @@ def is_old(run: Run, answer: ApiKey) -> bool:
     return run.covers(answer.value, run.main) or run.record.fingerprint(answer.value) in before
 
 
-def take(run: Run, key: ApiKey) -> None:
-    """Goes on with this key; if it is the rotator's own, it is used from here on."""
+def took_nothing(run: Run) -> None:
+    """The last request is proved to have made nothing: it counts no longer."""
+    asked, counted = may_have_asked(run.hand), is_counted(run.hand)
+    run.hand = Nothing(asked=asked)
+    run.note(run.record.taking_back(counted=counted))
+    run.world.right.spent("nothing")
+
+
+def taken(run: Run, key: ApiKey) -> ApiKey:
+    """The key to go on with, as its family tells of it; if it is the rotator's own, it is used from here on."""
     if run.generates:  # this family has no ids, and shows no times: the time of issue counts
         key = ApiKey(KeyRef(None, key.ref.user_id, run.rotation.visibility, run.now()), key.value)
-    run.key, run.must_look, run.verified = key, False, False
     if run.world.whose.own_user_if_known() == key.ref.user_id:
         run.account.use(key.value)
+    return key
 
 
 # after a lost answer
@@ -98,18 +100,18 @@ def look(run: Run) -> None:
         if seen.whole is not None and not run.record.shows(seen.whole.value)
     ]
     # One that is not accepted yet may need a moment: it is proved with all patience, or given up there.
-    taken = next((key for key in whole if is_accepted(run, key)), whole[0] if whole else None)
-    others = [seen for seen in found if taken is None or seen.ref.key_id != taken.ref.key_id]
+    one = next((key for key in whole if is_accepted(run, key)), whole[0] if whole else None)
+    others = [seen for seen in found if one is None or seen.ref.key_id != one.ref.key_id]
     in_doubt = others if len(ours) > unaccounted(run) else [o for o in others if o not in ours]
     account_for(run, others, in_doubt)
-    if taken is None:
+    if one is None:
         again(run)
         return
     run.warn(
-        f"{taken.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
+        f"{one.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
         "between cannot be told from it"
     )
-    take(run, taken)
+    run.hand = Unproved(taken(run, one), "made")
 
 
 def is_of_any_age(run: Run, seen: Seen) -> bool:
@@ -160,8 +162,7 @@ def take_published(run: Run) -> bool:
     key = shown.whole
     if key is None or run.record.shows(key.value) or not is_accepted(run, key):
         return False
-    take(run, key)
-    run.verified = run.published = True
+    run.hand = Shown(taken(run, key), "made")
     return True
 
 
@@ -219,7 +220,6 @@ def again(run: Run) -> None:
         lambda: run.world.vault.stage(name, underway.run, run.id, None, over)
     )
     record = record.counting_issue(now, beyond_schedule=not on_demand)
-    run.done |= set() if on_demand else {"counted"}
     underway = underway.model_copy(update={"sent": underway.sent + 1, "looks": 0})
     run.save(record.change(underway=underway, watch_until=now + WATCH))
-    run.must_look = False
+    run.hand = Nothing(asked=True, counted=not on_demand)

@@ -2,21 +2,16 @@
 
     observe -> claim -> issue -> stage | read back | probe -> publish -> settle -> (after the grace) retire
 
-`run`, `rotate`, `adopt`, repair and the recovery of whatever was interrupted are this one function: read what is
-recorded, do the next thing, record it, until nothing is left to do. What is next is decided from the record, the
-staged document and the published secret alone, so it does not matter which process did the step before, or died in
-it. Each predicate below is asked anew after each step; the first that holds names the next.
-
-What makes it safe is said where it is done: `run.py` (fence, patience, check-and-set), `claiming.py`,
-`issuing.py` (and looking after a lost answer), `proving.py`, `publishing.py` (and settling), `retiring.py`,
-`finding.py` (adoption and repair), `restoring.py` (a Vault that was set back), and `drift.py` (what counts as in
-sync).
+`run`, `rotate`, `adopt`, repair and the recovery of whatever was interrupted are this one function: look, choose, act,
+look again, until nothing is left to do. What is next is chosen by what is open in the record, whose it is, and what the
+run has in hand of it; so it does not matter which process did the step before, or died in it.
+What makes it safe is said where it is done: `run.py` (fence, patience, check-and-set), and in the steps' own modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, assert_never
 
 from rotator.errors import FenceLost
 from rotator.rotation import (
@@ -32,76 +27,83 @@ from rotator.rotation import (
     retiring,
     telling,
 )
+from rotator.rotation.hand import Nothing, Proved, Shown, Unproved, Unseen
 from rotator.rotation.run import Run
 from rotator.vault import StaleRead
 
 
 class Step(NamedTuple):
-    """One line of the page: in that phase, when this holds, do that."""
+    """One line of the page: in that phase do this, when that holds; if `once`, once in a run."""
 
     phase: str
-    when: Callable[[Run], bool]
     do: Callable[[Run], None]
+    when: Callable[[Run], bool] = lambda _run: True
+    once: bool = False
 
 
-STEPS = (
-    # Vault showed an older version to the end than this process has written: was it restored from a backup?
-    Step("observe", restoring.is_suspected, restoring.find_out),
-    # Nothing is known yet, or all of it was overtaken.
-    Step("observe", restoring.knows_nothing, Run.observe),
-    # The process is to stop, and nothing can have been issued.
-    Step("claim", due.is_stopped, due.stop),
-    # Another run holds the claim: theirs to finish. After a lost fence, wait for them.
-    Step("claim", due.is_claimed_elsewhere, due.wait_or_leave),
-    # A rotation is open whose run is gone: take its claim over and go on where it stopped.
-    Step("claim", due.is_abandoned, claiming.take_over),
-    # The drift check: asked for, or because a request whose answer was lost may still land.
-    Step("check", drift.is_asked_for, drift.look),
-    # The last failure's back-off is not over: failed again, until then.
-    Step("claim", due.must_wait, due.wait),
-    # Nothing is open, and a rotation is due, asked for, or needed: the claim is the proof that Vault can be written.
-    Step("claim", due.is_wanted, claiming.claim),
-    # Vault shows the new key already.
-    Step("settle", publishing.is_published, publishing.settle),
-    # Staged, read back and probed: show it, by check-and-set on the version that was observed.
-    Step("publish", proving.is_verified, publishing.publish),
-    # The value is known: stage it, read it back and probe it, side by side.
-    Step("verify", proving.has_key, proving.prove),
-    # Adoption and repair: is there a key that will do?
-    Step("verify", finding.may_find, finding.find),
-    # An issuing request may have been carried out unseen: look before anything is issued again.
-    Step("issue", issuing.must_look, issuing.look),
-    # ECGrid is asked for a key, once.
-    Step("issue", issuing.may_issue, issuing.issue),
-    # This run issued a key under a fence that it lost: published, or noted as a stray, before it ends.
-    Step("settle", retiring.has_orphan, retiring.settle_orphan),
-    # Something is staged that belongs to no rotation.
-    Step("settle", retiring.has_leftover, retiring.clear_leftover),
-    # What became of the replaced key is not known yet for this policy.
-    Step("settle", previous.is_to_be_asked, previous.ask_after),
-    # The hooks of a settled rotation, which wait for no further destination.
-    Step("hooks", telling.has_hooks_due, telling.run_hooks),
-    # A further destination lacks the key.
-    Step("publish", publishing.lacks_a_destination, publishing.fill),
-    # A replaced key has outlived its grace, or a stray is known.
-    Step("retire", retiring.has_due_debts, retiring.retire),
-    # Nothing is left to do, and a claim is still held, since its fence was lost on the way: it is given back.
-    Step("settle", claiming.is_left_over, claiming.give_back),
+ALWAYS = (
+    # Vault showed an older version to the end than this process has written; or nothing is known yet, or no more.
+    Step("observe", restoring.find_out, when=restoring.is_suspected),
+    Step("observe", Run.observe, when=restoring.knows_nothing),
+    # The process is to stop, and nothing can have been issued; or another run holds the claim: theirs to finish.
+    Step("claim", due.stop, when=due.is_stopped),
+    Step("claim", due.wait_or_leave, when=due.is_claimed_elsewhere),
+    Step("check", drift.look, when=drift.is_asked_for),
+)
+NOTHING_OPEN = (
+    # A back-off that is not over; else what is due, asked for, or needed. The claim proves that Vault can be written.
+    Step("claim", due.wait, when=due.must_wait),
+    Step("claim", claiming.claim, when=due.is_wanted),
+    # What a lost fence has left: a key that this run issued, something staged that belongs to no rotation.
+    Step("settle", retiring.settle_orphan, when=retiring.has_orphan),
+    Step("settle", retiring.clear_leftover, when=retiring.has_leftover),
+    # What the rotation before still owes: to those who ask, to the hooks, a further destination, the replaced key.
+    Step("settle", previous.ask_after, when=previous.is_to_be_asked),
+    Step("hooks", telling.run_hooks, when=telling.has_hooks_due),
+    Step("publish", publishing.fill, when=publishing.lacks_a_destination, once=True),
+    Step("retire", retiring.retire, when=retiring.has_due_debts, once=True),
+    Step("settle", claiming.give_back, when=claiming.is_left_over),
 )
 
 
-def rotate(run: Run) -> None:
-    """Does everything that is to be done for one policy now; `run` tells the outcome.
+def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
+    """The lines that may be next, in their order, without those that were taken and are taken only once."""
+    yield from ALWAYS
+    if run.record.underway is None:
+        yield from (step for step in NOTHING_OPEN if step not in taken)
+    elif not run.mine:  # open, and its run is gone
+        yield Step("claim", claiming.take_over)
+    else:
+        match run.hand:
+            case Nothing():  # is there a key that will do? Else ECGrid is asked for one, once
+                yield Step("verify", finding.find, when=finding.may_find)
+                yield Step("issue", issuing.issue)
+            case Unseen():  # look before anything is issued again
+                yield Step("issue", issuing.look)
+            case Unproved():  # stage, read back and probe, side by side
+                yield Step("verify", proving.prove)
+            case Proved():  # by check-and-set on the version that was observed
+                yield Step("publish", publishing.publish)
+            case Shown():
+                yield Step("settle", publishing.settle)
+            case _:
+                assert_never(run.hand)
+
+
+def rotate(run: Run) -> set[Step]:
+    """Does everything that is to be done for one policy now; `run` tells the outcome. Returns what it took `once`.
 
     Raises Failure with `run.phase` set to the phase that failed, or Busy if another rotator holds the claim. What was
     done until then is recorded, and the next run goes on from there.
     """
+    taken: set[Step] = set()
     while True:
         try:
-            while step := next((step for step in STEPS if step.when(run)), None):
+            while step := next((one for one in lines(run, taken) if one.when(run)), None):
                 run.phase = step.phase
                 step.do(run)
-            return
+                taken |= {step} if step.once else set()
+            return taken
         except FenceLost:
             run.start_again()
         except StaleRead as stale:

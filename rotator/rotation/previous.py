@@ -36,15 +36,14 @@ def ask_before(run: Run, user_id: int) -> None:
         return
     same = (current.user_id, current.visibility) == (user_id, run.policy.visibility)
     if same and there is not None and there.value is not None and run.record.shows(there.value):
-        run.done |= {"was accepted"} if ask(run, there.value) == "accepted" else set()
+        run.accepted |= ask(run, there.value) == "accepted"
 
 
 def is_to_be_asked(run: Run) -> bool:
     """Whether a rotation was settled whose replaced key was accepted before."""
     return (
-        "was accepted" in run.done
+        run.accepted
         and run.replaced is not None
-        and run.record.underway is None
         and run.others_claim is None
         and run.outcome is not None
     )
@@ -52,7 +51,7 @@ def is_to_be_asked(run: Run) -> bool:
 
 def ask_after(run: Run) -> None:
     """After settling: the first answer. Where ECGrid gives none, the next rotation asks."""
-    run.done.discard("was accepted")
+    run.accepted = False
     if run.replaced is None:
         return
     now, ref = ask(run, run.replaced.value), run.replaced.ref

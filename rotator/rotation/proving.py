@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
 from rotator.journal import known_from
-from rotator.keys import Agreement, ApiKey, Seen
+from rotator.keys import Agreement, ApiKey, Secret, Seen
+from rotator.rotation.hand import Nothing, Proved, Shown, Unproved, may_have_asked
 from rotator.rotation.run import Run
 
 IF_IT_LASTS = (
@@ -16,28 +17,29 @@ IF_IT_LASTS = (
 UNFIT = ("ecgrid.NewKeyRefused", "ecgrid.OtherUser")  # the probe's verdict, which may be a moment's
 
 
-def has_key(run: Run) -> bool:
-    """Whether the new key's value is known and it is still to be proved."""
-    return run.underway is not None and run.key is not None and not run.verified
-
-
-def is_verified(run: Run) -> bool:
-    """Whether the new key is staged, read back and probed, and not yet shown."""
-    return run.underway is not None and run.verified and not run.published
+def see_if_shown(run: Run) -> bool:
+    """Whether the first destination shows the key in hand already, which was staged: then only settling is left."""
+    held = run.hand
+    if not isinstance(held, Unproved | Proved) or run.staged is None:
+        return False
+    if run.covers(held.key.value, run.main):
+        run.hand = Shown(held.key, held.came, held.by_owner)
+    return isinstance(run.hand, Shown)
 
 
 def prove(run: Run) -> None:
     """Stages the key, reads it back and probes it, side by side: publishing waits for all three."""
-    key = run.new_key
-    calls: list[Callable[[], None]] = [lambda: stage(run, key), lambda: read_back(run, key)]
-    if run.policy.probe or not run.issued:
+    held = run.in_hand
+    key = held.key
+    calls: list[Callable[[], object]] = [lambda: stage(run, key), lambda: read_back(run, key)]
+    if run.policy.probe or held.came != "answered":
         calls.append(lambda: be_accepted(run, key))
     try:
-        run.world.together(calls)
+        _, by_owner, *_ = run.world.together(calls)
     except Failure as trouble:
         unproved(run, key, trouble)
         raise
-    run.verified = True
+    run.hand = Proved(key, held.came, bool(by_owner))
     run.world.report("rotation.verified", key_id=key.ref.key_id)
 
 
@@ -50,7 +52,7 @@ def stage(run: Run, key: ApiKey) -> None:
         if staged.key.ref.key_id != key.ref.key_id:
             note_stray(run, staged.key)
     over = staged.version if staged else 0
-    until = max(run.deadline, run.fence)
+    until = max(run.deadline, run.fence or 0.0)
     run.staged = run.patiently(
         lambda: run.world.vault.stage(run.policy.name, underway.run, run.id, key, over), until=until
     )
@@ -89,42 +91,45 @@ def be_accepted(run: Run, key: ApiKey) -> None:
         )
 
 
-def read_back(run: Run, key: ApiKey) -> None:
-    """Get Key, or the key list, shows the key: id, user and visibility, and a value that does not contradict."""
+def read_back(run: Run, key: ApiKey) -> bool:
+    """Get Key, or the key list, shows the key: id, user and visibility, and a value that does not contradict.
+
+    Returns whether it was asked with the key itself, as its owner.
+    """
+    by_owner = run.record.owner_reads
 
     def ask() -> None:
-        seen = read_as_allowed(run, key)
+        nonlocal by_owner
+        seen, as_owner = read_as_allowed(run, key)
+        by_owner = by_owner or as_owner
         if seen is None or not same_record(key, seen):
-            seen = from_list(run, key) or seen
+            seen = from_list(run, key, key.value if by_owner else None) or seen
         problem = "is not shown by ECGrid yet" if seen is None else contradiction(key, seen)
         if problem:
             raise unconfirmed(run, key, problem)
 
     run.patiently(ask)
+    return by_owner
 
 
-def read_as_allowed(run: Run, key: ApiKey) -> Seen | None:
-    """Reads the key as the rotator, or, where that is refused, as its owner: with the key itself."""
+def read_as_allowed(run: Run, key: ApiKey) -> tuple[Seen | None, bool]:
+    """Reads the key as the rotator, or, where that is refused, as its owner: with the key itself. And which it was."""
     user_id = key.ref.user_id
     if not run.record.owner_reads:
         try:
-            return run.account.read(user_id, run.within())
+            return run.account.read(user_id, run.within()), False
         except (Forbidden, NotFound):
             pass
     try:
-        seen = run.account.read(user_id, run.within(), caller=key.value)
+        return run.account.read(user_id, run.within(), caller=key.value), True
     except (Forbidden, NotFound, Refused):
-        return None
-    if not run.record.owner_reads:
-        run.done.add("owner reads")
-    return seen
+        return None, False
 
 
-def from_list(run: Run, key: ApiKey) -> Seen | None:
-    """The key as the list shows it, if it does: by id."""
+def from_list(run: Run, key: ApiKey, caller: Secret | None) -> Seen | None:
+    """The key as the list shows it to that caller, if it does: by id."""
     if run.generates or key.ref.key_id is None or key.ref.visibility is None:
         return None
-    caller = key.value if run.record.owner_reads or "owner reads" in run.done else None
     try:
         listed = run.account.keys(key.ref.user_id, key.ref.visibility, run.within(), caller=caller)
     except (Forbidden, NotFound, Refused):
@@ -206,6 +211,6 @@ def abandon(run: Run, key: ApiKey) -> None:
     run.fenced(run.world.timeout)
     run.world.vault.unstage(run.policy.name)
     run.save(record)
-    run.staged, run.key = None, None
+    run.staged, run.hand = None, Nothing(asked=may_have_asked(run.hand))
     run.warn(f"{key.ref.words} was given up: {fate(key)}")
     run.world.report("rotation.abandoned", key_id=key.ref.key_id)

@@ -8,23 +8,20 @@ from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
 from rotator.journal import Held, Past, Place, Record, Underway
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.policy import Destination
-from rotator.rotation import claiming, finding
+from rotator.rotation import claiming, finding, proving
+from rotator.rotation.hand import Shown
 from rotator.rotation.run import Run
-
-
-def is_published(run: Run) -> bool:
-    """Whether the first destination shows the key of the open rotation, so that only settling is left."""
-    if run.underway is None or run.key is None:
-        return False
-    return run.published or (run.staged is not None and run.covers(run.key.value, run.main))
 
 
 def publish(run: Run) -> None:
     """Writes the key to every destination, the first one first, each on the version that was observed."""
-    key = run.new_key
+    if proving.see_if_shown(run):
+        return
+    held = run.in_hand
+    key = held.key
     run.replaced = replaced(run)
     show(run, key, run.main)
-    run.published = True
+    run.hand = Shown(key, held.came, held.by_owner)
     exposure = run.world.clock.boot() - run.issued_at if run.issued_at else None
     run.world.report(
         "rotation.published",
@@ -90,7 +87,7 @@ def read_back(run: Run, key: ApiKey, to: Destination, version: int) -> None:
 
 def settle(run: Run) -> None:
     """Destroys the staged value, then closes the record: the new key current, the one it replaces to be retired."""
-    key, underway, vault = run.new_key, run.rotation, run.world.vault
+    key, underway, vault = run.in_hand.key, run.rotation, run.world.vault
     show_elsewhere(run, key)
     if run.staged is not None:
         run.fenced(run.world.timeout)
@@ -100,10 +97,8 @@ def settle(run: Run) -> None:
     run.give_back(record)
     run.staged = None
     run.forget()
-    run.done.discard("drift")
-    run.done.add("adopted")
-    if "claimed" in run.done and underway.sent > 0:
-        run.done.add("rotated")
+    run.sync = "looked" if run.sync == "drifted" else run.sync
+    run.answered = run.answered or (run.began == underway.run and underway.sent > 0)
     run.outcome = outcome(run, underway)
     mark(run, key, now)
     run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=run.outcome)
@@ -145,7 +140,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
         drifted=None,
         issued=record.explained(),
         hooks_due=places[0] if run.policy.after else None,
-        owner_reads=record.owner_reads or "owner reads" in run.done,
+        owner_reads=record.owner_reads or run.in_hand.by_owner,
         checked_at=now,
     ).remembering(past)
 
@@ -205,9 +200,7 @@ def show_elsewhere(run: Run, key: ApiKey) -> None:
 
 def lacks_a_destination(run: Run) -> bool:
     """Whether the record says that a destination of the policy does not have the current key."""
-    if run.record.underway is not None or "fill" in run.done or run.others_claim is not None:
-        return False
-    return bool(lacking(run))
+    return run.others_claim is None and bool(lacking(run))
 
 
 def lacking(run: Run) -> list[Destination]:
@@ -220,11 +213,10 @@ def lacking(run: Run) -> list[Destination]:
 
 def fill(run: Run) -> None:
     """Writes the current key to the destinations that lack it, from one that shows it; none that does is drift."""
-    run.done.add("fill")
     current, missing = run.record.current, lacking(run)
     source = shown_somewhere(run)
     if source is None or current is None:
-        run.done.add("drift")
+        run.sync = "drifted"
         return
     key = ApiKey(current.ref, source)
     run.world.vault.require([run.policy])

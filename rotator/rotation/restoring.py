@@ -39,8 +39,7 @@ def find_out(run: Run) -> None:
         claim_over(run, run.world.vault.stored(stale.document, record_at), stale)
     else:
         write_over(run, stale.document, stale)
-    run.doubts = True
-    run.done.discard("look")
+    run.sync = "doubted"
     run.deadline = max(run.deadline, run.world.clock.boot() + run.world.deadline)
     run.warn(
         "Vault was restored from a backup: it shows older versions than were written, and drift is checked"

@@ -82,14 +82,6 @@ def refuse_above_limit(run: Run) -> None:
     )
 
 
-def took_nothing(run: Run) -> None:
-    """The last request is proved to have made nothing: it counts no longer."""
-    counted = "counted" in run.done
-    run.done.discard("counted")
-    run.note(run.record.taking_back(counted=counted))
-    run.world.right.spent("nothing")
-
-
 def within(run: Run) -> float:
     """How long the next request may take that makes a key or ends one: no longer than the claim.
 

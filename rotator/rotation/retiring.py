@@ -24,9 +24,7 @@ def has_due_debts(run: Run) -> bool:
     """Whether keys are to be retired now. Nothing is retired while a rotation is open or a destination is missing."""
     record = run.record
     return (
-        "retire" not in run.done
-        and record.underway is None
-        and record.current is not None
+        record.current is not None
         and (run.order.retire_now or bool(record.due_debts(run.now())))
         and run.others_claim is None
     )
@@ -51,7 +49,6 @@ def retire(run: Run) -> None:
     if run.order.retire_now:
         failed += [reason] if reason else nameless.end_all(run)
     run.give_back(run.record)
-    run.done.add("retire")
     if failed:
         raise RetirementFailed("; ".join(dict.fromkeys(failed)))
 
@@ -172,8 +169,7 @@ def published(run: Run) -> Secret:
 
 def has_leftover(run: Run) -> bool:
     """Whether something is staged and no rotation is open: it belongs to none."""
-    nobodys = run.record.underway is None and "drift" not in run.done
-    return run.staged is not None and nobodys and run.others_claim is None
+    return run.staged is not None and run.sync != "drifted" and run.others_claim is None
 
 
 def clear_leftover(run: Run) -> None:
@@ -195,7 +191,7 @@ def clear_leftover(run: Run) -> None:
 
 def has_orphan(run: Run) -> bool:
     """Whether this run issued a key, lost its fence, and nobody has a rotation open any more."""
-    return run.orphan is not None and run.record.underway is None
+    return run.orphan is not None
 
 
 def settle_orphan(run: Run) -> None:
@@ -206,7 +202,7 @@ def settle_orphan(run: Run) -> None:
     run.staged = run.patiently(
         lambda: run.world.vault.staged(run.policy.name)
     )  # perhaps this run's own
-    if record.shows(orphan.value):
+    if record.shows(orphan.key.value):
         run.orphan = None
         run.outcome = run.outcome or "rotated"
         return
@@ -217,12 +213,10 @@ def settle_orphan(run: Run) -> None:
         and record.current is not None
         and accepts(run, there.value)
     ):
-        run.save(record.owing(orphan.ref, "stray", run.now()))
+        run.save(record.owing(orphan.key.ref, "stray", run.now()))
         run.give_back(run.record)
         run.orphan = None
         return
     run.orphan = None
-    run.key = None
-    run.done.add("drift")
-    run.done.discard("find")
+    run.sync = "drifted"
     run.world.report("rotation.drift", key_id=record.current.key_id if record.current else None)

@@ -12,13 +12,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from rotator.ecgrid import Account, Urgency
 from rotator.errors import AnswerLost, FenceLost, Gone, Transient
 from rotator.journal import Claim, Failed, Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
+from rotator.rotation.hand import Hand, Known, Nothing, Orphan, Proved, Unproved
 from rotator.rotation.right import Free, Right
 from rotator.vault import At, Published, Staged, StaleRead, Stored, Vault
 
@@ -27,6 +28,10 @@ T = TypeVar("T")
 MARGIN = 1.0  # seconds of the claim that are never used: Vault's clock tells whole seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 CONTENDED = "rotation.Contended"
+
+# What this run knows of whether Vault holds what ECGrid accepts: nothing; that it is to be looked at, whatever was
+# ordered; it has looked; it does not, so that a repair is wanted.
+Sync = Literal["unknown", "doubted", "looked", "drifted"]
 
 
 class Clock(Protocol):
@@ -103,7 +108,7 @@ class Order:
 
 @dataclass
 class Run:
-    """The state of one run; `key` is the new key as soon as its value is known."""
+    """The state of one run; `hand` is what it holds of the open rotation."""
 
     policy: Policy
     order: Order
@@ -112,35 +117,29 @@ class Run:
     phase: str = "observe"
     stored: Stored | None = None
     staged: Staged | None = None
-    key: ApiKey | None = None
-    issued: bool = False  # `key` came from an issuing answer of this run
-    verified: bool = False
-    published: bool = False  # `key` was written to the first destination and read back
-    must_look: bool = False  # an issuing request may have been carried out unseen
-    clean: bool = True  # no issuing request of this rotation can have been carried out
+    hand: Hand = field(default_factory=Nothing)
     asked_again: int = 0  # issuing requests beyond the first of a rotation
-    orphan: ApiKey | None = None  # issued by this run under a fence that it lost
-    orphan_of: str | None = None  # the rotation that it was issued for
-    unsure: bool = (
-        False  # the fence was lost: the claim counts again once a check-and-set has renewed it
+    orphan: Orphan | None = None
+    fence: float | None = (
+        None  # until when the claim is this run's (boot clock); None: not for sure
     )
     outcome: str | None = None
     versions: dict[tuple[str, str], int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    done: set[str] = field(default_factory=set)  # steps that this run takes only once
+    began: str | None = None  # the rotation that this run began last
+    answered: bool = False  # such a one was issued for and settled: nothing more is wanted
+    lost: Transient | None = None  # how this run has failed, if it is held back after a lost answer
     replaced: ApiKey | None = None  # what the first destination showed before this run published
     issued_at: float = 0.0
     restarts: int = 0
     stale: StaleRead | None = None  # a read that lagged behind this process' writes to the end
-    doubts: bool = (
-        False  # whether Vault holds what ECGrid accepts is to be looked at, whatever was ordered
-    )
+    sync: Sync = "unknown"
+    accepted: bool = False  # the key that is to be replaced was, before the claim
     failing: Failed | None = None  # the failure that the record told of when this run came
 
     def __post_init__(self) -> None:
         self.started = self.world.clock.boot()
         self.deadline = self.started + self.world.deadline
-        self.fence = 0.0
         self._urgency = Urgency.CHECK if self.order.what == "repair" else Urgency.ROTATION
         self._accounts: dict[tuple[Issue, Verify], Account] = {}
         self._seen: dict[Destination, Published | None] = {}
@@ -171,17 +170,17 @@ class Run:
         return self.record.underway
 
     @property
-    def new_key(self) -> ApiKey:
+    def in_hand(self) -> Known:
         """The new key, whose value is known; raises FenceLost if this run has none."""
-        if self.key is None:
-            raise FenceLost("this run has no key in hand")
-        return self.key
+        if isinstance(self.hand, Known):
+            return self.hand
+        raise FenceLost("this run has no key in hand")
 
     @property
     def mine(self) -> bool:
         """Whether this run holds the claim."""
         claim = self.record.claim
-        return not self.unsure and claim is not None and claim.holder == self.id
+        return self.fence is not None and claim is not None and claim.holder == self.id
 
     @property
     def others_claim(self) -> Claim | None:
@@ -292,23 +291,20 @@ class Run:
             )
         pause = min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE)
         self.world.clock.sleep(pause * random.uniform(0.5, 1.0))
-        self.stored, self.unsure = None, True  # the page observes anew
+        self.stored, self.fence = None, None  # the page observes anew
 
     def set_aside(self) -> None:
         """Puts the rotation that was open out of mind; a key that this run issued for it is not forgotten."""
-        if self.key is not None and self.issued and not self.published:
-            self.orphan = self.key
-            self.orphan_of = self.record.underway.run if self.record.underway else None
+        if isinstance(self.hand, Unproved | Proved) and self.hand.came == "answered":
+            underway = self.record.underway
+            self.orphan = Orphan(self.hand.key, underway.run if underway else None)
         self.forget()
-        if "drift" in self.done:  # as it was then; what is now, only another look tells
-            self.done -= {"drift", "look"}
-            self.doubts = True
+        if self.sync == "drifted":  # as it was then; what is now, only another look tells
+            self.sync = "doubted"
 
     def forget(self) -> None:
         """Puts the rotation that was open out of mind: it is settled, or another run's."""
-        self.key, self.issued, self.verified, self.published = None, False, False, False
-        self.must_look, self.clean = False, True
-        self.done -= {"find", "owner reads"}
+        self.hand = Nothing()
 
     def seen(self, to: Destination) -> Published | None:
         """What a destination shows, read once until something changes it."""
@@ -382,12 +378,12 @@ class Run:
         began = self.world.clock.boot()
         until = self.now() + timedelta(seconds=self.world.claim_ttl)
         self._write(record.change(claim=Claim(holder=self.id, by=self.world.who, until=until)))
-        self.fence, self.unsure = began + self.world.claim_ttl, False
+        self.fence = began + self.world.claim_ttl
 
     def give_back(self, record: Record) -> None:
         """Writes the record and gives the claim back with it; raises FenceLost."""
         self._write(record.change(claim=None))
-        self.fence = 0.0
+        self.fence = None
 
     def _write(self, record: Record) -> None:
         record = record.change(
@@ -403,12 +399,16 @@ class Run:
         """
         if not self.mine:
             raise FenceLost("the claim is not this run's")
-        if self.fence - self.world.clock.boot() - MARGIN < seconds:
+        if self._claim_left() < seconds:
             self.save(self.record)
-        left = self.fence - self.world.clock.boot() - MARGIN
+        left = self._claim_left()
         if left <= 0:
             raise FenceLost("the claim ended before the request could be sent")
         return min(seconds, left)
+
+    def _claim_left(self) -> float:
+        """Seconds of the claim that may be used."""
+        return (self.fence or 0.0) - self.world.clock.boot() - MARGIN
 
     def within(self) -> float:
         """How long a request that changes nothing may take."""

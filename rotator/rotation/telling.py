@@ -8,11 +8,7 @@ from rotator.rotation.run import Run
 
 def has_hooks_due(run: Run) -> bool:
     """Whether a settled rotation's hooks have not been run to their end, as far as the record knows."""
-    return (
-        run.record.hooks_due is not None
-        and run.record.underway is None
-        and run.others_claim is None
-    )
+    return run.record.hooks_due is not None and run.others_claim is None
 
 
 def run_hooks(run: Run) -> None:
