@@ -162,9 +162,11 @@ class Schedule:
         else:
             return None
         due += _share(name, self.jitter)
-        allowed = self.allowed(due)
-        if not self.jitter or allowed == due:
-            return allowed
+        return due if self.allowed(due) == due else self.reopened(due, name)
+
+    def reopened(self, at: datetime, name: str) -> datetime:
+        """The instant at which a policy is due that was held back up to `at`: the first allowed one, spread anew."""
+        allowed = self.allowed(at)
         return allowed + _share(name, self._left(allowed))
 
     def occurrences(self, after: datetime, until: datetime, name: str) -> Iterator[datetime]:

@@ -229,17 +229,36 @@ def adopt(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--brake", is_flag=True, help="Issuing goes on at full speed, once.")
+@policies(all_="Every policy.")
+@click.option("--for", "span", metavar="DURATION", required=True, help="How long, 90d at most.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why, for `status` and the history.")
+@as_json
+@click.pass_obj
+def hold(given: dict[str, str], /, **options: Any) -> None:
+    """Begin nothing for these policies by itself for a while, without touching a file.
+
+    Not by schedule, `--all`, `--tag` or `--owner`; `rotate NAME` rotates. Keys are retired and checked all the same.
+    """
+    from rotator.cli.hold import hold as freeze
+
+    freeze(given, **options)
+
+
+@main.command()
+@policies(all_="Every policy.")
+@click.option(
+    "--brake", is_flag=True, help="Issuing goes on at full speed, once, for all policies."
+)
 @as_json
 @click.pass_obj
 def release(given: dict[str, str], /, **options: Any) -> None:
-    """Let the fleet's brake go: who is in trouble now holds nobody back any more.
+    """End the hold of these policies; or, with `--brake`, let the fleet's brake go.
 
-    It brakes again when they, or others, fail anew.
+    The brake: who is in trouble now holds nobody back any more, until they, or others, fail anew.
     """
-    from rotator.cli import act
+    from rotator.cli.hold import release as let_go
 
-    act.release(given, **options)
+    let_go(given, **options)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 from datetime import timedelta
@@ -25,7 +24,6 @@ from rotator.cli.common import (
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over
-from rotator.fleet.rights import let_go
 from rotator.letters import visible
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
@@ -59,10 +57,11 @@ def rotate(
                 since=since,
                 grace=overlap,
                 retire_now=overlap == timedelta(0),
+                named=named,
             )
             if dry_run:
                 _end(fleet, None, fleet.dry_run(policies, order), json_, named=named)
-            _carry_out(fleet, policies, order, json_, named=named)
+            _carry_out(fleet, policies, order, json_)
 
 
 def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) -> None:
@@ -92,8 +91,8 @@ def check(given: dict[str, str], *, chosen: Choice, repair: bool, json_: bool) -
     with exits(), fleet_from(given) as fleet:
         policies = choose(fleet.policies, chosen)
         if repair:
-            order = Order("repair", reason="check --repair")
-            _carry_out(fleet, policies, order, json_, named=bool(chosen.names))
+            order = Order("repair", reason="check --repair", named=bool(chosen.names))
+            _carry_out(fleet, policies, order, json_)
         found = fleet.check(policies)
         without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
@@ -151,8 +150,8 @@ def adopt(
             policies = choose(fleet.policies, chosen)
             if old is not None:
                 take_over(fleet.vault, policies[0], old)
-            order = Order("adopt", reason="adopt")
-            _carry_out(fleet, policies, order, json_, named=bool(chosen.names))
+            order = Order("adopt", reason="adopt", named=bool(chosen.names))
+            _carry_out(fleet, policies, order, json_)
 
 
 def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
@@ -178,23 +177,6 @@ def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
     print(f"{which} ECGrid, at {hosts} (network {system.network_id}): {meaning}")
 
 
-def release(given: dict[str, str], *, brake: bool, json_: bool) -> None:
-    """`rotator release`."""
-    with exits():
-        if not brake:
-            bad_usage("say what to release: --brake")
-        with fleet_from(given, ecgrid=False) as fleet:
-            who = getpass.getuser()
-            at = fleet.patiently(lambda: let_go(fleet.vault, who))
-            reporting.event(
-                "fleet.brake_let_go", by=who, message="a person let the brake go: issuing goes on"
-            )
-            if json_:
-                output.print_json({"let_go_at": output.instant(at), "by": who})
-            else:
-                output.console().print(f"the brake was let go at {output.instant(at)}")
-
-
 def _grace(text: str) -> timedelta:
     return timedelta(0) if text == "0" else length_of("--grace", text)
 
@@ -216,15 +198,13 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(index), int(count)
 
 
-def _carry_out(
-    fleet: Fleet, chosen: list[Policy], order: Order, json_: bool, *, named: bool
-) -> NoReturn:
+def _carry_out(fleet: Fleet, chosen: list[Policy], order: Order, json_: bool) -> NoReturn:
     """Carries an order out, with progress at a terminal, prints the results and exits."""
     stop = Stop(fleet)
     with output.progress([policy.name for policy in chosen], wanted=not json_) as tell:
         fleet.progress = tell
-        results = fleet.tend(chosen, order, named=named)
-    _end(fleet, stop, results, json_, named=named)
+        results = fleet.tend(chosen, order)
+    _end(fleet, stop, results, json_, named=order.named)
 
 
 def _end(

@@ -16,6 +16,7 @@ from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, input_from
 from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.policy import Policy, json_schema, warnings
+from rotator.reporting.standing import is_too_old
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -52,7 +53,7 @@ def status(
                 output.rows_as_json(rows, "policies")
             else:
                 output.console().print(_drawn(rows, now, fleet.rights.why()))
-            alarming = any(one["state"] in ALARMING for one in rows)
+            alarming = any(one["state"] == "failed" or is_too_old(one) for one in rows)
             sys.exit(FAILED if unread or (strict and alarming) else 0)
 
 
@@ -111,10 +112,17 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
             for one in rows
         ),
     )
+    paused = [one for one in rows if one["paused_until"]]
     failures = [(one["policy"], one["last_failure"]) for one in rows if one["last_failure"]]
     return Group(
         drawn,
         *(output.plain(f"held back: {why} [{kind}]") for kind, why in held.items()),
+        *(
+            output.plain(
+                f"{one['policy']}: held until {one['paused_until']}: {one['paused_reason']}"
+            )
+            for one in paused
+        ),
         *(
             output.plain(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
             for name, told in failures

@@ -115,16 +115,13 @@ class Fleet:
 
     # what is done to many
 
-    def tend(self, policies: list[Policy], order: Order, *, named: bool = False) -> list[Result]:
-        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others.
-
-        `named`: a person named each of them, so only what becomes of them holds them back.
-        """
+    def tend(self, policies: list[Policy], order: Order) -> list[Result]:
+        """Carries the order out for each policy, several at once; the rotator's own key alone, before the others."""
         elsewhere = self._elsewhere(policies)
         if elsewhere is not None:
             return elsewhere
-        self.whose.named = named
-        if named:
+        self.whose.named = order.named
+        if order.named:
             self.rights.only_named()
         self.rights.refresh()
         issues = order.what == "demand"

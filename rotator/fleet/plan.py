@@ -15,7 +15,7 @@ from rotator.rotation.due import due_since, fits, is_overdue
 
 MOST = 1000  # rotations of one policy that a plan shows
 
-Why = Literal["first", "scheduled", "late", "overdue", "retry"]
+Why = Literal["first", "scheduled", "late", "overdue", "retry", "held"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Ahead:
 
     `first`: the policy is new, and begins with a rotation. `late`: its time has passed, so it begins now, or as soon
     as window and freeze let it; `overdue`: the same beyond `max_age`. `retry`: the last failure's back-off ends then.
+    `held`: it would begin earlier, but for a person's hold.
     """
 
     policy: str
@@ -63,7 +64,8 @@ def _instants(
     policy: Policy, record: Record, now: datetime, until: datetime
 ) -> Iterator[tuple[datetime, Why]]:
     """Every instant at which the policy rotates, each counted from the one before."""
-    last = now
+    hold = record.held(now)
+    last = hold.until if hold is not None else now
     if fits(policy, record):
         first = _next(policy, record, now)
         if first is None:
@@ -71,7 +73,7 @@ def _instants(
         yield first
         last = first[0]
     elif policy.first == "rotate":
-        yield now, "first"
+        yield last, "first" if hold is None else "held"
     for due in policy.schedule.occurrences(last, until, policy.name):
         yield due, "scheduled"
 
@@ -82,7 +84,7 @@ def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why]
     if due is None:
         return None
     if due > now:
-        return due, "scheduled"
+        return due, "scheduled" if due_since(policy, record.change(hold=None)) == due else "held"
     waits = record.waits_until(policy.digest, now)
     if waits is not None:  # without a time it waits for a person, who may come at any moment
         return may_begin(policy, record, waits.retry_at or now), "retry"

@@ -60,13 +60,14 @@ def _move(vault: Vault, policy: Policy, there: Stored) -> None:
     """Copies what is staged, then the record, and marks the secrets."""
     old, taken = there.record.policy, there.record.change(policy=policy.name, claim=None)
     before = vault.record(policy.name)
-    if before is not None and _moved_on(before, taken):
+    new = before is None or before.record.is_blank
+    if before is not None and not new and _moved_on(before, taken):
         raise _no_record(
             f"policies {old} and {policy.name} both have a record, and both have gone on since: `rotator history` "
             f"shows them. Delete the record of {old} with all its versions if {policy.name} is the one that is used"
         )
     staged, name = vault.staged(old), policy.name
-    if before is None or before.version == 1:
+    if before is None or new or before.version == 1:
         if staged is not None and staged.key is not None:
             over = vault.staged(name)
             vault.stage(name, staged.run, "adopt --from", staged.key, over.version if over else 0)

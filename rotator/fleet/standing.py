@@ -59,8 +59,17 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
         "last_rotated_at": _instant(record.rotated_at) if record.rotated_at else None,
         "next_due_at": _instant(due) if due and policy.enabled else None,
         "state": _state(policy, record, now),
+        **_pause(policy, record, now),
         "last_failure": failure,
     }
+
+
+def _pause(policy: Policy, record: Record, now: datetime) -> dict[str, str | None]:
+    """Until when, and why, the policy begins nothing by itself; None where it does."""
+    hold = record.held(now)
+    if hold is not None:
+        return {"paused_until": _instant(hold.until), "paused_reason": hold.reason}
+    return {"paused_until": None, "paused_reason": None if policy.enabled else "enabled: false"}
 
 
 def drifted(policy: str, again_at: datetime) -> Result:
@@ -107,13 +116,14 @@ def _not_retired(record: Record) -> Failed | None:
 
 def _state(policy: Policy, record: Record, now: datetime) -> str:
     """The one word for a policy, the most alarming first."""
-    if is_overdue(policy, record, now):
+    paused = not policy.enabled or record.held(now) is not None
+    if is_overdue(policy, record, now) and not paused:
         return "overdue"
     if (record.failed or _drifted(record) or _not_retired(record)) is not None:
         return "failed"
     if record.underway is not None:
         return "rotating"
-    if not policy.enabled:
+    if paused:
         return "paused"
     if not fits(policy, record):
         return "not-adopted"

@@ -80,6 +80,8 @@ def quiet_until(policy: Policy, record: Record, now: datetime) -> datetime:
     due = due_since(policy, record)
     if policy.enabled and due is not None and fits(policy, record):
         times.append(may_begin(policy, record, max(due, now)))
+    hold = record.held(now)
+    times += [hold.until] if hold is not None else []
     return max(now, min(times))
 
 
@@ -100,8 +102,9 @@ def overdue_from(policy: Policy, held: Held) -> list[datetime]:
 
 
 def may_begin(policy: Policy, record: Record, at: datetime) -> datetime:
-    """The first instant from `at` on at which a rotation that is due may begin: freezes, window, and what lifts it."""
+    """The first instant from `at` on at which what is due may begin: hold, freezes, window, and max_age."""
     schedule, current = policy.schedule, record.current
+    at = max(at, record.hold.until) if record.hold is not None else at
     allowed = schedule.allowed(at)
     if current is None or policy.max_age is None:
         return allowed

@@ -29,6 +29,7 @@ from rotator.journal.parts import (
     Failed,
     Forms,
     Held,
+    Hold,
     Known,
     Past,
     Place,
@@ -55,6 +56,7 @@ __all__ = [
     "Failed",
     "Forms",
     "Held",
+    "Hold",
     "Known",
     "Past",
     "Place",
@@ -63,10 +65,10 @@ __all__ = [
     "known_from",
 ]
 
-FORMAT = 2  # the newest that this version reads
+FORMAT = 3  # the newest that this version reads
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
 # before goes on reading the steady ones.
-SINCE = {"drifted": 2, "underway.speaks": 2, "underway.made": 2, "underway.looks": 2}
+SINCE = {"drifted": 2, "underway.speaks": 2, "underway.made": 2, "underway.looks": 2, "hold": 3}
 HISTORY = 50  # rotations that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
@@ -107,6 +109,7 @@ class Record(Value):
     checked_at: datetime | None = None
     watch_until: datetime | None = None
     drifted: Drift | None = None
+    hold: Hold | None = None
     owner_reads: bool = False  # Get Key is asked with the new key itself
     probe_tells: bool = False  # ECGrid was seen to refuse a key that nobody issued
     caller: Annotated[Caller | None, Field(exclude=True)] = None
@@ -232,6 +235,15 @@ class Record(Value):
     def explained(self) -> tuple[datetime, ...]:
         """What still counts of the requests beyond the schedule once the open rotation has its key."""
         return self.issued[: len(self.issued) - self._unexplained(in_hand=1)]
+
+    def held(self, now: datetime) -> Hold | None:
+        """The freeze that a person ordered, while it lasts."""
+        return self.hold if self.hold is not None and now < self.hold.until else None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it knows nothing of any key: it counts as none, and was written for a hold, or for a failure."""
+        return not (self.current or self.underway or self.known or self.retiring)
 
     def due_debts(self, now: datetime) -> list[Debt]:
         """The keys whose time to be retired has come; strays only once a key is published."""

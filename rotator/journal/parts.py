@@ -102,6 +102,15 @@ class Debt(Value):
     tried: int = 0  # times in a row that it was tried, and failed
 
 
+class Hold(Value):
+    """A freeze of this policy that a person ordered `at` some time: it begins nothing by itself before `until`."""
+
+    at: datetime
+    until: datetime
+    reason: str
+    by: str
+
+
 class Place(Value):
     """A destination, and the version at which this policy wrote it last (None: still to be written)."""
 

@@ -59,6 +59,8 @@ LEVELS = {
     "ecgrid.adopted": logging.WARNING,
     "ecgrid.not_remembered": logging.WARNING,
     "policy.time_ahead": logging.WARNING,
+    "policy.held": logging.INFO,
+    "policy.released": logging.INFO,
     "policy.warning": logging.WARNING,
     "settings.read": logging.INFO,
     "settings.warning": logging.WARNING,

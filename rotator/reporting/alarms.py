@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from rotator.reporting import runbook
+from rotator.reporting.standing import is_too_old
 
 AGAIN = 4 * 3600.0  # seconds after which an alarm that goes on is told again
 MANY = 20  # policies with one trouble that are told one by one; more are told together
@@ -104,7 +105,7 @@ class Alarms:
         """How policies stand, as `status --json` shows them: tells which became overdue, and which are so no more."""
         for row in rows:
             policy = str(row["policy"])
-            if row["state"] == "overdue":
+            if is_too_old(row):
                 self._happened(_overdue(policy, row["key_age_s"], row["max_age_s"]))
             elif (
                 row["key_age_s"] is not None

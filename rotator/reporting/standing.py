@@ -10,6 +10,12 @@ from typing import Any
 Row = Mapping[str, Any]  # one policy, as `status --json` shows it
 
 
+def is_too_old(row: Row) -> bool:
+    """Whether the key is older than its policy allows, also while the policy is paused."""
+    paused, age, most = row["state"] == "paused", row["key_age_s"], row["max_age_s"]
+    return row["state"] == "overdue" or bool(paused and most and age is not None and age > most)
+
+
 @dataclass(frozen=True)
 class Standing:
     """How the policies stood at `at`, by Vault's time: the rows of `status --json`, and how many keys each owes."""

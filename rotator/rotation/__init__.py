@@ -168,6 +168,9 @@ def _result(run: Run, outcome: str) -> Result:
 
 def _success(run: Run, *, retired: bool) -> Result:
     quiet = "not-due" if run.order.what == "schedule" else "unchanged"
+    hold = due.holding_back(run.record, run.order, run.now())
+    if hold is not None and run.order.what == "demand":
+        run.warn(f"{due.told(hold)}: `rotator rotate {run.policy.name}` rotates it all the same")
     result = _result(run, run.outcome or quiet)
     lacking = [] if run.others_claim else publishing.lacking(run)
     missing = ", ".join(f"{to.mount}/{to.path}" for to in lacking)

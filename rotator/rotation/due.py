@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from rotator.errors import Failure, RotatorError, Transient
-from rotator.journal import Failed, Held, Record
+from rotator.journal import Failed, Held, Hold, Record
 from rotator.policy import Policy
 from rotator.rotation.hand import Nothing
 from rotator.rotation.run import CONTENDED, Order, Run
@@ -43,10 +43,16 @@ class Waits(Failure):
 
 
 def due_since(policy: Policy, record: Record) -> datetime | None:
-    """The instant at which the next rotation is or was due; None if the schedule asks for none, or nothing is known."""
+    """The instant at which the next rotation is or was due; None if the schedule asks for none, or nothing is known.
+
+    A hold moves it as a freeze does.
+    """
     if record.rotated_at is None:
         return None
-    return policy.schedule.next_due(record.rotated_at, policy.name)
+    at, hold = policy.schedule.next_due(record.rotated_at, policy.name), record.hold
+    if at is None or hold is None or at >= hold.until:
+        return at
+    return policy.schedule.reopened(hold.until, policy.name)
 
 
 def is_due(policy: Policy, record: Record, now: datetime) -> bool:
@@ -80,6 +86,8 @@ def fits(policy: Policy, record: Record) -> bool:
 
 def kind_wanted(policy: Policy, record: Record, order: Order, now: datetime) -> Kind | None:
     """What kind of rotation the order asks for, given the record: None if nothing is to be begun."""
+    if holding_back(record, order, now) is not None:
+        return None
     if not fits(policy, record):
         if order.what == "schedule" and not policy.enabled:
             return None
@@ -92,6 +100,17 @@ def kind_wanted(policy: Policy, record: Record, order: Order, now: datetime) -> 
     if order.what == "schedule":
         return "rotate" if is_due(policy, record, now) else None
     return None
+
+
+def holding_back(record: Record, order: Order, now: datetime) -> Hold | None:
+    """The hold that keeps the order from beginning anything: a person who names the policy rotates it all the same."""
+    by_itself = order.what == "schedule" or (order.what == "demand" and not order.named)
+    return record.held(now) if by_itself else None
+
+
+def told(hold: Hold) -> str:
+    """What is said of a hold."""
+    return f"held by {hold.by} until {hold.until:%Y-%m-%dT%H:%M:%SZ} ({hold.reason})"
 
 
 # predicates and steps of the page
@@ -166,7 +185,7 @@ def shows_nothing(run: Run) -> bool:
 
 def lost_its_record(run: Run) -> bool:
     """Whether there is no record, and a secret that this policy has marked: the record was lost."""
-    if run.stored is None or run.stored.version > 0:
+    if run.stored is None or not run.record.is_blank:
         return False
     there = run.seen(run.main)
     return there is not None and there.policy == run.policy.name

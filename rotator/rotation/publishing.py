@@ -138,6 +138,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
         places=places,
         failed=None,
         drifted=None,
+        hold=record.held(now),
         issued=record.explained(),
         hooks_due=places[0] if run.policy.after else None,
         owner_reads=record.owner_reads or run.in_hand.by_owner,

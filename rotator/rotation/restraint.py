@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rotator.errors import Permanent, Refused, Transient
+from rotator.errors import HeldBack, Permanent, Refused, Transient
 from rotator.journal import Drift, Record
 from rotator.keys import Secret
-from rotator.rotation.due import Waits
+from rotator.rotation.due import Waits, told
 from rotator.rotation.run import Run
 
 MOST_AGAIN = 3  # issuing requests of one run beyond the one that was asked for
 PAST_LIMIT = timedelta(minutes=5)  # between two keys for a policy whose published key is refused
 LIMIT = "rotation.IssueLimit"
+HELD = "policy.Held"
 
 
 def may_ask(run: Run, *, again: bool = False) -> None:
@@ -36,12 +37,28 @@ def may_ask(run: Run, *, again: bool = False) -> None:
     if again and not on_demand:
         back_off(run)
     repairs = underway is not None and underway.kind == "repair"
+    if underway is not None and underway.kind != "rotate":
+        refuse_held(run)
     beyond = again or repairs or bool(run.record.failed)
     if beyond and not on_demand:
         refuse_above_limit(run)
     run.world.right.ask("again" if again else "repair" if repairs else "begin", run.record)
     if repairs and not again and underway is not None:
         ask_witness(run, underway.user_id)
+
+
+def refuse_held(run: Run) -> None:
+    """Raises HeldBack while a hold lasts: a drift is healed by keys that exist, and no key is issued for it.
+
+    Unless a person ordered it by the policy's name.
+    """
+    hold = run.record.held(run.now())
+    if hold is not None and not (run.order.what in ("demand", "adopt") and run.order.named):
+        raise HeldBack(
+            f"{told(hold)}: no key that exists will do, and none is issued. `rotator rotate {run.policy.name}` issues "
+            f"one, `rotator release {run.policy.name}` ends the hold",
+            kind=HELD,
+        )
 
 
 def back_off(run: Run) -> None:

@@ -93,7 +93,7 @@ class World:
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of a run.
+    """What is asked of a run; `named`: a person named the policy: no hold keeps it back, nor what others do.
 
     `schedule`: what is due, and whatever was interrupted. `demand`: a key issued after `since`. `adopt`: take over
     the present key. `repair`: make Vault hold what ECGrid accepts.
@@ -104,6 +104,7 @@ class Order:
     since: datetime | None = None
     retire_now: bool = False  # --grace 0s
     grace: timedelta | None = None
+    named: bool = False
 
 
 @dataclass
@@ -260,13 +261,13 @@ class Run:
             "the record is about another ECGrid, and this is a new start: what it knew of keys there is forgotten "
             f"(still to be retired there: {dropped})"
         )
-        return Stored(Record.new(record.policy).change(claim=record.claim), stored.version)
+        new = Record.new(record.policy)
+        return Stored(new.change(claim=record.claim, hold=record.hold), stored.version)
 
     def _record(self) -> Stored | None:
         """The record; one that was deleted is not one that never was, and only `adopt` builds it anew."""
-        name = self.policy.name
         try:
-            return self.patiently(lambda: self.world.vault.record(name))
+            return self.patiently(lambda: self.world.vault.record(self.policy.name))
         except Gone as error:
             if self.order.what != "adopt":
                 raise
@@ -274,7 +275,7 @@ class Run:
         self.warn(
             "the record was deleted and is built anew: keys that were to be retired are forgotten"
         )
-        return Stored(Record.new(name), gone.version)
+        return Stored(Record.new(self.policy.name), gone.version)
 
     def start_again(self) -> None:
         """After a lost fence: everything is read anew."""

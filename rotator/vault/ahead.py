@@ -41,6 +41,7 @@ def _past(record: Record) -> list[datetime]:
     times += [one.published_at for one in held] + [one.began for one in held]
     times += [record.failed.at if record.failed else None]
     times += [record.underway.began if record.underway else None]
+    times += [record.hold.at if record.hold else None]
     times += [*record.issued, *(past.at for past in record.history)]
     return [at for at in times if at is not None]
 
@@ -66,6 +67,9 @@ def _moved(record: Record, now: datetime, lead: timedelta) -> Record:
     if failed is not None:
         times = {"at": past(failed.at), "retry_at": ahead(failed.retry_at)}
         failed = failed.model_copy(update=times)
+    hold = record.hold
+    if hold is not None:
+        hold = hold.model_copy(update={"at": past(hold.at), "until": ahead(hold.until)})
     return record.change(
         current=current,
         others=tuple(map(held, record.others)),
@@ -79,5 +83,6 @@ def _moved(record: Record, now: datetime, lead: timedelta) -> Record:
             debt.model_copy(update={"due_at": ahead(debt.due_at)}) for debt in record.retiring
         ),
         watch_until=ahead(record.watch_until),
+        hold=hold,
         history=tuple(one.model_copy(update={"at": past(one.at)}) for one in record.history),
     )

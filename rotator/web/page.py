@@ -38,7 +38,7 @@ STATES = {
     "not-adopted": ("warn", "?", "no key of this policy is published yet"),
     "due": ("warn", "…", "its time has come"),
     "rotating": ("busy", "↻", "a rotation is under way"),
-    "paused": ("off", "‖", "not enabled"),
+    "paused": ("off", "‖", "held by a person, or not enabled"),
     "ok": ("good", "✓", "nothing to do"),
 }
 URGENCY = {state: number for number, state in enumerate(STATES)}
@@ -271,13 +271,22 @@ def _row(row: Row, view: View) -> str:
     marked = f'<span aria-hidden="true">{mark}</span> {escape(state)}'
     cells = (
         f'<th role="rowheader" scope="row">{name}<small>{about}</small></th>',
-        f'<td role="cell"><span class="state {tone}" title="{meaning}">{marked}</span></td>',
+        f'<td role="cell"><span class="state {tone}" title="{meaning}">{marked}</span>{_pause(row)}</td>',
         f'<td role="cell" data-name="age">{_age(row)}</td>',
         f'<td role="cell" data-name="last">{_when(row["last_rotated_at"], now)}</td>',
         f'<td role="cell" data-name="next">{_when(row["next_due_at"], now, "due ")}</td>',
         f'<td role="cell" class="failure">{_failure(row["last_failure"], now)}</td>',
     )
     return f'<tr role="row">{"".join(cells)}</tr>\n'
+
+
+def _pause(row: Row) -> str:
+    """Until when, and why, the policy begins nothing by itself, unless another state is shown."""
+    if row["state"] != "paused":
+        return ""
+    ends = row["paused_until"]
+    until = f"until {datetime.fromisoformat(ends):%d %b %H:%M}: " if ends else ""
+    return f"<small>{until}{escape(row['paused_reason'])}</small>"
 
 
 def _age(row: Row) -> str:

@@ -1,0 +1,77 @@
+"""`rotator hold` and `rotator release`: a freeze without touching a file; and letting the fleet's brake go."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections import Counter
+from datetime import timedelta
+from typing import NoReturn
+
+from rotator import reporting
+from rotator.cli import Choice, output
+from rotator.cli.choice import choose, require
+from rotator.cli.common import BUSY, FAILED, bad_usage, exits, fleet_from, length_of
+from rotator.fleet.holds import LONGEST, Answer, put
+from rotator.fleet.rights import let_go
+from rotator.journal import Hold
+from rotator.letters import visible
+
+
+def hold(given: dict[str, str], *, chosen: Choice, span: str, reason: str, json_: bool) -> None:
+    """`rotator hold`."""
+    with exits():
+        require(chosen)
+        length, why = length_of("--for", span), visible(" ".join(reason.split()))
+        if not timedelta(0) < length <= LONGEST:
+            bad_usage(f"--for {span!r}: 90 days at most, and longer than nothing")
+        if not why:
+            bad_usage("--reason: say why, for whoever finds the policy held")
+        with fleet_from(given, ecgrid=False) as fleet:
+            policies, by = choose(fleet.policies, chosen), getpass.getuser()
+            now = fleet.patiently(fleet.vault_time).replace(microsecond=0)
+            fleet.server.sure_of_time()
+            frozen = Hold(at=now, until=now + length, reason=why, by=by)
+            _end(put(fleet, policies, frozen, by), json_)
+
+
+def release(given: dict[str, str], *, chosen: Choice, brake: bool, json_: bool) -> None:
+    """`rotator release`."""
+    with exits():
+        if not brake:
+            require(chosen)
+        elif chosen != Choice():
+            bad_usage("--brake is about all policies: without NAME, --tag, --owner and --all")
+        with fleet_from(given, ecgrid=False) as fleet:
+            who = getpass.getuser()
+            if not brake:
+                policies = choose(fleet.policies, chosen)
+                fleet.patiently(fleet.vault_time)
+                _end(put(fleet, policies, None, who), json_)
+            at = fleet.patiently(lambda: let_go(fleet.vault, who))
+            reporting.event(
+                "fleet.brake_let_go", by=who, message="a person let the brake go: issuing goes on"
+            )
+            if json_:
+                output.print_json({"let_go_at": output.instant(at), "by": who})
+            else:
+                output.console().print(f"the brake was let go at {output.instant(at)}")
+
+
+def _end(answers: list[Answer], json_: bool) -> NoReturn:
+    """Prints what became of each policy and exits: 1 goes before 3."""
+    counted = Counter(str(answer.outcome) for answer in answers)
+    if json_:
+        output.print_json(
+            {"results": [answer.as_json() for answer in answers], "summary": dict(counted)}
+        )
+    else:
+        cells = (
+            (answer.policy, answer.outcome, output.instant(until), why, answer.message)
+            for answer in answers
+            for until, why in [
+                (answer.hold.until, answer.hold.reason) if answer.hold else (None, None)
+            ]
+        )
+        output.console().print(output.table(("POLICY", "OUTCOME", "UNTIL", "WHY", ""), cells))
+    sys.exit(FAILED if counted["failed"] else BUSY if counted["busy"] else 0)

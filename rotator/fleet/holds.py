@@ -1,0 +1,106 @@
+"""A person holds policies, and releases them: in their records, so that every rotator of the state path heeds it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from rotator import reporting
+from rotator.errors import FenceLost, RotatorError, Transient
+from rotator.fleet import Fleet
+from rotator.journal import Hold, Past, Record
+from rotator.policy import Policy
+from rotator.rotation.run import CONTENDED
+
+LONGEST = timedelta(days=90)
+TRIES = 20  # of writing a record, against others who write it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of the order for one policy; `hold` is what holds it from then on."""
+
+    policy: str
+    outcome: Literal["held", "released", "unchanged", "busy", "failed"]
+    hold: Hold | None = None
+    message: str = ""
+    kind: str | None = None  # of the error
+
+    def as_json(self) -> dict[str, Any]:
+        """One of the `results` of `--json`."""
+        hold, error = self.hold, {"kind": self.kind, "message": self.message}
+        return {
+            "policy": self.policy,
+            "outcome": self.outcome,
+            "until": f"{hold.until:%Y-%m-%dT%H:%M:%SZ}" if hold else None,
+            "reason": hold.reason if hold else None,
+            "error": error if self.kind else None,
+        }
+
+
+def put(fleet: Fleet, policies: list[Policy], hold: Hold | None, by: str) -> list[Answer]:
+    """Puts that hold on each policy, whatever held it before; None takes it away. One that fails stops no other."""
+    answers = []
+    fleet.index.expect(policy.name for policy in policies)
+    for policy in policies:
+        try:
+            answer = _put(fleet, policy, hold, by)
+        except RotatorError as error:
+            answer = Answer(policy.name, "failed", message=str(error), kind=error.kind)
+        answers.append(answer)
+    return answers
+
+
+def _put(fleet: Fleet, policy: Policy, hold: Hold | None, by: str) -> Answer:
+    answer = _written(fleet, policy, hold, by)
+    if answer.outcome in ("held", "released"):
+        told = {name: answer.as_json()[name] for name in ("until", "reason")}
+        reporting.event(f"policy.{answer.outcome}", policy=policy.name, by=by, **told)
+    return answer
+
+
+def _written(fleet: Fleet, policy: Policy, hold: Hold | None, by: str) -> Answer:
+    """Changes the record, by check-and-set on what was read; the run that holds a claim on it goes first.
+
+    Its index entry is lowered before that, as before a claim, so that the next tick of everybody reads it.
+    """
+    vault, name = fleet.vault, policy.name
+    for _ in range(TRIES):
+        stored = fleet.patiently(lambda: vault.record(name))
+        record = stored.record if stored else Record.new(name).change(ecgrid=fleet.whose.mark())
+        claim = record.claimed_by_other("", vault.now())
+        if claim is not None:
+            said = f"claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}"
+            return Answer(name, "busy", record.hold, said)
+        if hold is None and record.hold is None:
+            return Answer(name, "unchanged")
+        fleet.patiently(lambda: fleet.index.hold(name))
+        changed = _changed(record, policy, hold, by, vault.now())
+        if _saved(fleet, changed, stored.version if stored else 0):
+            return Answer(name, "held" if hold else "released", hold)
+    raise Transient("others keep writing the record: give the command again", kind=CONTENDED)
+
+
+def _saved(fleet: Fleet, record: Record, over: int) -> bool:
+    try:
+        fleet.patiently(lambda: fleet.vault.save(record, over))
+    except FenceLost:
+        return False
+    return True
+
+
+def _changed(record: Record, policy: Policy, hold: Hold | None, by: str, now: datetime) -> Record:
+    """The record with that hold, or without one, and a line of history about it."""
+    told = hold or record.hold
+    past = Past(
+        at=now,
+        duration_s=0.0,
+        outcome="held" if hold else "released",
+        reason=told.reason if told else "",
+        by=by,
+        run=secrets.token_hex(8),
+        user_id=record.current.user_id if record.current else policy.users[0],
+    )
+    return record.change(hold=hold, nonce=secrets.token_hex(8)).remembering(past)
