@@ -219,6 +219,39 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Person:
+    """A user as ECGrid's list of users shows it; `status` is empty where the list does not tell it."""
+
+    user_id: int
+    login: str
+    names: str
+    auth_level: str
+    status: str
+
+    @property
+    def active(self) -> bool:
+        """Whether nothing says otherwise."""
+        return self.status.casefold() in ("", "active")
+
+
+@dataclass(frozen=True)
+class Among:
+    """Which users are asked for: of a network and a mailbox (None: the caller's own; all), with that in their name."""
+
+    network_id: int | None = None
+    mailbox_id: int | None = None
+    name: str = ""
+    level: str = ""
+
+    def has(self, person: Person) -> bool:
+        """Whether a user is one of them, as far as it shows: not every service heeds name and level."""
+        part = self.name.casefold()
+        named = part in person.login.casefold() or part in person.names.casefold()
+        shown = person.auth_level if not person.auth_level.isdecimal() else ""
+        return named and (not self.level or shown.casefold() in ("", self.level.casefold()))
+
+
+@dataclass(frozen=True)
 class Me:
     """Who a credential belongs to (Get Me, WhoAmI); `key` where the answer carries the caller's own key.
 

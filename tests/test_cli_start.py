@@ -21,6 +21,7 @@ from test_architecture import ROOT
 import rotator
 from rotator.cli import main
 from rotator.reporting import runbook
+from rotator.sandbox.ecgrid import Running
 
 HEAVY = ("apscheduler", "httpx", "hvac", "lxml", "pydantic", "requests", "rich", "yaml", "zeep")
 NOWHERE = "error: policies: does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES\n"
@@ -230,6 +231,18 @@ def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_comman
     assert [line.split()[:2] for line in piped.stdout.splitlines()[1:]] == [
         ["a-policy-with-a-long-name", "not-adopted"]
     ]
+
+
+def test_how_far_an_import_is_shows_at_a_terminal(
+    rotator_command: Rotator, simulator: Running
+) -> None:
+    """On stderr; the file goes to stdout alone, and there is nothing else in a pipe."""
+    for user_id in range(6001, 6101):
+        simulator.simulator.add_user(user_id)
+    with _at_a_terminal(rotator_command, "import", ROTATOR_ECGRID__RATE="100") as (_, screen):
+        assert re.search(r"keys: \d+ of 103, \d+s left", _shown(screen))
+    piped = rotator_command("import", "--out", "users.yaml")
+    assert (piped.code, piped.stderr) == (0, "")
 
 
 def _told_by(started: Started, end: str) -> str:

@@ -126,6 +126,10 @@ def policies(all_: str | None = None) -> Callable[[Command], Command]:
 
 # In the words of `status`.
 STATES = ("ok", "due", "overdue", "rotating", "failed", "paused", "not-adopted")
+ID = click.IntRange(min=1)
+LEVELS = (
+    "Root", "TechOps", "NetOps", "NetworkAdmin", "NetworkUser", "MailboxAdmin", "MailboxUser", "TPUser", "General",
+)  # fmt: skip
 SHARD = click.option(
     "--shard", metavar="I/N", help="Only the I-th of N shards, from 0 (default: the Indexed Job's)."
 )
@@ -304,6 +308,29 @@ def doctor(given: dict[str, str], /, **options: Any) -> None:
     from rotator.cli.doctor import doctor as examine
 
     examine(given, **options)
+
+
+@main.command("import")
+@click.option("--network", metavar="ID", type=ID, help="Its users (default: the rotator's own).")
+@click.option("--mailbox", metavar="ID", type=ID, help="Only the users of this mailbox.")
+@click.option("--name", metavar="PART", default="", help="Only those with this in login or name.")
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help="Only those with this AuthLevel.",
+)
+@click.option(
+    "--path", metavar="TEMPLATE", help="Where keys are published (default ecgrid/{name})."
+)
+@click.option("--out", metavar="FILE", help="Add them to this file, or make it.")
+@as_json
+@click.pass_obj
+def import_(given: dict[str, str], /, **options: Any) -> None:
+    """Print policies for ECGrid's users that no policy names yet; writes nothing to Vault."""
+    from rotator.cli.onboard import import_users
+
+    import_users(given, **options)
 
 
 @main.command()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
 from rotator.letters import visible
-from rotator.policy import Policy, PolicyDefaults, load, own_key_problems, warnings
+from rotator.policy import Judge, Policy, PolicyDefaults, load, own_key_problems, warnings
 from rotator.reporting.sinks import guard
 from rotator.schedule import duration
 from rotator.settings import Settings
@@ -100,13 +100,14 @@ def defaults_from(settings: Settings) -> PolicyDefaults:
 
 def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
     """Every policy; raises BadInput with all problems at once."""
+    return load(path or settings.policies, defaults_from(settings), judge_of(settings))
+
+
+def judge_of(settings: Settings) -> Judge:
+    """What the settings find wrong with policies."""
     own = settings.ecgrid
     source = astuple(own.api_key_vault) if own.api_key_vault else None
-    return load(
-        path or settings.policies,
-        defaults_from(settings),
-        lambda seen: own_key_problems(seen, source, has_login=own.login is not None),
-    )
+    return lambda seen: own_key_problems(seen, source, has_login=own.login is not None)
 
 
 def input_from(

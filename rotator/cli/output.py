@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,6 +169,27 @@ def progress(names: Sequence[str], wanted: bool) -> Iterator[Callable[[str, str]
         def tell(policy: str, event: str) -> None:
             state[policy] = event.removeprefix("rotation.")
             live.update(picture())
+
+        yield tell
+
+
+@contextmanager
+def counting(what: str, of: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A live line on stderr, at a terminal, of how many are done, out of how many, and how long the rest will take."""
+    if not sys.stderr.isatty() or of == 0:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    began = time.monotonic()
+    live = Live(plain(f"{what} ..."), console=Console(stderr=True), transient=True)
+    with live, reporting.lines_through(sys.stderr):
+
+        def tell(done: int) -> None:
+            left = (time.monotonic() - began) / max(done, 1) * ((of or done) - done)
+            rest = f" of {of}, {span(left)} left" if of else ""
+            live.update(plain(f"{what}: {done}{rest}"))
 
         yield tell
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rotator.ecgrid.account import Account, OnWire
+from rotator.ecgrid.account import Account, Directory, OnWire
 from rotator.ecgrid.credentials import Credentials
 from rotator.ecgrid.own import Own
 from rotator.ecgrid.rate import Rate, Urgency
@@ -17,7 +17,17 @@ from rotator.ecgrid.spoken import InMemory, Keep, Spoken
 from rotator.ecgrid.wire import Observer, Wire
 from rotator.keys import Issue, Verify
 
-__all__ = ["Account", "Credentials", "ECGrid", "Keep", "Observer", "Rate", "Urgency"]
+__all__ = [
+    "Account",
+    "Credentials",
+    "Directory",
+    "ECGrid",
+    "InMemory",
+    "Keep",
+    "Observer",
+    "Rate",
+    "Urgency",
+]
 
 
 class Addresses(Protocol):
@@ -67,8 +77,15 @@ class ECGrid:
         self._credentials, self._rate = credentials, rate
         self._own = Own(self._rest, self._soap, credentials, rate)
 
+    def directory(self) -> Directory:
+        """ECGrid as it is asked for its users."""
+        return self._on_wire(Issue.CREATE_KEY, Verify.GET_KEY, Urgency.CHECK)
+
     def account(self, issue: Issue, verify: Verify, urgency: Urgency) -> Account:
         """ECGrid as a policy with these calls asks it."""
+        return self._on_wire(issue, verify, urgency)
+
+    def _on_wire(self, issue: Issue, verify: Verify, urgency: Urgency) -> OnWire:
         return OnWire(
             self._rest,
             self._soap,

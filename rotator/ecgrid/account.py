@@ -13,7 +13,18 @@ from rotator.ecgrid.own import Own
 from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
 from rotator.ecgrid.surface import By, Offered, Surface
 from rotator.errors import Forbidden, NotFound, NotSent, Transient
-from rotator.keys import ApiKey, Issue, KeyRef, Me, Secret, Seen, Verify, Visibility
+from rotator.keys import (
+    Among,
+    ApiKey,
+    Issue,
+    KeyRef,
+    Me,
+    Person,
+    Secret,
+    Seen,
+    Verify,
+    Visibility,
+)
 from rotator.system import Description
 from rotator.system import Surface as SurfaceName
 
@@ -82,6 +93,16 @@ class Account(Protocol):
         """ECGrid's version, on the surface of the verifying call; needs no credential."""
 
 
+class Directory(Protocol):
+    """ECGrid's users, as whoever looks for them sees it; errors as for `Account`."""
+
+    def users(self, over: SurfaceName, among: Among, page: int, within: float) -> list[Person]:
+        """A page, from 1 on, of those users, and maybe others; over SOAP the first has all."""
+
+    def who_am_i(self, within: float) -> Me:
+        """Whose credential the rotator's own is."""
+
+
 class OnWire:
     """The account behind the two surfaces; see `Account` for what every method promises."""
 
@@ -105,6 +126,7 @@ class OnWire:
         )
         self._issuing = soap if over_soap else rest
         self._reading = soap if verify.over_soap else rest
+        self._both: Mapping[SurfaceName, Surface] = {"rest": rest, "soap": soap}
         self._probing = rest  # X-API-Key is what a key is documented for
         self._granted = 0
         self._lock = threading.Lock()
@@ -210,6 +232,13 @@ class OnWire:
     def who_am_i(self, within: float, caller: Secret | None = None) -> Me:
         """As `Account.who_am_i`: Get Me, over REST for every policy."""
         return self._ask(self._probing, self._probing.who_am_i, within, caller)
+
+    def users(self, over: SurfaceName, among: Among, page: int, within: float) -> list[Person]:
+        """As `Directory.users`."""
+        surface = self._both[over]
+        return self._ask(
+            surface, lambda by, left: surface.users(among, page, by, left), within, None
+        )
 
     def use(self, value: Secret) -> None:
         """As `Account.use`."""

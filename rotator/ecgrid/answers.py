@@ -13,7 +13,7 @@ from typing import final
 from rotator.ecgrid.faults import Fault
 from rotator.ecgrid.wire import Call, Reply
 from rotator.errors import Failure, Forbidden, NoSuchCall, NotFound, Permanent, Refused, Transient
-from rotator.keys import KeyRef, Me, Secret, Seen, Visibility
+from rotator.keys import KeyRef, Me, Person, Secret, Seen, Visibility
 
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(\.\d+)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
@@ -59,6 +59,13 @@ class Data:
         """The entries of a list; None if this is none."""
         raw = self._raw()
         return [Data(one) for one in raw] if isinstance(raw, list) else None
+
+    @property
+    def listed(self) -> list[Data] | None:
+        """The entries of a list, or of the first list among the fields; None if there is none."""
+        raw = self._raw()
+        inner = raw.values() if isinstance(raw, dict) else [raw]
+        return next((Data(one).items for one in inner if isinstance(one, list)), None)
 
     @property
     def true(self) -> bool | None:
@@ -158,6 +165,21 @@ def me(data: Data) -> Me | None:
         whole,
         network_id=data.number("networkid"),
         session=data.secret("sessionid"),  # a live credential: known as one from here on
+    )
+
+
+def person(data: Data) -> Person | None:
+    """One entry of a list of users; None if it does not say who that is."""
+    user_id = data.number("userid")
+    if user_id is None:
+        return None
+    names = " ".join(filter(None, (data.text("firstname"), data.text("lastname"))))
+    return Person(
+        user_id,
+        data.text("login", "loginname"),
+        names,
+        data.word("authlevel"),
+        data.word("status"),
     )
 
 

@@ -31,6 +31,9 @@ DOCUMENTED: Mapping[str, Operation] = {
     "KeyRemove": Operation(parameters=("SessionID", "KeyID"), result="boolean"),
     "GenerateAPIKey": Operation(parameters=("SessionID", "UserID"), result="string"),
     "UserGetAPIKey": Operation(parameters=("SessionID", "UserID"), result="string"),
+    "UserListEx": Operation(
+        parameters=("SessionID", "NetworkID", "MailboxID", "Name"), result="ArrayOfUserIDInfo"
+    ),
     "WhoAmI": Operation(parameters=("SessionID",), result="UserIDInfo"),
     "Login": Operation(
         parameters=(
@@ -54,6 +57,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "List Keys": ("POST /v2/keys/list",),
     "Delete Key": ("DELETE /v2/keys",),
     "Generate API Key": ("POST /v2/users/key-generate/{}", "POST /v2/users/{}/generate-api-key"),
+    "List Users": ("POST /v2/users/list",),
     "Get API Key": ("GET /v2/users/key/{}", "GET /v2/users/{}/api-key"),
 }
 KEY_RECORDS = frozenset({"Create Key", "Get Key", "List Keys", "Delete Key"})

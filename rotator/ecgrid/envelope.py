@@ -12,6 +12,7 @@ from rotator.ecgrid.wire import Reply
 from rotator.ecgrid.xml import Element, child, local_name, parsed
 
 _OBJECTS = ("KeyIDInfo", "UserIDInfo", "SessionInfo")
+_LISTS = ("KeyListResult", "UserListExResult")
 _LONGEST = 300  # characters of a fault's text that are looked at
 
 
@@ -65,5 +66,5 @@ def _raw(result: Element | None) -> object:
     if not objects:
         return {local_name(one): one.text for one in result}
     fields = [{local_name(inner): inner.text for inner in one} for one in objects]
-    is_list = len(objects) > 1 or local_name(result) == "KeyListResult"
+    is_list = len(objects) > 1 or local_name(result) in _LISTS
     return fields if is_list else fields[0]

@@ -14,7 +14,7 @@ from rotator.ecgrid.spoken import Forms, Spoken
 from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, NoSuchCall
-from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
+from rotator.keys import Among, ApiKey, Me, Person, Secret, Seen, Visibility
 from rotator.system import Description
 from rotator.system import Surface as SurfaceName
 
@@ -24,6 +24,7 @@ GET = Call("Get Key")
 GET_API_KEY = Call("Get API Key")
 LIST = Call("List Keys")
 DELETE = Call("Delete Key", changes=True)
+USERS = Call("List Users")
 ME = Call("Get Me")
 VERSION = Call("Version (REST)")
 LOGIN = Call("Login (REST)")
@@ -93,6 +94,17 @@ class Rest:
     def who_am_i(self, by: By, within: float) -> Me:
         """Get Me: `GET /v2/users/me`; of its answer only id, login, status, AuthLevel and the own key are taken."""
         return surface.read_me(ME, self._ask(ME, "GET", "/v2/users/me", by, within))
+
+    def users(self, among: Among, page: int, by: By, within: float) -> list[Person]:
+        """List Users: `POST /v2/users/list`; the name is not among what it takes."""
+        body: dict[str, int | str] = {"pageNo": page, "recordsPerPage": surface.USERS_PER_PAGE}
+        if among.network_id is not None:
+            body["networkId"] = among.network_id
+        if among.mailbox_id is not None:
+            body["mailboxId"] = among.mailbox_id
+        if among.level:
+            body["authLevel"] = among.level
+        return surface.read_users(USERS, self._ask_described(USERS, by, within, body=body))
 
     def version(self, within: float) -> str:
         """Version: `GET /v2/auth/version`, without a credential."""

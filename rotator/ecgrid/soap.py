@@ -15,7 +15,7 @@ from rotator.ecgrid.spoken import Forms, Spoken
 from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, Permanent, Refused
-from rotator.keys import ApiKey, Me, Secret, Seen, Visibility
+from rotator.keys import Among, ApiKey, Me, Person, Secret, Seen, Visibility
 from rotator.system import Description, Operation
 from rotator.system import Surface as SurfaceName
 
@@ -25,6 +25,7 @@ KEY_GET = Call("KeyGet")
 USER_GET_API_KEY = Call("UserGetAPIKey")
 KEY_LIST = Call("KeyList")
 KEY_REMOVE = Call("KeyRemove", changes=True)
+USER_LIST = Call("UserListEx")
 WHO_AM_I = Call("WhoAmI")
 VERSION = Call("Version")
 LOGIN = Call("Login")
@@ -81,6 +82,18 @@ class Soap:
     def who_am_i(self, by: By, within: float) -> Me:
         """WhoAmI; its answer has no status."""
         return surface.read_me(WHO_AM_I, self._ask(WHO_AM_I, by, within))
+
+    def users(self, among: Among, page: int, by: By, within: float) -> list[Person]:
+        """UserListEx, whose one answer has all; 0 is every mailbox."""
+        data = self._ask(
+            USER_LIST,
+            by,
+            within,
+            networkid=among.network_id or 0,
+            mailboxid=among.mailbox_id or 0,
+            name=among.name,
+        )
+        return surface.read_users(USER_LIST, data) if page == 1 else []
 
     def version(self, within: float) -> str:
         """Version, without a credential."""

@@ -10,10 +10,11 @@ from rotator.ecgrid import answers
 from rotator.ecgrid.answers import Data
 from rotator.ecgrid.wire import Call
 from rotator.errors import Permanent
-from rotator.keys import ApiKey, KeyRef, Me, Secret, Seen, Visibility
+from rotator.keys import Among, ApiKey, KeyRef, Me, Person, Secret, Seen, Visibility
 from rotator.system import Description
 from rotator.system import Surface as SurfaceName
 
+USERS_PER_PAGE = 25  # as the vendor's pages have it where nothing is asked for
 Offered = Literal["create", "generate", "get", "api_key", "keys", "remove"]  # the calls about keys
 
 
@@ -64,6 +65,9 @@ class Surface(Protocol):
 
     def who_am_i(self, by: By, within: float) -> Me:
         """Whose credential that is (Get Me; WhoAmI)."""
+
+    def users(self, among: Among, page: int, by: By, within: float) -> list[Person]:
+        """A page, from 1 on, of those users, and maybe others (List Users; UserListEx, which has one page)."""
 
     def version(self, within: float) -> str:
         """ECGrid's version; needs no credential."""
@@ -172,6 +176,18 @@ def read_me(call: Call, data: Data) -> Me:
     if caller is None:
         raise answers.bad_answer(call, "the answer does not say whose credential this is")
     return caller
+
+
+def read_users(call: Call, data: Data) -> list[Person]:
+    """The users of a list; raises Transient if it is none, or does not say who they are."""
+    entries = [] if data.empty else data.listed
+    if entries is None:
+        raise answers.bad_answer(call, "the answer is no list")
+    shown = [answers.person(one) for one in entries]
+    listed = [one for one in shown if one is not None]
+    if len(listed) < len(shown):
+        raise answers.bad_answer(call, "the answer holds an unusable user")
+    return listed
 
 
 def removed(call: Call, data: Data) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
-from rotator.ecgrid import Account, ECGrid, Urgency
+from rotator.ecgrid import Account, ECGrid, Keep, Urgency
 from rotator.ecgrid.credentials import Credentials, Login
 from rotator.ecgrid.rate import Rate
 from rotator.errors import BadInput, FenceLost
@@ -65,7 +65,10 @@ class BootClock:
 class Surroundings:
     """Everything that the rotations of one process share."""
 
-    def __init__(self, settings: Settings, metrics: Metrics | None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, keep: Keep | None = None
+    ) -> None:
+        """`keep`: where what ECGrid speaks is remembered, if not in Vault."""
         self.settings = settings
         self.stopping = threading.Event()
         self.clock = BootClock(self._leave_if_free)
@@ -97,7 +100,7 @@ class Surroundings:
             own,
             self.credentials,
             Rate(own.rate, sleep=self.clock.sleep, waited=waited),
-            keep=self.whose,
+            keep=keep or self.whose,
             observer=metrics.ecgrid_call if metrics else None,
         )
         self._hands = Hands(BESIDE * settings.concurrency, "side")

@@ -6,8 +6,9 @@ and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rotator.errors import BadInput, Problem
 from rotator.policy.document import files, parse
@@ -30,6 +31,7 @@ __all__ = [
     "Destination",
     "Exec",
     "Hook",
+    "Judge",
     "Policy",
     "PolicyDefaults",
     "Webhook",
@@ -37,14 +39,18 @@ __all__ = [
     "load",
     "own_key_problems",
     "readable",
+    "together",
     "warnings",
 ]
+
+
+Judge = Callable[[Sequence[Sight]], Iterable[Problem]]  # what is wrong with all of them together
 
 
 def load(
     path: Path,
     defaults: PolicyDefaults,
-    judge: Callable[[Sequence[Sight]], Iterable[Problem]] = lambda _: (),
+    judge: Judge = lambda _: (),
 ) -> list[Policy]:
     """The policies of a file, or of every `*.yaml` and `*.yml` below a directory, in the order of their names.
 
@@ -52,29 +58,49 @@ def load(
     in all of them together are among them.
     """
     problems: list[Problem] = []
-    policies, sights = _read(path, defaults, problems)
+    policies, sights = _read(files(path, problems), defaults, problems)
     problems += [*_collisions(sights), *judge(sights)]
     if not policies and not problems:
         what = "no policy found; add a *.yaml file to it, or name another place in ROTATOR_POLICIES"
         problems.append(Problem(str(path), what))
+    _refuse(problems)
+    return policies
+
+
+def together(
+    path: Path, defaults: PolicyDefaults, judge: Judge, draft: tuple[Path, str] | None
+) -> list[Policy]:
+    """As `load`, with one file as it would be with that text, be it below `path` or not; there may be no policy."""
+    problems: list[Problem] = []
+    listed = files(path, problems) if path.exists() else []
+    if draft is not None:
+        listed = [*(file for file in listed if file.resolve() != draft[0].resolve()), draft[0]]
+    policies, sights = _read(listed, defaults, problems, dict([draft] if draft else []))
+    _refuse([*problems, *_collisions(sights), *judge(sights)])
+    return policies
+
+
+def _refuse(problems: list[Problem]) -> None:
     if problems:
         # A bad default would be told once per policy.
         raise BadInput(sorted(dict.fromkeys(problems), key=_position))
-    return policies
 
 
 def readable(path: Path, defaults: PolicyDefaults) -> list[Policy]:
     """What can be told of the policies, be there something wrong with them or not: to look at, not to act upon."""
-    return _read(path, defaults, [])[0]
+    return _read(files(path, []), defaults, [])[0]
 
 
 def _read(
-    path: Path, defaults: PolicyDefaults, problems: list[Problem]
+    listed: list[Path],
+    defaults: PolicyDefaults,
+    problems: list[Problem],
+    texts: Mapping[Path, str] = MappingProxyType({}),
 ) -> tuple[list[Policy], list[Sight]]:
     policies: list[Policy] = []
     sights: list[Sight] = []
-    for file in files(path, problems):
-        root = parse(file, problems)
+    for file in listed:
+        root = parse(file, problems, texts.get(file))
         if root is not None:
             reader = Reader(str(file), defaults, problems)
             policies += reader.policies(root)

@@ -69,7 +69,8 @@ def _note(problems: list[Problem]) -> Callable[[OSError], None]:
     return note
 
 
-def _read(file: Path) -> str | Problem:
+def read(file: Path) -> str | Problem:
+    """A file's text, without a byte order mark; what is wrong with it if it cannot be had."""
     try:
         # Not blocking, so that a pipe that somebody left there cannot hold up the daemon.
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
@@ -198,9 +199,12 @@ class _Parser:
         return entries
 
 
-def parse(file: Path, problems: list[Problem]) -> Node | None:
-    """The file's only document; None, and a problem noted, if there is none to be had."""
-    text = _read(file)
+def parse(file: Path, problems: list[Problem], text: str | Problem | None = None) -> Node | None:
+    """The file's only document, or, if it is given, that of a text that may become the file's.
+
+    None, and a problem noted, if there is none to be had.
+    """
+    text = read(file) if text is None else text
     if isinstance(text, Problem):
         problems.append(text)
         return None

@@ -53,6 +53,12 @@ class PolicyDefaults:
     mount: str = "secret"
     state_path: str = "rotator"
 
+    def verify_with(self, issue: Issue) -> Verify:
+        """How a key is read back that is issued so, where the policy does not say."""
+        if issue is Issue.GENERATE and self.verify.shows_record:
+            return Verify.USER_GET_API_KEY if self.verify.over_soap else Verify.GET_API_KEY
+        return self.verify
+
 
 _ABOUT = ("where", "says_grace")  # of a policy: about its text, not in it
 

@@ -101,7 +101,7 @@ class Reader:
         max_age = self._optional(entries, "max_age", fields.positive, None)
         grace = self._optional(entries, "grace", fields.length, None)
         issue = self._optional(entries, "issue", _ISSUE, self._defaults.issue)
-        verify = self._optional(entries, "verify", _VERIFY, self._default_verify(issue))
+        verify = self._optional(entries, "verify", _VERIFY, self._defaults.verify_with(issue))
         probe = self._optional(entries, "probe", fields.flag, True)
         first = self._first(entries)
         destinations = self._destinations(node, entries, name, users)
@@ -150,12 +150,6 @@ class Reader:
         if len(set(users)) < len(users):
             self._note(entries["users"], "users", "names a user id twice; they must differ")
         return users
-
-    def _default_verify(self, issue: Issue) -> Verify:
-        verify = self._defaults.verify
-        if issue is Issue.GENERATE and verify.shows_record:
-            return Verify.USER_GET_API_KEY if verify.over_soap else Verify.GET_API_KEY
-        return verify
 
     def _first(self, entries: Entries) -> Literal["adopt", "rotate"]:
         def read(text: str) -> Literal["adopt", "rotate"]:

@@ -56,8 +56,11 @@ class People:
         ]
         if ask.call != "ListUsers":
             return fitting
+        pages = self._store.switches.user_pages
+        if pages == "all":
+            return fitting
         size = _given(ask, "records_per_page") or _PAGE
-        first = (max(_given(ask, "page_no"), 1) - 1) * size
+        first = (max(_given(ask, "page_no"), 1) - 1) * size if pages == "asked" else 0
         return fitting[first : first + size]
 
     def _realm(self, caller: User, ask: Ask) -> tuple[int, int | None]:

@@ -10,6 +10,7 @@ from rotator.sandbox.ecgrid.words import (
     Ask,
     Code,
     Credential,
+    One,
     Refusal,
     Result,
     Session,
@@ -24,6 +25,8 @@ _FIELDS: dict[str, dict[str, str]] = {
     "KeyRemove": {"KeyID": "key_id"},
     "UserGetAPIKey": {"UserID": "user_id"},
     "GenerateAPIKey": {"UserID": "user_id"},
+    "UserList": {"Name": "name"},
+    "UserListEx": {"NetworkID": "network_id", "MailboxID": "mailbox_id", "Name": "name"},
     "WhoAmI": {},
     "Login": {"UserName": "login", "Password": "password"},
     "Logout": {},
@@ -93,8 +96,7 @@ SOAP = Soap()
 
 def _result(result: Result, switches: Switches) -> str:
     if isinstance(result, list):
-        keys = (one for one in result if isinstance(one, ShownKey))
-        return "".join(f"<KeyIDInfo>{_key(one, switches)}</KeyIDInfo>" for one in keys)
+        return "".join(_listed(one, switches) for one in result)
     if isinstance(result, ShownKey):
         return _object("KeyIDInfo", _key(result, switches), switches)
     if isinstance(result, ShownUser):
@@ -102,6 +104,14 @@ def _result(result: Result, switches: Switches) -> str:
     if isinstance(result, Session):
         return text(result.token)
     return str(result).lower() if isinstance(result, bool) else text(str(result))
+
+
+def _listed(one: One, switches: Switches) -> str:
+    if isinstance(one, ShownUser):
+        user = one.user
+        names = f"<FirstName>{text(user.first_name)}</FirstName><LastName>{text(user.last_name)}</LastName>"
+        return f"<UserIDInfo>{_user(one)}{names}<Status>{user.status}</Status></UserIDInfo>"
+    return f"<KeyIDInfo>{_key(one, switches)}</KeyIDInfo>" if isinstance(one, ShownKey) else ""
 
 
 def _object(name: str, inner: str, switches: Switches) -> str:

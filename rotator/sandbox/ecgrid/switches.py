@@ -146,6 +146,8 @@ class Switches(_Checked):
     rest_errors: Literal["envelope", "problem"] = "envelope"
     rest_login: Literal["password", "api-key", "both"] = "password"  # "api-key": data.sessionKey
     user_list: Literal["bare", "object"] = "bare"  # an object has the list in `users`
+    # Which page List Users shows: the one that is asked for, always the first one, or all users at once.
+    user_pages: Literal["asked", "first", "all"] = "asked"
     denied_as_404: bool = False  # REST says 404 for "no right"
     mailbox_admins: bool = False  # a MailboxAdmin may act for the users of its mailbox
     lock_after: int | None = None  # wrong passwords in a row that lock a user out

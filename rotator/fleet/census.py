@@ -1,0 +1,155 @@
+"""Who ECGrid's users are, which calls it offers for their keys, and who has none yet. Asks, and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import TypeVar
+
+from rotator.ecgrid import ECGrid, InMemory, Urgency
+from rotator.errors import Failure, NoSuchCall, NotFound, Permanent, Refused, Transient
+from rotator.fleet.world import Surroundings
+from rotator.keys import Among, Issue, Me, Person, Verify, Visibility
+from rotator.policy.adding import Calls
+from rotator.settings import Settings
+from rotator.system import Surface
+from rotator.threads import Hands
+
+T = TypeVar("T")
+
+PAGE = 25  # users; a page with fewer is the last one
+PAUSE = 1.0  # seconds between two attempts at least
+VISIBILITY = Visibility.PRIVATE
+# In the order in which they are looked for, where what the settings name is not offered.
+PAIRS = (
+    Calls(Issue.KEYSET, Verify.GET_KEY),
+    Calls(Issue.CREATE_KEY, Verify.GET_KEY),
+    Calls(Issue.KEYSET, Verify.KEY_GET),
+    Calls(Issue.GENERATE, Verify.GET_API_KEY),
+    Calls(Issue.GENERATE, Verify.USER_GET_API_KEY),
+)
+NO_KEY = "has no key yet: adopting it issues the first one"
+UNTOLD = "whether it has a key was not told [{}]"
+Tell = Callable[[int], None]  # how many are done
+
+
+@dataclass(frozen=True)
+class Found:
+    """The users that were found; `whole` is false where ECGrid showed the same page again, and there may be more."""
+
+    people: list[Person]
+    whole: bool
+
+
+@contextmanager
+def census(settings: Settings) -> Iterator[Census]:
+    """Everything that is needed to ask. Vault is asked for the rotator's own key alone, if that is where it is."""
+    around = Surroundings(settings, keep=InMemory())
+    try:
+        yield Census(settings, around.ecgrid)
+    finally:
+        around.close()
+
+
+class Census:
+    """Asks ECGrid; what is transient is tried again until the deadline. Raises Failure."""
+
+    def __init__(self, settings: Settings, ecgrid: ECGrid) -> None:
+        self._ecgrid, self._directory = ecgrid, ecgrid.directory()
+        self._concurrency, self._within = settings.concurrency, settings.ecgrid.timeout
+        self._deadline = settings.deadline.total_seconds()
+
+    def me(self) -> Me:
+        """The rotator's own user."""
+        return self._patiently(lambda: self._directory.who_am_i(self._within))
+
+    def people(self, among: Among, tell: Tell) -> Found:
+        """The users, by their ids: over REST, or over SOAP where REST does not answer."""
+        first, over = self._patiently(lambda: self._first(among))
+        seen = {one.user_id: one for one in first}
+        page, last = first, over == "soap"
+        whole = True
+        for number in count(2):
+            tell(len(seen))
+            if last or len(page) < PAGE:
+                break
+            page = self._page(over, among, number)
+            new = {one.user_id: one for one in page if one.user_id not in seen}
+            whole, last = bool(new) or not page or len(seen) != PAGE, not new
+            seen |= new
+        people = [seen[user_id] for user_id in sorted(seen) if among.has(seen[user_id])]
+        return Found(people, whole)
+
+    def _first(self, among: Among) -> tuple[list[Person], Surface]:
+        try:
+            return self._directory.users("rest", among, 1, self._within), "rest"
+        except Failure as error:
+            trouble = error
+        with suppress(Failure) if not isinstance(trouble, NoSuchCall) else nullcontext():
+            return self._directory.users("soap", among, 1, self._within), "soap"
+        raise trouble
+
+    def _page(self, over: Surface, among: Among, number: int) -> list[Person]:
+        return self._patiently(lambda: self._directory.users(over, among, number, self._within))
+
+    def calls(self, first: Calls | None, user_id: int) -> Calls:
+        """How keys are issued and read here: as `first` says, if ECGrid has these calls; raises NoSuchCall."""
+        for pair in filter(None, (first, *PAIRS)):
+            with suppress(NoSuchCall):
+                self._patiently(partial(self._require, pair, user_id))
+                return pair
+        raise NoSuchCall("ECGrid offers no call by which the rotator could make and read keys")
+
+    def _require(self, pair: Calls, user_id: int) -> None:
+        account = self._ecgrid.account(pair.issue, pair.verify, Urgency.CHECK)
+        account.require(user_id, VISIBILITY, self._within)
+
+    def notes(self, people: Iterable[Person], calls: Calls, tell: Tell) -> dict[int, str]:
+        """What a reader should know of those users' keys: that there is none, or why that could not be found out."""
+        people, done = list(people), count(1)
+
+        def one(person: Person) -> str:
+            try:
+                note = self._patiently(lambda: self._note(person.user_id, calls))
+            except Transient as error:
+                if error.kind != "ecgrid.InternalError":  # of that user alone, as it may be
+                    raise
+                note = UNTOLD.format(error.kind)
+            tell(next(done))
+            return note
+
+        hands = Hands(self._concurrency, "census")
+        try:
+            found = hands.map(one, people)
+        finally:
+            hands.close()
+        return {person.user_id: note for person, note in zip(people, found, strict=True) if note}
+
+    def _note(self, user_id: int, calls: Calls) -> str:
+        account = self._ecgrid.account(calls.issue, calls.verify, Urgency.CHECK)
+        try:
+            if calls.issue is Issue.GENERATE:
+                account.read(user_id, self._within)
+                return ""
+            return "" if account.keys(user_id, VISIBILITY, self._within) else NO_KEY
+        except NotFound:
+            return NO_KEY
+        except Refused:
+            raise
+        except Permanent as error:
+            return UNTOLD.format(error.kind)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        until = time.monotonic() + self._deadline
+        while True:
+            try:
+                return call()
+            except Transient as error:
+                pause = max(PAUSE, error.retry_after or 0.0)
+                if time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
