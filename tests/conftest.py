@@ -379,7 +379,8 @@ class Roles:
         self._vault, self._mount, self._command = vault, mount, command
         self._auth = f"approle-{secrets.token_hex(6)}"
         self._made: list[str] = []
-        vault.call("POST", f"sys/auth/{self._auth}", {"type": "approle"})
+        config = {"max_lease_ttl": "2160h"}  # as vault/README.md has it
+        vault.call("POST", f"sys/auth/{self._auth}", {"type": "approle", "config": config})
 
     def environment(self, hcl: str) -> dict[str, str]:
         """What makes a command log in with that policy, for this test's mount, in the role that ships."""
@@ -405,6 +406,7 @@ class Roles:
     def grant(self, hcl: str) -> None:
         """Gives the newest login this policy instead of its own, for this test's mount."""
         policy = hcl.replace('"secret/', f'"{self._mount}/')
+        policy = policy.replace('"auth/approle/', f'"auth/{self._auth}/')
         self._vault.call("PUT", f"sys/policies/acl/{self._made[-1]}", {"policy": policy})
 
     def token(self, hcl: str) -> str:

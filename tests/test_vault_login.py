@@ -247,6 +247,23 @@ def test_half_of_a_logins_life_is_never_over_before_it_is_renewed(
     server.close()
 
 
+def test_a_token_that_cannot_be_renewed_fails_turns_in_its_last_hour_only(
+    vault: VaultServer,
+) -> None:
+    """Not for weeks: that it is about to end is told by an alarm of its own."""
+    clock = [1000.0]
+    environment = vault.environment | {"VAULT_TOKEN": token(vault, ttl="480h", renewable=False)}
+    server = Server(Settings.load(environment).vault, boot=lambda: clock[0])
+    server.refresh()
+    clock[0] += 478 * 3600
+    server.refresh()
+    clock[0] += 1.5 * 3600
+    with pytest.raises(Permanent) as ends:
+        server.refresh()
+    assert ends.value.kind == "vault.TokenExpires"
+    server.close()
+
+
 def test_a_token_with_few_uses_left_is_refused_before_anything_is_issued(
     rotator_command: Rotator, vault: VaultServer, simulator: Running
 ) -> None:

@@ -32,3 +32,5 @@ path "sys/capabilities-self"            { capabilities = ["update"] }
 path "auth/token/renew-self"            { capabilities = ["update"] }
 # Only with ROTATOR_VAULT__AUTH=token: how long does the token live?
 path "auth/token/lookup-self"           { capabilities = ["read"] }
+# Only with ROTATOR_VAULT__AUTH=approle (mounted under that name): when does its own SecretID end?
+path "auth/approle/role/+/secret-id/lookup" { capabilities = ["update"] }

@@ -58,6 +58,7 @@ def findings(fleet: Fleet) -> Iterator[Line]:
     yield vault_line
     readable = set()
     if vault_line.state != "failed":
+        yield from _ends(fleet)
         yield _try("Vault clock", lambda: _clock(fleet))
         for policy in fleet.policies:
             rights = _try(f"Vault rights for {policy.name}", partial(_rights, fleet, policy))
@@ -117,6 +118,18 @@ def _vault_login(fleet: Fleet) -> Finding:
         f"{text}, and {uses:.0f} more uses, of which a rotation may take {USES}: "
         "raise or lift `num_uses` or `token_num_uses`, and let no two rotators share one"
     )
+
+
+def _ends(fleet: Fleet) -> Iterator[Line]:
+    """When the rotator's own credentials end."""
+    try:
+        ends, now = fleet.ends(), fleet.vault.now()
+    except RotatorError as error:
+        yield Line("failed", "ends of credentials", f"{error} [{error.kind}]")
+        return
+    for end in ends:
+        state: State = "warning" if end.is_near(now) or end.path else "ok"
+        yield Line(state, f"end of {end.name}", end.words(now))
 
 
 def _clock(fleet: Fleet) -> Finding:

@@ -31,8 +31,9 @@ def vault_policy(given: dict[str, str], *, chosen: Choice, reader: bool, json_: 
             parts = [(THEIRS.format(one.name), reading(layout, one)) for one in policies]
         else:
             own = _own_key(settings, every)
-            token = settings.vault.auth == "token"
-            parts = [(OURS, least(layout, policies, own, token=token))]
+            auth = settings.vault.auth
+            login = layout.of_login(auth, settings.vault.auth_mount or auth)
+            parts = [(OURS, least(layout, policies, own, login))]
         if json_:
             rules = (rule for _, some in parts for rule in some)
             paths = {rule.path: {"capabilities": list(rule.capabilities)} for rule in rules}

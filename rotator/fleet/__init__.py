@@ -15,11 +15,13 @@ from hashlib import sha256
 from typing import Literal, Self, TypeVar
 
 from rotator import reporting
+from rotator.ends import End
 from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError, Transient
 from rotator.fleet.crew import Crew, Task
 from rotator.fleet.reports import Reports
 from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
+from rotator.fleet.standing import end_of_own_key
 from rotator.fleet.voice import Voice, which
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
@@ -151,6 +153,7 @@ class Fleet:
             self._voice.tell(result, again=True)
         results |= self._work_off(found.tasks, lambda: self.boot() > until)
         self.report_skew()
+        self._report_ends()
         if self.settings.metrics.textfile:
             self.standing(mine)
         else:  # what was read is what may have changed
@@ -183,6 +186,7 @@ class Fleet:
                 self._voice.tell(held, again=True)
         login_for = self.server.refresh()
         self.report_skew()
+        self._report_ends()
         return Turn(len(mine), self._crew.running, len(self._voice.failing), found.next, login_for)
 
     def _goes_on(self) -> bool:
@@ -349,6 +353,20 @@ class Fleet:
     def report_skew(self) -> None:
         """Says so if Vault's clock and ours differ by over five minutes."""
         self._voice.skew(self.server.clock.skew())
+
+    def _report_ends(self) -> None:
+        """Says which of the rotator's own credentials is about to end."""
+        with suppress(RotatorError):  # whoever needs the login tells what is wrong with it
+            self.reports.ends(self.ends(), self.vault.now())
+
+    def ends(self) -> list[End]:
+        """What is known of the end of each of the rotator's own credentials."""
+        mine = list(filter(self._rounds.is_own, self.policies))
+        self._rounds.read(self.reports.board.unknown(mine))
+        own = self.reports.board.known(mine)
+        return self.server.logins.ends() + [
+            end for policy, record in own if (end := end_of_own_key(policy, record)) is not None
+        ]
 
     # what only looks
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rotator import reporting
+from rotator.ends import End
 from rotator.errors import Failure, RotatorError
 from rotator.fleet.standing import Answer, Board, row
 from rotator.journal import Failed
@@ -37,6 +38,7 @@ ENDED = ("rotated", "repaired", "adopted")
 HELD_BACK = (BRAKED, MASS_DRIFT)
 BEGINS = {BRAKED: "fleet.braked", MASS_DRIFT: "fleet.mass_drift"}
 IS_OVER = {BRAKED: "fleet.brake_over", MASS_DRIFT: "fleet.mass_drift_over"}
+ENDING = "fleet.CredentialEnds"
 Observer = Callable[[str, str, float], None]
 
 
@@ -61,6 +63,7 @@ class Reports:
         self.board = Board()
         self.heed: Callable[[str, Stored | None], None] = lambda _policy, _stored: None
         self._held_back: dict[str, str] = {}  # by kind: why
+        self._ending: set[str] = set()  # credentials of which the log says so
         self._not_retired: dict[
             str, tuple[str, str]
         ] = {}  # by policy: the kind of error, the message
@@ -142,6 +145,25 @@ class Reports:
             elif kind in before and kind not in why:
                 reporting.event(IS_OVER[kind], message="issuing goes on")
                 self.alarms.works(f"{ALL} {kind}")
+
+    def ends(self, ends: list[End], now: datetime) -> None:
+        """When the rotator's own credentials end: told once of each that is about to, and when it is replaced."""
+        if self.metrics:
+            self.metrics.credentials({end.name: end.at for end in ends})
+        for end in (end for end in ends if not end.unknown):
+            about = f"{ALL} {end.name}"
+            if not end.is_near(now):
+                self._ending.discard(end.name)
+                self.alarms.works(about)
+                continue
+            message = (
+                f"the rotator's own credential {end.name} {end.words(now)}; replace it before that"
+            )
+            if end.name not in self._ending:
+                self._ending.add(end.name)
+                link = runbook.link(ENDING)
+                reporting.event("fleet.credential_ends", message=message, runbook=link)
+            self.alarms.failed(about, "observe", ENDING, message)
 
     @contextmanager
     def ticking(self, check_ins: CheckIns) -> Iterator[None]:

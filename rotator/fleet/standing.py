@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from rotator.ends import End, of_own_key
 from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
@@ -70,6 +71,16 @@ def _pause(policy: Policy, record: Record, now: datetime) -> dict[str, str | Non
     if hold is not None:
         return {"paused_until": _instant(hold.until), "paused_reason": hold.reason}
     return {"paused_until": None, "paused_reason": None if policy.enabled else "enabled: false"}
+
+
+def end_of_own_key(policy: Policy, record: Record | Failure | None) -> End | None:
+    """When the rotator's own key is too old that this policy rotates; None if that is not known."""
+    if isinstance(record, Failure) or record is None or record.current is None:
+        return None
+    made = record.current.created or record.current.published_at
+    if policy.max_age is None or made is None:
+        return None
+    return of_own_key(made, policy.max_age, due_since(policy, record))
 
 
 def drifted(policy: str, again_at: datetime) -> Result:

@@ -85,6 +85,7 @@ LEVELS = {
     "fleet.brake_let_go": logging.WARNING,
     "fleet.brake_over": logging.WARNING,
     "fleet.braked": logging.ERROR,
+    "fleet.credential_ends": logging.WARNING,
     "fleet.mass_drift": logging.ERROR,
     "fleet.mass_drift_over": logging.WARNING,
     "fleet.waiting": logging.WARNING,

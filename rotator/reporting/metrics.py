@@ -113,6 +113,12 @@ class Metrics:
         self._held_back = Gauge(
             "rotator_held_back", "1 while issuing is held back, by kind of error.", ["kind"], registry=self._registry
         )  # fmt: skip
+        self._ends = Gauge(
+            "rotator_credential_end_timestamp_seconds",
+            "When the rotator's own credential ends.",
+            ["credential"],
+            registry=self._registry,
+        )
         self._ticks = self._counter("rotator_ticks", "Looks round all policies.", "result")
         for counter, results in ((self._ticks, ("ok", "failed")), (self._told, TOLD)):
             for result in results:  # so that the first one counts as an increase
@@ -200,6 +206,15 @@ class Metrics:
         """Whether the fleet holds issuing back, by kind of error."""
         for kind, held in kinds.items():
             self._held_back.labels(kind).set(held)
+
+    def credentials(self, ends: Mapping[str, datetime | None]) -> None:
+        """When the rotator's own credentials end; None: never, or nobody knows, and nothing is told."""
+        for credential, at in ends.items():
+            if at is not None:
+                self._ends.labels(credential).set(at.timestamp())
+            else:
+                with suppress(KeyError):
+                    self._ends.remove(credential)
 
     def notified(self, delivered: bool) -> None:
         """A notification was delivered, or given up."""

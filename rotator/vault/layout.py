@@ -84,14 +84,23 @@ class Layout:
         """What it takes to remember which ECGrid the records are about; rotations go on without it."""
         return {f"{self.system_at.mount}/data/{self.system_at.path}": WRITE}
 
-    def of_login(self, *, token: bool) -> Rights:
-        """What a login takes beside; `token`: it is a token that was given, and asks how long it lives."""
-        asks = {LOOK_UP: frozenset({"read"})} if token else {}
+    def of_login(self, auth: str, mount: str) -> Rights:
+        """What a login by that method takes beside; how long what it is made with lives is asked for, too."""
+        asks: Rights = {}
+        if auth == "token":
+            asks[LOOK_UP] = frozenset({"read"})
+        elif auth == "approle":
+            asks[secret_ids(mount)] = frozenset({"update"})
         return {CAPABILITIES: frozenset({"update"}), RENEW: frozenset({"update"}), **asks}
 
     def state(self) -> tuple[str, str]:
         """The API paths that all of the rotator's own documents are below."""
         return f"{self._mount}/data/{self._state}/", f"{self._mount}/metadata/{self._state}/"
+
+
+def secret_ids(mount: str, role: str = "+") -> str:
+    """The API path that tells of a role's SecretIDs (`+`: any role's), to those who know the SecretID."""
+    return f"auth/{mount}/role/{role}/secret-id/lookup"
 
 
 def index_shard(policy: str) -> int:

@@ -23,13 +23,13 @@ class Rule(NamedTuple):
 
 
 def least(
-    layout: Layout, policies: Sequence[Policy], own_key: At | None, *, token: bool
+    layout: Layout, policies: Sequence[Policy], own_key: At | None, login: Rights
 ) -> list[Rule]:
     """The least that the rotator has to be allowed: its state, the destinations, its login's own affairs.
 
-    `own_key`: where it reads its own key for ECGrid; `token`: whether its login is a token that was given.
+    `own_key`: where it reads its own key for ECGrid; `login`: what its login takes.
     """
-    rights: Rights = {**layout.of_system(), **layout.of_login(token=token)}
+    rights: Rights = {**layout.of_system(), **login}
     for policy in policies:
         rights |= layout.rights(policy)
     if own_key is not None:

@@ -8,18 +8,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hvac
 
-from rotator.errors import BadInput, Forbidden, Permanent, RotatorError
+from rotator import ends
+from rotator.ends import End
+from rotator.errors import BadInput, Forbidden, Permanent, RotatorError, Transient
 from rotator.keys import Secret
 from rotator.settings import VaultSettings
+from rotator.vault.layout import secret_ids
 from rotator.vault.wire import Wire
 
 RENEW_FROM = 1 / 2  # of a login's life left: it is renewed
-LATEST = 1 / 3  # of it left: that it could not be renewed is a failure
+LATEST = 1 / 3  # of it left, or LAST_CALL seconds: that it could not be renewed is a failure
+LAST_CALL = 3600.0
 USES = 30  # of a login with limited uses, that one rotation may take
 PAUSE = 5.0  # seconds before a refused login is tried again
 AGAIN = 60.0  # seconds before a login that mended nothing is replaced for the same reason
@@ -31,6 +36,8 @@ CHECK = {
     "jwt": "ROTATOR_VAULT__ROLE, ROTATOR_VAULT__JWT_FILE, and what the role is bound to",
     "cert": "VAULT_CLIENT_CERT (is it among the role's?), ROTATOR_VAULT__ROLE",
 }
+
+TOLD = ("creation_time", "creation_ttl", "explicit_max_ttl", "metadata", "period", "renewable")
 
 ReadAgain = Callable[[str], Secret | None]  # the secret of that setting as its file shows it now
 
@@ -44,6 +51,11 @@ class Login:
         self.life = _seconds(about.get("ttl", about.get("lease_duration")))
         self.renewable = bool(about.get("renewable"))
         self._uses = int(_seconds(about.get("num_uses")))
+        # What is told of it, without the token; and whether its last renewal was cut short by its end.
+        self.about = {name: told for name, told in about.items() if name in TOLD}
+        self.cut = False
+        self.secret_id: Secret | None = None  # it was made with, and what is known of its end
+        self.secret_id_ends: End | None = None
         self.served = False  # something was answered under it
         self.vain = False  # made since something was forbidden, and that still is
 
@@ -51,6 +63,17 @@ class Login:
         """From then on it lives so long; of uses the answer tells the old number."""
         self.at, self.life = at, _seconds(about.get("lease_duration"))
         self.renewable = bool(about.get("renewable"))
+        self.cut = self.life < ends.CUT * self.first_life
+
+    @property
+    def first_life(self) -> float:
+        """Seconds that it lived when it was made; 0: not known, or for ever."""
+        return _seconds(self.about.get("creation_ttl"))
+
+    @property
+    def is_old(self) -> bool:
+        """Whether half of the life is over that it had when it was made, and it may be renewed."""
+        return self.renewable and self.life < self.first_life * RENEW_FROM
 
     def left(self, boot: float) -> float:
         """Seconds that are left of it."""
@@ -70,15 +93,21 @@ class Logins:
         wire: Wire,
         client: hvac.Client,
         boot: Callable[[], float],
+        *,
+        now: Callable[[], datetime],
         read_again: ReadAgain,
     ) -> None:
-        self._settings, self._wire, self._auth = settings, wire, client.auth
+        self._settings, self._wire, self._auth, self._now = settings, wire, client.auth, now
         self._boot, self._read_again = boot, read_again
         self._lock = threading.RLock()
         self._login: Login | None = None
         self._refused: tuple[float, str] | None = None
         self._promised: dict[int, float] = {}  # thread -> until when its rotation may take uses
         self._read: dict[str, Secret] = {}  # what the files held last
+        self._certificate: End | None = None  # the one that the connections were made with
+        self._tried: Secret | None = (
+            None  # the SecretID that was to follow one that is about to end
+        )
 
     def current(self) -> Login:
         """The login in use; logs in if there is none."""
@@ -141,7 +170,7 @@ class Logins:
     def refresh(self) -> float:
         """Renews the login, or logs in again, once half of its life is over; seconds until that is so again.
 
-        Raises RotatorError if that fails and less than a third is left.
+        Raises RotatorError if that fails and less than a third is left, and less than an hour.
         """
         with self._lock:
             login = self.current()
@@ -154,9 +183,68 @@ class Logins:
                 except RotatorError as error:
                     trouble = error
             login, left = self.current(), self.left
-            if left < login.life * LATEST:
+            if left < min(login.life * LATEST, LAST_CALL):
                 raise trouble or _ends(left)
             return max(left - login.life * RENEW_FROM, left / 4)
+
+    def ends(self) -> list[End]:
+        """What is known of the end of each credential that logins are made with; asked for once for each login.
+
+        A SecretID that is about to end gives way to what its file holds by then. Raises RotatorError without a login.
+        API: auth/MOUNT/role/ROLE/secret-id/lookup.
+        """
+        with self._lock:
+            login, how, found = self.current(), self._settings.auth, []
+            if how == "token":
+                left = login.left(self._boot())
+                found.append(ends.of_token(login.about, self._now(), left, cut=login.cut))
+            elif how == "approle":
+                found.append(self._secret_id_ends(login))
+            elif how != "cert":
+                found.append(self._jwt_ends())
+            if self._settings.client_cert is not None:
+                self._certificate = self._certificate or certificate_ends(
+                    self._settings.client_cert
+                )
+                found.append(self._certificate)
+            return found
+
+    def _secret_id_ends(self, login: Login) -> End:
+        end = self._looked_up(login)
+        held = self._held("secret_id")
+        if end.is_near(self._now()) and held not in (login.secret_id, self._tried):
+            self._tried = held
+            with suppress(RotatorError):  # the one in use still lives
+                return self._looked_up(self._log_in())
+        return end
+
+    def _looked_up(self, login: Login) -> End:
+        if login.secret_id_ends is not None or login.secret_id is None:
+            return login.secret_id_ends or End("vault.secret_id")
+        role = fields(login.about, "metadata").get("role_name")
+        mount = self._settings.auth_mount or self._settings.auth
+        url, asked = f"/v1/{secret_ids(mount, str(role))}", login.secret_id.reveal()
+        try:
+            answer = self._wire.request("post", url, json={"secret_id": asked}, changes=False)
+        except Transient as error:
+            why = f"Vault could not be asked just now ({error.kind})"
+            return End("vault.secret_id", unknown=why)
+        except RotatorError:
+            path = secret_ids(mount)
+            why = (
+                f'add to the rotator\'s Vault policy: path "{path}" {{ capabilities = ["update"] }}'
+            )
+            end = End("vault.secret_id", unknown=why, path=path)
+        else:
+            end = ends.of_secret_id(fields(answer), self._now())
+        login.secret_id_ends = end
+        return end
+
+    def _jwt_ends(self) -> End:
+        try:
+            return ends.of_jwt(self._jwt().reveal(), self._now())
+        except Permanent as error:
+            return End("vault.jwt_file", unknown=str(error))
 
     def _prolonged(self, seconds: float) -> bool:
         """Whether the login lasts, if need be after renewing it or another one."""
@@ -179,11 +267,12 @@ class Logins:
 
     def _renew(self, login: Login) -> None:
         with suppress(RotatorError):  # another login may be had all the same
-            login.renewed(self._boot(), fields(self._auth.token.renew_self(), "auth"))
+            wish = f"{login.first_life:.0f}s" if login.first_life else None
+            login.renewed(self._boot(), fields(self._auth.token.renew_self(wish), "auth"))
 
     def _has_other(self, login: Login) -> bool:
         """Whether logging in again would give another login."""
-        return self._settings.auth != "token" or self._now("token") != login.token
+        return self._settings.auth != "token" or self._held("token") != login.token
 
     def _replaced(self, login: Login) -> bool:
         """Whether there is another login than the one under which something was forbidden."""
@@ -220,6 +309,8 @@ class Logins:
             said = str(error)
         else:
             self._refused, self._wire.secret_token = None, self._login.token
+            if self._login.is_old:  # it may be another process that has to renew it next time
+                self._renew(self._login)
             return self._login
         where = "" if settings.auth == "token" else f", mounted at auth/{mount}"
         mounted = "" if settings.auth == "token" else " and ROTATOR_VAULT__AUTH_MOUNT"
@@ -231,7 +322,7 @@ class Logins:
         raise Permanent(text, kind="vault.LoginRefused")
 
     def _by_token(self) -> Login:
-        token = self._now("token")
+        token = self._held("token")
         if token is None:
             raise Permanent("no Vault token: set VAULT_TOKEN", kind="vault.NoToken")
         answer = self._wire.request(
@@ -242,7 +333,7 @@ class Logins:
     def _by_method(self, mount: str) -> Login:
         how, settings = self._auth, self._settings
         if settings.auth == "approle":
-            role_id, secret_id = self._now("role_id"), self._now("secret_id")
+            role_id, secret_id = self._held("role_id"), self._held("secret_id")
             answer = how.approle.login(
                 role_id=role_id.reveal() if role_id else "",
                 secret_id=secret_id.reveal() if secret_id else None,
@@ -266,9 +357,11 @@ class Logins:
                 "Vault's answer to the login has no token in it", kind="vault.BadAnswer"
             )
         token = Secret.clean(auth["client_token"], "the token of Vault's login")
-        return Login(token, self._boot(), self._wire.uses, auth)
+        login = Login(token, self._boot(), self._wire.uses, auth)
+        login.secret_id = self._read.get("secret_id") or settings.secret_id
+        return login
 
-    def _now(self, name: str) -> Secret | None:
+    def _held(self, name: str) -> Secret | None:
         """A credential as its file shows it now, else as it was given."""
         with suppress(
             BadInput
@@ -297,6 +390,15 @@ def fields(answer: dict[str, Any], name: str = "data") -> dict[str, Any]:
     """An object within an answer; empty if there is none."""
     inner = answer.get(name)
     return inner if isinstance(inner, dict) else {}
+
+
+def certificate_ends(file: Path) -> End:
+    """When the certificate in that file ends."""
+    try:
+        return ends.of_certificate(file.read_text())
+    except (OSError, UnicodeError) as error:
+        unknown = f"the file cannot be read ({type(error).__name__})"
+    return End("vault.client_cert", unknown=unknown)
 
 
 def _ends(left: float) -> Permanent:

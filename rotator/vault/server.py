@@ -46,7 +46,9 @@ class Server:
             url=settings.addr, token="", timeout=CALL_SECONDS, adapter=lambda **_: self._wire
         )
         self._boot = boot
-        self.logins = Logins(settings, self._wire, self._hvac, boot, read_again)
+        self.logins = Logins(
+            settings, self._wire, self._hvac, boot, now=self.now, read_again=read_again
+        )
         self._lock = threading.RLock()
         self._timing = threading.Lock()
         self._mounts: set[str] = set()
