@@ -23,12 +23,11 @@ from rotator.ecgrid import Credentials, Urgency
 from rotator.errors import Forbidden, HeldBack, Refused
 from rotator.fleet.rights import Rights
 from rotator.fleet.standing import Board
-from rotator.fleet.survey import has_work, would_issue
 from rotator.fleet.whose import Whose
 from rotator.journal import Record
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Policy
-from rotator.rotation import Order, tend
+from rotator.rotation import Order, due, tend
 from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
@@ -85,7 +84,11 @@ class Fleet(Scene):
         """Whether there is anything left to do for it."""
         record = self.record_of(policy)
         now = self.vault.now()
-        return record.drifted is not None or has_work(policy, record, now) or self.is_dead(policy)
+        return (
+            record.drifted is not None
+            or bool(due.at_a_tick(policy, record, now).now)
+            or self.is_dead(policy)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,14 +263,14 @@ class Told(Interleaving):
             record = stored.record
             now = process.world.vault.now()
             order = Order("schedule", reason="scheduled")
-            if not has_work(policy, record, now):
+            if not due.at_a_tick(policy, record, now).now:
                 waits = record.drifted is not None and now < record.drifted.again_at
                 if not checks or waits or (record.drifted is None and self.random.random() < 0.8):
                     continue
                 order = Order("repair", reason="drift check")
             if policy.name in at_work:
                 continue
-            issues = order.what == "schedule" and would_issue(policy, record, now)
+            issues = order.what == "schedule" and due.begins_with_a_key(policy, record, now)
             if issues and not rights.brake.ask(policy.name, "begin").go:
                 continue
             self._carry_out(rights, at_work, process, policy, order)

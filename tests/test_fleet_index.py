@@ -19,10 +19,11 @@ from worlds import POLICY, Scene, policy_from
 
 from rotator.fleet.reports import Reports
 from rotator.fleet.rounds import Ended, Found, Rounds
-from rotator.fleet.survey import Checking, has_work, quiet_until
+from rotator.fleet.survey import Checking, quiet_until
 from rotator.journal import Claim, Debt, Held, Place, Record, Underway
 from rotator.keys import Issue, Visibility
 from rotator.policy import Policy
+from rotator.rotation.due import at_a_tick
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
 from rotator.vault.index import GUARD, DueIndex, Entry, Look
@@ -435,12 +436,12 @@ def test_nothing_is_to_be_done_before_the_instant_that_the_index_is_told(
         due = Debt(key_id=7, user_id=5001, why="replaced", due_at=now + timedelta(seconds=debt))
         record = record.change(retiring=(due,))
     quiet = quiet_until(policy, record, now)
-    assert quiet == now or not has_work(policy, record, now)
+    assert quiet == now or not at_a_tick(policy, record, now).now
     moment = now + timedelta(seconds=later)
     if now < moment < quiet:
-        assert not has_work(policy, record, moment)
+        assert not at_a_tick(policy, record, moment).now
     last = quiet - timedelta(seconds=1)
-    assert last <= now or not has_work(policy, record, last)
+    assert last <= now or not at_a_tick(policy, record, last).now
 
 
 @given(st.integers(1, 10_000), st.integers(60, 86400))

@@ -8,10 +8,9 @@ from datetime import datetime
 from itertools import islice, takewhile
 from typing import Literal
 
-from rotator.fleet.survey import may_begin
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.rotation.due import due_since, fits, is_overdue
+from rotator.rotation.due import due_since, fits, is_overdue, may_begin
 
 MOST = 1000  # rotations of one policy that a plan shows
 

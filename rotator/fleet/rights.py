@@ -21,7 +21,7 @@ from rotator.journal import Record
 from rotator.keys import Secret
 from rotator.policy import Policy
 from rotator.rotation import Order, Result, Run
-from rotator.rotation.due import Stopped
+from rotator.rotation.beginning import Stopped
 from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.rotation.run import Clock
 from rotator.settings import Settings

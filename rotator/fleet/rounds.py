@@ -18,19 +18,14 @@ from rotator.fleet.survey import (
     CHECK_SHARE,
     TRUSTED,
     Checking,
-    has_work,
-    is_stuck,
-    lacks,
     last_check,
-    outlived,
     quiet_until,
-    urgency,
-    would_issue,
+    reading,
 )
-from rotator.journal import Record
+from rotator.journal import Failed, Record
 from rotator.policy import Policy
-from rotator.rotation import Order, Result, previous
-from rotator.rotation.due import Stopped, Waits, is_overdue
+from rotator.rotation import Order, Result, due, previous
+from rotator.rotation.beginning import Stopped, Waits
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Stored, Vault
@@ -201,51 +196,40 @@ class Rounds:
             found.tasks.append(self._task(policy, None, now))
             return
         record = answer.record if answer else Record.new(policy.name)
-        working, check_at = has_work(policy, record, now), checking.next(policy, last_check(record))
-        # An open rotation, a debt, and a destination that lacks the key are tried at every tick.
-        owes = record.underway is not None or bool(record.due_debts(now)) or lacks(policy, record)
-        waits = None if owes else record.waits_until(policy.digest, now)
+        there_is = due.at_a_tick(policy, record, now)
+        waits = None if there_is.always else record.waits_until(policy.digest, now)
+        check_at = checking.next(policy, last_check(record))
         if record.drifted is not None and record.underway is None:
             check_at = max(record.drifted.again_at, now if waits is None else waits.retry_at or now)
-        if waits is not None and (working or now >= check_at):
-            again = Waits(waits)
-            error = {"kind": again.kind, "message": str(again)}
-            failed = Result(policy.name, "failed", phase=waits.phase, error=error)
-            found.later(failed, waits.retry_at)
-        elif working:
+        if waits is not None and (there_is.now or now >= check_at):
+            found.later(_waiting(policy, waits), waits.retry_at)
+        elif there_is.now:
             found.tasks.append(self._task(policy, record, now))
-        elif record.drifted is not None and now < check_at:
-            found.later(drifted(policy.name, check_at), check_at)
         elif now >= check_at:
-            late = (check_at - now).total_seconds()
             order = Order("repair", reason="drift check")
+            late = (check_at - now).total_seconds()
             found.checks.append(Task(policy, order, (3, late), check=True))
+        elif record.drifted is not None:
+            found.later(drifted(policy.name, check_at), check_at)
         elif answer is not None and answer.ahead and record.current is not None:
             # Whatever writes the record puts it right.
             order = Order("repair", reason="a time in the record was ahead")
             found.tasks.append(Task(policy, order, (3, 0.0), check=True))
         else:
-            current = record.current
-            quiet = Result(
-                policy.name,
-                "not-due",
-                user_id=current.user_id if current else None,
-                key_id=current.key_id if current else None,
-                **previous.told(policy, record),
-            )
-            found.later(quiet, min(quiet_until(policy, record, now), check_at))
+            until = min(there_is.next, reading(policy.name, now), check_at)
+            found.later(_quiet(policy, record), until)
 
     def _task(self, policy: Policy, record: Record | None, now: datetime) -> Task:
         known = record or Record.new(policy.name)
-        late = outlived(known, now, policy.grace)
+        late = due.outlived(known, now, policy.grace)
         warning = f"a replaced key outlived its grace by {late}: ticks come too seldom for it"
         return Task(
             policy,
-            Order("schedule", reason="scheduled"),
-            urgency(policy, record, now),
-            issues=record is not None and would_issue(policy, record, now),
-            overdue=is_overdue(policy, known, now),
-            stuck=is_stuck(known, now),
+            due.SCHEDULE,
+            due.urgency(policy, record, now),
+            issues=record is not None and due.begins_with_a_key(policy, record, now),
+            overdue=due.is_overdue(policy, known, now),
+            stuck=due.is_stuck(known, now),
             alone=self.is_own(policy),
             warnings=(warning,) if late else (),
         )
@@ -269,3 +253,21 @@ class Rounds:
         afforded = min(len(checks), int(self._checks_left))
         self._checks_left -= afforded
         return afforded
+
+
+def _waiting(policy: Policy, waits: Failed) -> Result:
+    """What a tick says of a policy that waits for the end of a back-off."""
+    again = Waits(waits)
+    error = {"kind": again.kind, "message": str(again)}
+    return Result(policy.name, "failed", phase=waits.phase, error=error)
+
+
+def _quiet(policy: Policy, record: Record) -> Result:
+    """What a tick says of a policy that needs nothing."""
+    result, current = (
+        Result(policy.name, "not-due", **previous.told(policy, record)),
+        record.current,
+    )
+    if current is not None:
+        result.user_id, result.key_id = current.user_id, current.key_id
+    return result

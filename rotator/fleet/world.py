@@ -20,7 +20,7 @@ from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
 from rotator.rotation import Report, World
-from rotator.rotation.due import Stopped
+from rotator.rotation.beginning import Stopped
 from rotator.rotation.right import Right
 from rotator.settings import Settings
 from rotator.threads import Hands

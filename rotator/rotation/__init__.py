@@ -12,13 +12,14 @@ from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Debt, Failed, Past
 from rotator.policy import Policy
 from rotator.reporting import scrub
-from rotator.rotation import claiming, due, own, previous, publishing, retiring
+from rotator.rotation import beginning, claiming, due, own, previous, retiring
+from rotator.rotation.beginning import Busy, Stopped, Waits
 from rotator.rotation.drift import Check, compare
-from rotator.rotation.due import Busy, Stopped, Waits
+from rotator.rotation.due import Order
 from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.hand import is_counted, may_have_asked
 from rotator.rotation.page import rotate
-from rotator.rotation.run import Clock, Order, Report, Run, World
+from rotator.rotation.run import Clock, Report, Run, World
 
 __all__ = [
     "Busy",
@@ -172,7 +173,7 @@ def _success(run: Run, *, retired: bool) -> Result:
     if hold is not None and run.order.what == "demand":
         run.warn(f"{due.told(hold)}: `rotator rotate {run.policy.name}` rotates it all the same")
     result = _result(run, run.outcome or quiet)
-    lacking = [] if run.others_claim else publishing.lacking(run)
+    lacking = [] if run.others_claim else due.lacking(run.policy, run.record)
     missing = ", ".join(f"{to.mount}/{to.path}" for to in lacking)
     if missing:
         result.outcome, result.phase = "failed", "publish"
@@ -292,7 +293,7 @@ def would(run: Run) -> Result:
     run.observe()
     if run.others_claim:
         return _result(run, "busy")
-    kind = due.wanted(run)
+    kind = beginning.wanted(run)
     if run.record.underway is not None:
         run.warn("would finish the interrupted rotation first")
         return _result(run, "would-rotate")

@@ -8,7 +8,7 @@ from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
 from rotator.journal import Held, Known, Past, Underway, known_from
 from rotator.keys import Secret, Seen, Visibility
-from rotator.rotation import due, own, previous, proving, restraint
+from rotator.rotation import beginning, due, own, previous, proving, restraint
 from rotator.rotation.hand import Hand, Nothing, Unproved, Unseen
 from rotator.rotation.run import Run
 from rotator.vault import Published
@@ -19,7 +19,7 @@ CONNECTIONS = 3  # one to issue, two that then run side by side with staging
 
 def claim(run: Run) -> None:
     """Takes the claim, with what ECGrid has now as the baseline; everything that can fail without harm fails before."""
-    kind = due.wanted(run)
+    kind = beginning.wanted(run)
     if kind is None:
         return
     user_id, visibility = run.target(kind)
@@ -27,7 +27,7 @@ def claim(run: Run) -> None:
     if kind == "rotate":
         restraint.may_ask(run)
     prepare(run, user_id, visibility)
-    if run.order.what != "adopt" and due.lost_its_record(run):
+    if run.order.what != "adopt" and beginning.lost_its_record(run):
         run.world.whose.refuse_lost()
     if kind == "rotate":
         previous.ask_before(run, user_id)
@@ -73,7 +73,7 @@ def say_what_is_odd(run: Run) -> None:
     """What a person should know before this rotation, and may want to mend."""
     policy, record, now = run.policy, run.record, run.now()
     current = record.current
-    if due.lost_its_record(run):
+    if beginning.lost_its_record(run):
         run.warn(
             "there is a secret of this policy but no record: it is built anew; keys to be retired may be forgotten"
         )

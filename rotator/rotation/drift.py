@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from rotator.errors import Forbidden, NotFound, Refused
 from rotator.keys import Agreement, Secret, Seen
-from rotator.rotation import finding, restraint
-from rotator.rotation.due import fits, kind_wanted
-from rotator.rotation.run import Order, Run
+from rotator.rotation import due, finding, restraint
+from rotator.rotation.run import Run
 from rotator.vault import Published
 
 
@@ -38,7 +37,7 @@ def compare(run: Run) -> Check:
             check.why = f"{to.mount}/{to.path} does not show the key that {there.at} shows"
     if run.record.underway is not None:
         check.warnings.append("a rotation is open: the next run finishes it")
-    if not fits(run.policy, run.record):
+    if not due.fits(run.policy, run.record):
         check.warnings.append(
             "the policy was never adopted, or its user or visibility has changed since"
         )
@@ -106,8 +105,7 @@ def is_asked_for(run: Run) -> bool:
     """Whether to look for drift now: once, when it was ordered, or while a lost request may still land."""
     if run.sync in ("looked", "drifted") or run.record.underway is not None:
         return False
-    watch = run.record.watch_until
-    watched = run.order.what == "schedule" and watch is not None and run.now() < watch
+    watched = run.order.what == "schedule" and due.may_still_land(run.record, run.now())
     return run.order.what == "repair" or watched or run.sync == "doubted"
 
 
@@ -137,6 +135,6 @@ def look(run: Run) -> None:
     elif record.current is not None and run.others_claim is None:
         now = run.now()
         # What failed was on demand, or is well again; what is still wanted has still failed.
-        wanted = kind_wanted(run.policy, record, Order("schedule"), now)
+        wanted = due.kind_wanted(run.policy, record, due.SCHEDULE, now)
         failed = record.failed if wanted else None
         run.give_back(record.change(checked_at=now, failed=failed, drifted=None))

@@ -1,45 +1,43 @@
-"""What is to be done, decided from the record, the policy and the time: nothing here changes anything."""
+"""What there is to do for a policy, and when next: decided from the policy, its record, and the time alone.
+
+These answers are written here once. The page asks them for its next step, the tick for its tasks and their order, the
+due index for what it may promise, `plan` and `status` for what they tell. Nothing here looks anywhere or changes
+anything; every time is Vault's.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from rotator.errors import Failure, RotatorError, Transient
-from rotator.journal import Failed, Held, Hold, Record
-from rotator.policy import Policy
-from rotator.rotation.hand import Nothing
-from rotator.rotation.run import CONTENDED, Order, Run
+from rotator.journal import Held, Hold, Record
+from rotator.policy import Destination, Policy
 
 GRAIN = timedelta(
     seconds=1
 )  # Vault tells whole seconds: times of two processes are compared no closer than this
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 Kind = Literal["rotate", "adopt", "repair"]
+# What a tick may have to do: finish an open rotation, look while a lost request may still land, begin a rotation, run
+# hooks, write a further destination, retire keys, and say that one could not be retired.
+Work = Literal["finish", "look", "begin", "hooks", "fill", "retire", "say"]
 
 
-class Busy(RotatorError):
-    """Another rotator holds the claim on this policy."""
+@dataclass(frozen=True)
+class Order:
+    """What is asked of a run; `named`: a person named the policy: no hold keeps it back, nor what others do.
 
-    kind = "rotation.Busy"
+    `schedule`: what is due, and whatever was interrupted. `demand`: a key issued after `since`. `adopt`: take over
+    the present key. `repair`: make Vault hold what ECGrid accepts.
+    """
 
-
-class Stopped(RotatorError):
-    """The process was told to stop, or may issue no more keys in this tick; nothing has been issued."""
-
-    kind = "rotation.Stopped"
-
-
-class Waits(Failure):
-    """The last failure's back-off is not over; carries that failure."""
-
-    def __init__(self, failed: Failed) -> None:
-        again = (
-            f"tried again at {failed.retry_at:%Y-%m-%dT%H:%M:%SZ}"
-            if failed.retry_at
-            else ("tried again when the policy changes, or by `rotator rotate`")
-        )
-        super().__init__(f"{failed.message} ({again})", kind=failed.kind)
-        self.failed = failed
+    what: str
+    reason: str = ""
+    since: datetime | None = None
+    retire_now: bool = False  # --grace 0s
+    grace: timedelta | None = None
+    named: bool = False
 
 
 def due_since(policy: Policy, record: Record) -> datetime | None:
@@ -113,91 +111,130 @@ def told(hold: Hold) -> str:
     return f"held by {hold.by} until {hold.until:%Y-%m-%dT%H:%M:%SZ} ({hold.reason})"
 
 
-# predicates and steps of the page
+def lacking(policy: Policy, record: Record) -> list[Destination]:
+    """The destinations that were never written with the current key, by the record; none while there is no key."""
+    if record.current is None:
+        return []
+    have = {(place.mount, place.path, place.field) for place in record.places if place.version}
+    return [to for to in policy.destinations if (to.mount, to.path, to.field) not in have]
 
 
-def is_stopped(run: Run) -> bool:
-    """Whether the process is to stop and nothing can have been issued; past that, the rotation is finished first."""
-    if not isinstance(run.hand, Nothing) or run.hand.asked or run.orphan is not None:
+def may_still_land(record: Record, now: datetime) -> bool:
+    """Whether an issuing request whose answer was lost may still be carried out."""
+    return record.watch_until is not None and now < record.watch_until
+
+
+def depends_on_shown(policy: Policy, record: Record, order: Order, now: datetime) -> bool:
+    """Whether what is to be begun depends on what the first destination shows, too. A repair looks there anyhow."""
+    if record.underway is not None or order.what == "repair":
         return False
-    return run.world.stopping() and (run.mine or is_wanted(run))
+    kind = kind_wanted(policy, record, order, now)
+    return (kind == "rotate" and record.is_blank) or (kind is None and order.what == "adopt")
 
 
-def stop(run: Run) -> None:
-    """Leaves the policy as it is: raises Stopped."""
-    raise Stopped(f"{run.policy.name} was not begun: the process was told to stop")
+# what a tick does by itself
 
 
-def is_claimed_elsewhere(run: Run) -> bool:
-    """Whether another run's claim still holds, and this run wants something that needs one."""
-    if run.others_claim is None:
-        return False
-    return run.record.underway is not None or run.orphan is not None or is_wanted(run)
+@dataclass(frozen=True)
+class Due:
+    """What a tick is to do for a policy, drift checks aside, and when there is more.
+
+    `next`: the earliest instant at which there may be something to do or to tell, the record staying as it is; the
+    present one if there is something, or if the published key is refused.
+    """
+
+    now: frozenset[Work]
+    next: datetime
+
+    @property
+    def always(self) -> bool:
+        """Whether there is something that every tick tries, whatever back-off lasts."""
+        return bool(self.now & {"finish", "fill", "retire"})
 
 
-def wait_or_leave(run: Run) -> None:
-    """Leaves the policy to the run that holds the claim; a run that has a key in hand waits for the outcome."""
-    claim = run.record.claim
-    if claim is None:
-        run.observe()
-    elif run.orphan is None:
-        raise Busy(f"claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}")
-    elif run.world.clock.boot() > run.deadline:
-        raise Transient(
-            f"this run issued {run.orphan.key.ref.words}, lost its claim to {claim.by}, and has not seen what came of "
-            "it: the next run looks",
-            kind=CONTENDED,
-        )
-    else:
-        run.world.clock.sleep(1.0)
-        run.observe()
+SCHEDULE = Order("schedule", reason="scheduled")
 
 
-def is_abandoned(run: Run) -> bool:
-    """Whether a rotation is open that no run holds a claim on."""
-    return run.record.underway is not None and not run.mine
+def at_a_tick(policy: Policy, record: Record, now: datetime) -> Due:
+    """What a tick is to do for the policy, and when there is more."""
+    begins = kind_wanted(policy, record, SCHEDULE, now) is not None
+    there_is: dict[Work, bool] = {
+        "finish": record.underway is not None,
+        "look": record.current is not None and may_still_land(record, now),
+        "begin": begins,
+        "hooks": record.hooks_due is not None,
+        "fill": bool(lacking(policy, record)),
+        "retire": bool(record.due_debts(now)),
+        "say": record.unpaid() is not None,
+    }
+    works = frozenset(work for work, holds in there_is.items() if holds)
+    if works or record.drifted is not None:
+        return Due(works, now)
+    return Due(works, max(now, min(instants(policy, record, now))))
 
 
-def is_wanted(run: Run) -> bool:
-    """Whether a rotation is to be begun."""
-    return run.record.underway is None and run.orphan is None and wanted(run) is not None
+def instants(policy: Policy, record: Record, now: datetime) -> list[datetime]:
+    """When there will be something to do or to tell for a policy that has nothing to do now."""
+    times, current, due = [NEVER], record.current, due_since(policy, record)
+    hold = record.held(now)
+    times += [hold.until] if hold is not None else []
+    if current is not None:
+        overdue = overdue_at(policy, current)
+        times += [debt.due_at for debt in record.retiring]
+        times += [overdue + GRAIN] if overdue is not None and overdue + GRAIN > now else []
+    if policy.enabled and due is not None and fits(policy, record):
+        times.append(may_begin(policy, record, max(due, now)))
+    return times
 
 
-def wanted(run: Run) -> Kind | None:
-    """The kind of rotation that is to be begun; a drift that was found asks for a repair."""
-    if run.sync == "drifted":
-        return "repair"
-    if run.answered:
-        return None
-    kind = kind_wanted(run.policy, run.record, run.order, run.now())
-    if kind == "rotate" and lost_its_record(run):
-        return "adopt"
-    if kind is None and run.order.what == "adopt" and run.outcome is None and shows_nothing(run):
-        return "adopt"
-    return kind
+def overdue_at(policy: Policy, held: Held) -> datetime | None:
+    """From when on the key is overdue, if it ever is: that makes nothing due, but an alarm."""
+    return None if policy.max_age is None else (held.created or held.published_at) + policy.max_age
 
 
-def shows_nothing(run: Run) -> bool:
-    """Whether the first destination has no value: it was deleted, or taken out by hand."""
-    there = run.seen(run.main)
-    return there is None or there.value is None
+def may_begin(policy: Policy, record: Record, at: datetime) -> datetime:
+    """The first instant from `at` on at which what is due may begin: hold, freezes, window, and max_age."""
+    schedule, current = policy.schedule, record.current
+    at = max(at, record.hold.until) if record.hold is not None else at
+    allowed = schedule.allowed(at)
+    overdue = overdue_at(policy, current) if current is not None else None
+    if overdue is None:
+        return allowed
+    return min(allowed, schedule.allowed(max(at, overdue), in_window=False))
 
 
-def lost_its_record(run: Run) -> bool:
-    """Whether there is no record, and a secret that this policy has marked: the record was lost."""
-    if run.stored is None or not run.record.is_blank:
-        return False
-    there = run.seen(run.main)
-    return there is not None and there.policy == run.policy.name
+def urgency(policy: Policy, record: Record | None, now: datetime) -> tuple[int, float]:
+    """What sorts policies with work: what is under way, then what is overdue, then by how long it has been due.
+
+    In whole minutes: among those the crew draws lots, so that rotators that work beside each other do not collide.
+    """
+    if record is None:
+        return (2, 0.0)
+    if record.underway is not None:
+        return (0, 0.0)
+    due = due_since(policy, record)
+    late = (now - due).total_seconds() if due else 0.0
+    return (1 if is_overdue(policy, record, now) else 2, -(late // 60))
 
 
-def must_wait(run: Run) -> bool:
-    """Whether the back-off of the last failure lasts. It holds back what would begin by itself, nothing else."""
-    by_itself = run.order.what in ("schedule", "repair") and is_wanted(run)
-    return by_itself and run.record.waits_until(run.policy.digest, run.now()) is not None
+def begins_with_a_key(policy: Policy, record: Record, now: datetime) -> bool:
+    """Whether what a tick has to do begins with a new key."""
+    return record.underway is None and kind_wanted(policy, record, SCHEDULE, now) == "rotate"
 
 
-def wait(run: Run) -> None:
-    """Says so, with the error and when it is tried next: raises Waits."""
-    if run.record.failed is not None:
-        raise Waits(run.record.failed)
+def is_stuck(record: Record, now: datetime) -> bool:
+    """Whether its rotation is open, failed before it had a key, and consumers are not known to be cut off."""
+    failed = record.failed
+    return (
+        record.in_trouble(now) is not None
+        and failed is not None
+        and failed.phase == "issue"
+        and record.drifted is None
+    )
+
+
+def outlived(record: Record, now: datetime, grace: timedelta) -> timedelta | None:
+    """How long the oldest debt that nobody has tried to retire waits, if that is longer than the grace itself."""
+    waits = [now - debt.due_at for debt in record.due_debts(now) if debt.waits is None]
+    longest = max(waits, default=timedelta(0))
+    return longest if longest > max(grace, timedelta(minutes=1)) else None

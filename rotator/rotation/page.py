@@ -15,9 +15,9 @@ from typing import NamedTuple, assert_never
 
 from rotator.errors import FenceLost
 from rotator.rotation import (
+    beginning,
     claiming,
     drift,
-    due,
     finding,
     issuing,
     previous,
@@ -46,14 +46,14 @@ ALWAYS = (
     Step("observe", restoring.find_out, when=restoring.is_suspected),
     Step("observe", Run.observe, when=restoring.knows_nothing),
     # The process is to stop, and nothing can have been issued; or another run holds the claim: theirs to finish.
-    Step("claim", due.stop, when=due.is_stopped),
-    Step("claim", due.wait_or_leave, when=due.is_claimed_elsewhere),
+    Step("claim", beginning.stop, when=beginning.is_stopped),
+    Step("claim", beginning.wait_or_leave, when=beginning.is_claimed_elsewhere),
     Step("check", drift.look, when=drift.is_asked_for),
 )
 NOTHING_OPEN = (
     # A back-off that is not over; else what is due, asked for, or needed. The claim proves that Vault can be written.
-    Step("claim", due.wait, when=due.must_wait),
-    Step("claim", claiming.claim, when=due.is_wanted),
+    Step("claim", beginning.wait, when=beginning.must_wait),
+    Step("claim", claiming.claim, when=beginning.is_wanted),
     # What a lost fence has left: a key that this run issued, something staged that belongs to no rotation.
     Step("settle", retiring.settle_orphan, when=retiring.has_orphan),
     Step("settle", retiring.clear_leftover, when=retiring.has_leftover),

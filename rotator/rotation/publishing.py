@@ -8,7 +8,7 @@ from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
 from rotator.journal import Held, Past, Place, Record, Underway
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.policy import Destination
-from rotator.rotation import claiming, finding, proving
+from rotator.rotation import claiming, due, finding, proving
 from rotator.rotation.hand import Shown
 from rotator.rotation.run import Run
 
@@ -201,20 +201,12 @@ def show_elsewhere(run: Run, key: ApiKey) -> None:
 
 def lacks_a_destination(run: Run) -> bool:
     """Whether the record says that a destination of the policy does not have the current key."""
-    return run.others_claim is None and bool(lacking(run))
-
-
-def lacking(run: Run) -> list[Destination]:
-    """The destinations of the policy that were never written with the current key; none while there is no key."""
-    if run.record.current is None:
-        return []
-    have = {(place.mount, place.path, place.field) for place in run.record.places if place.version}
-    return [to for to in run.policy.destinations if (to.mount, to.path, to.field) not in have]
+    return run.others_claim is None and bool(due.lacking(run.policy, run.record))
 
 
 def fill(run: Run) -> None:
     """Writes the current key to the destinations that lack it, from one that shows it; none that does is drift."""
-    current, missing = run.record.current, lacking(run)
+    current, missing = run.record.current, due.lacking(run.policy, run.record)
     source = shown_somewhere(run)
     if source is None or current is None:
         run.sync = "drifted"

@@ -11,7 +11,8 @@ from datetime import timedelta
 from rotator.errors import HeldBack, Permanent, Refused, Transient
 from rotator.journal import Drift, Record
 from rotator.keys import Secret
-from rotator.rotation.due import Waits, told
+from rotator.rotation.beginning import Waits
+from rotator.rotation.due import told
 from rotator.rotation.run import Run
 
 MOST_AGAIN = 3  # issuing requests of one run beyond the one that was asked for

@@ -19,6 +19,7 @@ from rotator.errors import AnswerLost, FenceLost, Gone, Transient
 from rotator.journal import Claim, Failed, Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
+from rotator.rotation.due import Order, depends_on_shown
 from rotator.rotation.hand import Hand, Known, Nothing, Orphan, Proved, Unproved
 from rotator.rotation.right import Free, Right
 from rotator.vault import At, Published, Staged, StaleRead, Stored, Vault
@@ -91,22 +92,6 @@ class World:
     right: Right = field(default_factory=Free)  # to send issuing requests
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is asked of a run; `named`: a person named the policy: no hold keeps it back, nor what others do.
-
-    `schedule`: what is due, and whatever was interrupted. `demand`: a key issued after `since`. `adopt`: take over
-    the present key. `repair`: make Vault hold what ECGrid accepts.
-    """
-
-    what: str
-    reason: str = ""
-    since: datetime | None = None
-    retire_now: bool = False  # --grace 0s
-    grace: timedelta | None = None
-    named: bool = False
-
-
 @dataclass
 class Run:
     """The state of one run; `hand` is what it holds of the open rotation."""
@@ -149,10 +134,8 @@ class Run:
 
     @property
     def record(self) -> Record:
-        """The record as last read or written; a new one if there is none."""
-        if self.stored is None:
-            self.stored = Stored(Record.new(self.policy.name), 0)
-        return self.stored.record
+        """The record as last read or written; a new one as long as none was read."""
+        return self.stored.record if self.stored else Record.new(self.policy.name)
 
     @property
     def _version(self) -> int:
@@ -250,6 +233,8 @@ class Run:
         self.staged = None
         if self.record.underway is not None:
             self.staged = self.patiently(lambda: vault.staged(name))
+        if depends_on_shown(self.policy, self.record, self.order, self.now()):
+            self.seen(self.main)
 
     def _ours(self, stored: Stored) -> Stored:
         """The record; a new start where it is about another ECGrid, whose keys it speaks of."""
@@ -312,6 +297,10 @@ class Run:
         if to not in self._seen:
             self._seen[to] = self._published(to)
         return self._seen[to]
+
+    def last_seen(self, to: Destination) -> Published | None:
+        """What a destination showed when it was read last; asks nobody."""
+        return self._seen.get(to)
 
     def _published(self, to: Destination) -> Published | None:
         at, gone = At(to.mount, to.path), None
