@@ -44,6 +44,8 @@ def facts(**changes: Any) -> Facts:
 FULL: dict[str, For] = {f"b{number}": "begin" for number in range(8)}
 BRAKED = facts(trouble=troubled(5))
 TURN = facts(trouble=troubled(5, attempts=2), waiting=True)
+WORKS = facts(trouble=troubled(5), waiting=True, tried=True, worked=True)
+BEGUN = facts(trouble=troubled(5), begun={"due": "begin"}, looking=frozenset({"t0"}))
 MANY_WAIT = facts(trouble=troubled(24), begun={"t0": "again"}, unresolved=frozenset(troubled(24)))
 CASES: dict[str, tuple[str, For, Facts, str]] = {
     "nothing is wrong": ("due", "begin", CALM, "go"),
@@ -62,10 +64,15 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "a pause after a failure": ("t0", "again", facts(trouble=troubled(5), again_at=ago(-1)), "held"),
     "the pause is over": ("t0", "again", facts(trouble=troubled(5), again_at=NOW), "go"),
     "those in trouble come first": ("due", "begin", facts(trouble=troubled(5), looking=frozenset({"t0"})), "soon"),
-    "one of them was tried last, in vain": ("t0", "again", TURN, "held"),
+    "one of them was tried last, in vain": ("t0", "again", TURN, "soon"),
+    "it was tried by this process, and works": ("t0", "again", WORKS, "soon"),
     "so it is the turn of the due": ("due", "begin", dataclasses.replace(TURN, looking=frozenset({"t0"})), "go"),
+    "after one that works, too": ("due", "begin", WORKS, "go"),
+    "the right that it has it keeps": ("t0", "again", dataclasses.replace(WORKS, begun={"t0": "again"}), "go"),
+    "one that is due keeps its right as well": ("due", "begin", BEGUN, "go"),
     "not while nobody is due": ("t0", "again", facts(trouble=troubled(5, attempts=2)), "go"),
     "no further one into doubt": ("due", "begin", facts(trouble=troubled(13)), "held"),
+    "until one works": ("due", "begin", facts(trouble=troubled(24), waiting=True, worked=True), "go"),
     "until all were tried again, in vain": ("due", "begin", facts(trouble=troubled(13, attempts=2)), "go"),
     "not by publishing what they have": ("due", "begin", facts(trouble=troubled(13, attempts=9, again=False)), "held"),
     "a repair": ("drifted", "repair", CALM, "go"),

@@ -27,22 +27,24 @@ QUICK = {"ROTATOR_DEADLINE": "4s", "ROTATOR_CLAIM_TTL": "6s", "ROTATOR_CHECK_EVE
 LIFE = 18  # seconds of a Vault token: a turn may be late by some of its last third
 
 
-def policy(user_id: int, name: str, every: str = "2s", more: str = "") -> str:
+def policy(user_id: int, name: str, every: str = "2s", more: str = "", grace: str = "0") -> str:
     """A policy that is due often."""
     return (
-        f"user_id: {user_id}\nvisibility: Private\nschedule: {{every: {every}}}\ngrace: 0\nmax_age: 60d\n"
+        f"user_id: {user_id}\nvisibility: Private\nschedule: {{every: {every}}}\ngrace: {grace}\nmax_age: 60d\n"
         f"vault: {{path: ecgrid/{name}}}\n{more}"
     )
 
 
-def fleet_of(command: Rotator, simulator: Running, size: int, every: str = "2s") -> list[str]:
+def fleet_of(
+    command: Rotator, simulator: Running, size: int, every: str = "2s", grace: str = "0"
+) -> list[str]:
     """So many users with a key each, and a policy for each."""
     names = []
     for number in range(size):
         user_id, name = FIRST_USER + number, f"p{number:02d}"
         simulator.simulator.add_user(user_id)
         simulator.simulator.add_key(user_id)
-        command.policy(name, policy(user_id, name, every))
+        command.policy(name, policy(user_id, name, every, grace=grace))
         names.append(name)
     return names
 

@@ -22,13 +22,14 @@ BRAKE, AT_ONCE = 5, 8  # the settings' defaults
 QUICK = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "5s", "ROTATOR_CHECK_EVERY": "0"}
 COMPRESSED = ("ROTATOR_DEADLINE", "ROTATOR_CLAIM_TTL", "ROTATOR_ECGRID__RATE")
 PACES = ["quick", pytest.param("default", marks=in_full)]
+SERVED_WITHIN = 90.0  # seconds in which who is due is served, whoever is stuck
 WELL_WITHIN = 600.0  # seconds after the trouble, at the default rate, for SIZE policies
 REPLACES = {"keyset": "replace", "read_back": "masked", "list_shows": "masked"}
 
 
-def adopted(command: Rotator, simulator: Running, size: int = SIZE) -> list[str]:
+def adopted(command: Rotator, simulator: Running, size: int = SIZE, grace: str = "0") -> list[str]:
     """So many policies whose keys are published, and not due for a month."""
-    names = fleet_of(command, simulator, size, "30d")
+    names = fleet_of(command, simulator, size, "30d", grace)
     command.environment |= QUICK
     assert command("run", "--once", "--json").json["summary"] == {"adopted": size}
     return names
@@ -163,6 +164,27 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     assert well(vault, mount, simulator, names)
     assert all_issued(simulator, names)
     until(lambda: events(daemon.so_far()[1], "fleet.brake_over"), "it says so", 30)
+    daemon.kill()
+
+
+@pytest.mark.parametrize("pace", PACES)
+def test_who_is_due_is_served_while_many_are_stuck(
+    rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running, pace: str
+) -> None:
+    """Four of them, beside 24 that were made without a brake, and each of which may have a key that nobody has."""
+    names = adopted(rotator_command, simulator, SIZE + 4, grace="24h")
+    stuck, due = names[:SIZE], names[SIZE:]
+    simulator.simulator.add_fault(TROUBLES["503"])
+    make_due(vault, mount, stuck)
+    without = {"ROTATOR_BRAKE": "0", "ROTATOR_CONCURRENCY": str(SIZE)}
+    rotator_command("run", "--once", "--json", **without)  # type: ignore[arg-type]
+    assert in_doubt(vault, mount, names) == stuck
+    simulator.simulator.clear_faults()
+    make_due(vault, mount, due)
+    take_pace(rotator_command, pace)
+    daemon = rotator_command.start("run")
+    until(lambda: all_issued(simulator, due), "they are served", SERVED_WITHIN)
+    until(lambda: well(vault, mount, simulator, names), "all are well", WELL_WITHIN)
     daemon.kill()
 
 
@@ -435,7 +457,8 @@ def test_a_key_that_was_really_removed_is_replaced_whatever_the_check_finds(
     for name in names:
         remove_keys(simulator, name)
     assert kinds(rotator_command("check", "--repair", "--json")) == {"fleet.MassDrift": 12}
-    done = rotator_command("check", "--repair", "--json", *names)
+    patient = {"ROTATOR_DEADLINE": "20s", "ROTATOR_CLAIM_TTL": "25s"}  # they go one at a time
+    done = rotator_command("check", "--repair", "--json", *names, **patient)  # type: ignore[arg-type]
     assert kinds(done) == {"repaired": 12}
     assert well(vault, mount, simulator, names)
 

@@ -61,7 +61,8 @@ class Facts:
 
     `begun`: runs of this process with the right to issue, each with what it is for; `unresolved`: those whose answer
     was lost, and that go on; `looking`: those at work on a policy in trouble. `again_at`: nobody tries before.
-    `waiting`: somebody who is due was held back a moment ago. `mass_drift`: why nothing is issued for drift.
+    `waiting`: somebody who is due was held back a moment ago. `tried`: the single one that went last was in trouble;
+    `worked`: since anybody came into trouble a key was published. `mass_drift`: why nothing is issued for drift.
     """
 
     now: datetime
@@ -74,6 +75,8 @@ class Facts:
     again_at: datetime | None = None
     doubtful: int = 0  # in doubt, whoever is at work on them
     waiting: bool = False
+    tried: bool = False
+    worked: bool = False
     mass_drift: str = ""
 
     @property
@@ -103,28 +106,27 @@ def _one_at_a_time(who: str, others: AbstractSet[str], facts: Facts) -> Verdict:
         return Verdict(go=False, soon=True, why=why)
     if facts.again_at is not None and facts.now < facts.again_at:
         return Verdict(go=False, why=f"{why}; tried again at {facts.again_at:%Y-%m-%dT%H:%M:%SZ}")
-    turn_of_the_due = is_turn_of_the_due(facts)
+    has_its_turn = who in facts.begun or (who in facts.trouble) is not is_turn_of_the_due(facts)
     if who in facts.trouble:
-        return Verdict(go=False, why=why) if turn_of_the_due else GO
-    if turn_of_the_due:
-        return GO
-    if facts.looking - {who}:
-        return Verdict(go=False, soon=True, why=why)
-    return Verdict(go=False, why=why) if is_full(facts) else GO
+        return GO if has_its_turn else Verdict(go=False, soon=True, why=why)
+    if is_full(facts):
+        return Verdict(go=False, why=why)
+    waits = facts.looking - {who} and not has_its_turn
+    return Verdict(go=False, soon=True, why=why) if waits else GO
 
 
 def is_turn_of_the_due(facts: Facts) -> bool:
-    """Whether one that is due comes before those in trouble, since one of them was tried last, and failed.
+    """Whether one that is due comes before those in trouble, since one of them was tried last, here or elsewhere.
 
-    So policies that are broken for themselves slow the others down, and never stop them.
+    So those that are stuck, or broken for themselves, slow the others down, and never stop them.
     """
     last = max(facts.trouble.values(), key=lambda one: one.since)
-    return facts.waiting and last.attempts > 1 and not is_full(facts)
+    return facts.waiting and (facts.tried or last.attempts > 1) and not is_full(facts)
 
 
 def is_full(facts: Facts) -> bool:
-    """Whether no further policy may come into doubt: not before all that are asked for a key again, in vain."""
-    if max(len(facts.trouble), facts.doubtful) < facts.limit + facts.at_once:
+    """Whether no further policy may come into doubt: not before one works, or all were asked for anew, in vain."""
+    if facts.worked or max(len(facts.trouble), facts.doubtful) < facts.limit + facts.at_once:
         return False
     return not all(one.in_vain for one in facts.trouble.values())
 
@@ -197,6 +199,7 @@ class Brake:
         self._unresolved: set[str] = set()
         self._again: set[str] = set()  # own runs that ask once more
         self._single: str | None = None
+        self._tried = False
         self._failures, self._again_at = 0, None
         self._worked_at: datetime | None = None
         self._waiting: dict[str, float] = {}
@@ -274,6 +277,8 @@ class Brake:
                     {name for name, case in self._cases.items() if case.doubtful} | trouble.keys()
                 ),
                 waiting=any(boot - at < TURN_KEPT for at in self._waiting.values()),
+                tried=self._tried,
+                worked=self._has_worked(told),
                 mass_drift=self._why_mass(limit, now, boot),
             )
 
@@ -282,12 +287,19 @@ class Brake:
             return False
         return name in self._policies or now - since < NOBODYS
 
+    def _has_worked(self, trouble: Mapping[str, Trouble]) -> bool:
+        """Whether a run of this process published a key since anybody came into trouble."""
+        since = [one.since for one in trouble.values()]
+        return (
+            self._worked_at is not None and max(since, default=self._worked_at) <= self._worked_at
+        )
+
     def _pause_ends(self, trouble: Mapping[str, Trouble]) -> datetime | None:
         """When the next single attempt may be made: after this process' own last one, and that of any other."""
         if not trouble:
             return None
         last = max(one.since for one in trouble.values())
-        if self._worked_at is not None and last <= self._worked_at:
+        if self._has_worked(trouble):
             return None
         others = sum(one.attempts - 1 for one in trouble.values())
         ends = last + pause_after(others)
@@ -340,7 +352,8 @@ class Brake:
             if verdict.go:
                 self._begun[policy] = what
                 self._waiting.pop(policy, None)
-                self._single = policy if facts.braked else self._single
+                if facts.braked:
+                    self._single, self._tried = policy, policy in facts.trouble
             else:
                 self._begun.pop(policy, None)
                 if what == "begin" and policy not in facts.trouble:

@@ -22,8 +22,8 @@ CHECKERS = 2  # drift checks at once, beside the rotations, so that neither hold
 class Task:
     """An order for one policy; `future` has its result once it is done.
 
-    `issues`: it begins with a new key, so it may be held back. `alone`: nothing else runs beside it. `stuck`: its
-    rotation is open and failed; such take at most half of the places.
+    `issues`: it begins with a new key, so it may be held back; a place is kept for such. `alone`: nothing else runs
+    beside it. `stuck`: its rotation is open and failed; such take at most half of the places, also while they rest.
     """
 
     policy: Policy
@@ -110,8 +110,6 @@ class Crew:
 
     def _fill(self) -> None:
         for task in list(self._pending):
-            if len(self._running) == self._most:
-                return
             if any(running.alone for running in self._running.values()):
                 return
             if task.alone and self._running:
@@ -122,9 +120,12 @@ class Crew:
                 self._begun.put(task)
 
     def _has_room(self, task: Task) -> bool:
-        awake = [one for name, one in self._running.items() if name not in self._resting]
-        if task.stuck and sum(one.stuck for one in awake) >= max(1, self._size // 2):
+        running = self._running.values()
+        if len(running) >= (self._most if task.issues else self._most - 1):
             return False
+        if task.stuck and sum(one.stuck for one in running) >= max(1, self._size // 2):
+            return False
+        awake = [one for name, one in self._running.items() if name not in self._resting]
         same = sum(one.check == task.check for one in awake)
         return same < (CHECKERS if task.check else self._size)
 

@@ -203,6 +203,9 @@ class Rounds:
             check_at = max(record.drifted.again_at, now if waits is None else waits.retry_at or now)
         if waits is not None and (there_is.now or now >= check_at):
             found.later(_waiting(policy, waits), waits.retry_at)
+        elif there_is.now == {"look"}:
+            order = Order("repair", reason="a request whose answer was lost may still land")
+            found.tasks.append(Task(policy, order, (3, 0.0), check=True))
         elif there_is.now:
             found.tasks.append(self._task(policy, record, now))
         elif now >= check_at:

@@ -81,12 +81,15 @@ def taken(run: Run, key: ApiKey) -> ApiKey:
 def look(run: Run) -> None:
     """Resolves a lost answer: Get Key, then the list. What it finds is taken, or else one more key may be issued.
 
+    Once two looks found nothing new it looks no more before it may also issue, so that ECGrid's rate is left to others.
     As many of the new keys are ours as requests are unaccounted for: those that are not taken are strays. Where there
     are more, a person's may be among them, so none is removed; nor is one of which ECGrid does not tell when it was
     made, and that is not taken either.
     """
     if take_published(run):
         return
+    if run.rotation.looks >= LOOKS:
+        restraint.may_look_on(run)
     found = look_once(run)
     if not found and run.rotation.looks < LOOKS:
         if run.order.what != "demand":
