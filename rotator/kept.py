@@ -6,6 +6,7 @@ Vault counts: OpenBao refuses a document of about a thousand strings, names of f
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import (
@@ -21,6 +22,19 @@ class Value(BaseModel):
     """A value that never changes, and shows nothing of its input in an error; a field that it does not know is one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def beside(text: str, notes: Sequence[str]) -> str:
+    """A text with notes behind it, in one string: who does not know them takes them for a part of the text."""
+    return "|".join((text, *notes)).rstrip("|")
+
+
+def with_notes(data: Any, field: str, names: Sequence[str]) -> Any:
+    """The document with what stands behind the text of that field as fields of their own."""
+    if not isinstance(data, dict) or not isinstance(data.get(field), str):
+        return data
+    told = zip((field, *names), data[field].split("|"), strict=False)
+    return data | {name: text for name, text in told if text}
 
 
 def _packed(value: Any, plain: SerializerFunctionWrapHandler) -> str:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from conftest import Finished, Rotator, Started, until
+from terminal import at_a_terminal, shown_on
 from test_architecture import ROOT
 
 import rotator
@@ -173,57 +170,19 @@ def test_help_and_version_cost_no_more_than_click(shell: Shell) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-@contextmanager
-def _at_a_terminal(
-    command: Rotator, *arguments: str, **environment: str
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A command whose stdout and stderr are a terminal, and the end of it that shows them; killed at the end."""
-    screen, side = pty.openpty()
-    process = subprocess.Popen(
-        [*command.program, *arguments],
-        cwd=command.directory,
-        env={**command.environment, "TERM": "xterm-256color", **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=side,
-        stderr=side,
-    )
-    os.close(side)
-    try:
-        yield process, screen
-    finally:
-        process.kill()
-        process.wait()
-        os.close(screen)
-
-
-def _shown(screen: int, text: str | None = None) -> str:
-    """What a terminal shows until that is among it, or else until its last writer has closed it."""
-    shown = b""
-    while text is None or text.encode() not in shown:
-        assert select.select([screen], [], [], 120)[0], shown
-        more = b""
-        with suppress(OSError):  # the last writer has closed it
-            more = os.read(screen, 65536)
-        if not more:
-            assert text is None, shown
-            break
-        shown += more
-    return shown.decode(errors="replace")
-
-
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
-def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_command: Rotator) -> None:
+def test_there_is_colourat_a_terminal_only_and_not_with_no_color(rotator_command: Rotator) -> None:
     """In a pipe there is no escape code at all, whatever TERM says; lines are not wrapped there."""
     rotator_command.policy(
         "a-policy-with-a-long-name",
         "{user_id: 5001, visibility: Private, schedule: manual, vault: {path: ecgrid/long}}",
     )
-    with _at_a_terminal(rotator_command, "status") as (_, screen):
-        assert COLOUR.search(_shown(screen))
-    with _at_a_terminal(rotator_command, "status", NO_COLOR="1") as (_, screen):
-        plain = _shown(screen)
+    with at_a_terminal(rotator_command, "status") as (_, screen):
+        assert COLOUR.search(shown_on(screen))
+    with at_a_terminal(rotator_command, "status", NO_COLOR="1") as (_, screen):
+        plain = shown_on(screen)
     assert "not-adopted" in plain
     assert not COLOUR.search(plain)
     piped = rotator_command("status", TERM="xterm-256color", COLUMNS="40")
@@ -233,14 +192,14 @@ def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_comman
     ]
 
 
-def test_how_far_an_import_is_shows_at_a_terminal(
+def test_how_far_an_import_is_showsat_a_terminal(
     rotator_command: Rotator, simulator: Running
 ) -> None:
     """On stderr; the file goes to stdout alone, and there is nothing else in a pipe."""
     for user_id in range(6001, 6101):
         simulator.simulator.add_user(user_id)
-    with _at_a_terminal(rotator_command, "import", ROTATOR_ECGRID__RATE="100") as (_, screen):
-        assert re.search(r"keys: \d+ of 103, \d+s left", _shown(screen))
+    with at_a_terminal(rotator_command, "import", ROTATOR_ECGRID__RATE="100") as (_, screen):
+        assert re.search(r"keys: \d+ of 103, \d+s left", shown_on(screen))
     piped = rotator_command("import", "--out", "users.yaml")
     assert (piped.code, piped.stderr) == (0, "")
 
@@ -310,14 +269,14 @@ def test_status_is_drawn_anew_until_it_is_interrupted(rotator_command: Rotator) 
             name,
             f"{{user_id: {user_id}, visibility: Private, schedule: manual, vault: {{path: ecgrid/{name}}}}}",
         )
-    with _at_a_terminal(rotator_command, "status", "first", "--watch") as (watching, screen):
-        shown = _shown(screen, "not-adopted")
+    with at_a_terminal(rotator_command, "status", "first", "--watch") as (watching, screen):
+        shown = shown_on(screen, "not-adopted")
         assert "first" in shown
         assert "second" not in shown
         assert rotator_command("adopt", "first").code == 0
-        _shown(screen, "ok")
+        shown_on(screen, "ok")
         watching.send_signal(signal.SIGINT)
-        _shown(screen, "\x1b[?1049l")
+        shown_on(screen, "\x1b[?1049l")
         assert watching.wait(60) == 0
 
 

@@ -28,6 +28,10 @@ KNOWN = {
     *("retiring", "issued", "places", "failed", "history", "hooks_due", "rotated_at", "checked_at"),
     *("watch_until", "owner_reads", "probe_tells", "caller"),
 }
+KNOWN_OF_PAST = {
+    *("at", "duration_s", "outcome", "reason", "by", "run", "user_id", "key_id"),
+    *("previous_key_id", "published", "error", "hooks"),
+}
 
 
 def _put_together(told: dict[str, Any]) -> str | None:
@@ -116,6 +120,8 @@ def test_what_this_version_writes_is_read_by_the_version_before(tmp_path: Path, 
         assert document is not None
         assert document.data.get("format", 1) == 1
         assert set(document.data) <= KNOWN
+        for line in document.data["history"]:
+            assert set(json.loads(line)) <= KNOWN_OF_PAST
         assert scene.rotator().rotate().outcome == "rotated"
 
 

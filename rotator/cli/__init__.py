@@ -266,14 +266,20 @@ def release(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("name", shell_complete=_offered)
+@policies(all_="Every policy, as without a choice.")
+@click.option(
+    "--since", metavar="DURATION", help="What was done since; exit 1 where that is not all known."
+)
 @as_json
 @click.pass_obj
 def history(given: dict[str, str], /, **options: Any) -> None:
-    """Past rotations of one policy: when, why, by whom, key ids, outcome."""
-    from rotator.cli import show
+    """Past rotations, and keys that were ended: when, why, by whom, key ids, how it was proved, outcome.
 
-    show.history(given, **options)
+    Says from when on it is complete: a policy's last fifty lines are kept.
+    """
+    from rotator.cli.history import history as look_back
+
+    look_back(given, **options)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections import Counter
 from datetime import timedelta
@@ -28,7 +27,7 @@ def hold(given: dict[str, str], *, chosen: Choice, span: str, reason: str, json_
         if not why:
             bad_usage("--reason: say why, for whoever finds the policy held")
         with fleet_from(given, ecgrid=False) as fleet:
-            policies, by = choose(fleet.policies, chosen), getpass.getuser()
+            policies, by = choose(fleet.policies, chosen), fleet.who
             now = fleet.patiently(fleet.vault_time).replace(microsecond=0)
             fleet.server.sure_of_time()
             frozen = Hold(at=now, until=now + length, reason=why, by=by)
@@ -43,17 +42,18 @@ def release(given: dict[str, str], *, chosen: Choice, brake: bool, json_: bool) 
         elif chosen != Choice():
             bad_usage("--brake is about all policies: without NAME, --tag, --owner and --all")
         with fleet_from(given, ecgrid=False) as fleet:
-            who = getpass.getuser()
             if not brake:
                 policies = choose(fleet.policies, chosen)
                 fleet.patiently(fleet.vault_time)
-                _end(put(fleet, policies, None, who), json_)
-            at = fleet.patiently(lambda: let_go(fleet.vault, who))
+                _end(put(fleet, policies, None, fleet.who), json_)
+            at = fleet.patiently(lambda: let_go(fleet.vault, fleet.who))
             reporting.event(
-                "fleet.brake_let_go", by=who, message="a person let the brake go: issuing goes on"
+                "fleet.brake_let_go",
+                by=fleet.who,
+                message="a person let the brake go: issuing goes on",
             )
             if json_:
-                output.print_json({"let_go_at": output.instant(at), "by": who})
+                output.print_json({"let_go_at": output.instant(at), "by": fleet.who})
             else:
                 output.console().print(f"the brake was let go at {output.instant(at)}")
 

@@ -1,4 +1,4 @@
-"""The commands that only look: status, history, validate, schema."""
+"""The commands that only look: status, validate, schema."""
 
 from __future__ import annotations
 
@@ -128,41 +128,6 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
             for name, told in failures
         ),
     )
-
-
-def history(given: dict[str, str], *, name: str, json_: bool) -> None:
-    """`rotator history`."""
-    with exits(), fleet_from(given, ecgrid=False) as fleet:
-        (policy,) = choose(fleet.policies, Choice((name,)))
-        stored = fleet.vault.record(policy.name)
-        past = stored.record.history if stored else ()
-        if json_:
-            output.print_json(
-                {"policy": name, "history": [one.model_dump(mode="json") for one in past]}
-            )
-            return
-        out = output.console()
-        out.print(
-            output.table(
-                ("AT", "OUTCOME", "USER", "KEY", "REPLACES", "PUBLISHED", "BY", "WHY"),
-                (
-                    (
-                        output.instant(one.at),
-                        one.outcome,
-                        one.user_id,
-                        one.key_id,
-                        one.previous_key_id,
-                        ", ".join(
-                            f"{place.mount}/{place.path} v{place.version}"
-                            for place in one.published
-                        ),
-                        one.by,
-                        one.error or one.reason,
-                    )
-                    for one in reversed(past)
-                ),
-            )
-        )
 
 
 def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:

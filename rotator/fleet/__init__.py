@@ -71,7 +71,7 @@ class Fleet:
         self.stopping = self._around.stopping
         self.server, self.vault = self._around.server, self._around.vault
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
-        self.whose = self._around.whose
+        self.whose, self.who = self._around.whose, self._around.who
         self.whose.policies = self.policies
         self.boot = self._around.clock.boot
         self._voice = Voice(self.reports, self.boot)
@@ -417,6 +417,11 @@ class Fleet:
             policy.name: answer.record if isinstance(answer, Stored) else answer
             for policy, answer in zip(policies, answers, strict=True)
         }
+
+    def histories(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
+        """The same with their histories, which are most of it, whichever ECGrid they are about."""
+        answers = self._rounds.read_whole(policies)
+        return {policy.name: answer for policy, answer in zip(policies, answers, strict=True)}
 
     def standing(self, policies: list[Policy]) -> Standing:
         """How these policies stand: from what was read before, as far as that is still true."""

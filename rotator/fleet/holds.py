@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rotator import reporting
 from rotator.errors import FenceLost, RotatorError, Transient
 from rotator.fleet import Fleet
-from rotator.journal import Hold, Past, Record
+from rotator.journal import HOLD, RELEASE, Hold, Past, Record
 from rotator.policy import Policy
 from rotator.rotation.run import CONTENDED
 
@@ -102,5 +102,6 @@ def _changed(record: Record, policy: Policy, hold: Hold | None, by: str, now: da
         by=by,
         run=secrets.token_hex(8),
         user_id=record.current.user_id if record.current else policy.users[0],
+        what=HOLD if hold else RELEASE,
     )
     return record.change(hold=hold, nonce=secrets.token_hex(8)).remembering(past)

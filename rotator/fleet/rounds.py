@@ -121,6 +121,18 @@ class Rounds:
         """The record of each policy, several at a time; without its history, which is most of it."""
         return self._readers.map(self._stored, policies)
 
+    def read_whole(self, policies: Iterable[Policy]) -> list[Record | Failure | None]:
+        """The record of each policy as it is, several at a time."""
+
+        def one(policy: Policy) -> Record | Failure | None:
+            try:
+                stored = self._vault.record(policy.name)
+            except Failure as error:
+                return error
+            return stored.record if stored else None
+
+        return self._readers.map(one, policies)
+
     def _in_turn(self, policy: Policy) -> Answer:
         if not self.goes_on():
             return HeldBack("the process was told to stop", kind=Stopped.kind)

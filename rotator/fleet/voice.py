@@ -8,16 +8,20 @@ from datetime import timedelta
 from rotator import reporting
 from rotator.fleet.reports import Reports
 from rotator.reporting import runbook
-from rotator.rotation import Result, Run
+from rotator.rotation import Result, Run, rotation_of
 
 CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
 REPEAT = 900.0  # seconds in which one and the same trouble of a policy is told once
 
 
 def which(run: Run) -> dict[str, object]:
-    """Which run it is, for every report of it: its id, the how-manieth in a row that may fail, where it is."""
-    attempt = run.failing.attempts + 1 if run.failing else 1
-    return {"run": run.id, "attempt": attempt, "phase": run.phase}
+    """Which run it is, for every report of it, by its id, as in the history; and which rotation it is at."""
+    attempt = (
+        run.failing.attempts + 1 if run.failing else 1
+    )  # the how-manieth in a row that may fail
+    named = rotation_of(run)
+    rotation = {"rotation": named} if named else {}
+    return {"run": run.id, **rotation, "attempt": attempt, "phase": run.phase}
 
 
 class Voice:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from rotator.ecgrid import Account, ECGrid, Keep, Urgency
 from rotator.ecgrid.credentials import Credentials, Login
 from rotator.ecgrid.rate import Rate
 from rotator.errors import BadInput, FenceLost
+from rotator.fleet.who import who
 from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
@@ -70,6 +69,7 @@ class Surroundings:
     ) -> None:
         """`keep`: where what ECGrid speaks is remembered, if not in Vault."""
         self.settings = settings
+        self.who = who(settings.vault.jwt_file)
         self.stopping = threading.Event()
         self.clock = BootClock(self._leave_if_free)
         self.server = Server(
@@ -189,7 +189,7 @@ class Surroundings:
             has_login=own.login is not None,
             clock=self.clock,
             report=report,
-            who=f"{socket.gethostname()}:{os.getpid()}",
+            who=self.who,
             deadline=settings.deadline.total_seconds(),
             claim_ttl=settings.claim_ttl.total_seconds(),
             timeout=own.timeout,

@@ -21,6 +21,12 @@ from pydantic import Field, ValidationError
 
 from rotator.errors import Permanent
 from rotator.journal.parts import (
+    ADOPTION,
+    HOLD,
+    RELEASE,
+    REPAIR,
+    RETIREMENT,
+    ROTATION,
     Baseline,
     Caller,
     Claim,
@@ -35,17 +41,23 @@ from rotator.journal.parts import (
     Place,
     Underway,
 )
-from rotator.kept import AS_KEPT, AS_READ, Value
+from rotator.kept import AS_KEPT, AS_READ, Value, beside, with_notes
 from rotator.keys import ApiKey, KeyRef, Secret, Seen, Visibility
 
 __all__ = [
+    "ADOPTION",
     "CLOCK_ALLOWANCE",
     "FORMAT",
     "GRAIN",
     "HISTORY",
+    "HOLD",
     "ISSUE_LIMIT",
     "ISSUE_WINDOW",
     "LOOKS",
+    "RELEASE",
+    "REPAIR",
+    "RETIREMENT",
+    "ROTATION",
     "SINCE",
     "WATCH",
     "Baseline",
@@ -69,7 +81,9 @@ FORMAT = 3  # the newest that this version reads
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
 # before goes on reading the steady ones.
 SINCE = {"drifted": 2, "underway.speaks": 2, "underway.made": 2, "underway.looks": 2, "hold": 3}
-HISTORY = 50  # rotations that the record remembers
+# What is kept behind the nonce, in this order.
+NOTES = ("ecgrid", "previous_key", "previous_issue", "previous_id")
+HISTORY = 50  # lines of it that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
 CLOCK_ALLOWANCE = timedelta(minutes=5)  # between ECGrid's `created` and Vault's clock
@@ -130,7 +144,7 @@ class Record(Value):
         problem = "was written by a newer rotator: upgrade this one" if newer else ""
         if not newer:
             try:
-                return cls.model_validate(_with_notes(data))
+                return cls.model_validate(with_notes(data, "nonce", NOTES))
             except ValidationError as error:
                 first = error.errors(include_input=False, include_url=False, include_context=False)[
                     0
@@ -145,8 +159,8 @@ class Record(Value):
     def kept(self) -> dict[str, Any]:
         """The document that `parse` reads."""
         data = self.model_dump(mode="json", exclude_defaults=True)
-        previous = (self.previous_key or "", self.previous_issue, str(self.previous_id or ""))
-        data["nonce"] = "|".join((self.nonce, self.ecgrid, *previous)).rstrip("|")
+        notes = (str(getattr(self, name) or "") for name in NOTES)
+        data["nonce"] = beside(self.nonce, tuple(notes))
         data["format"] = max((SINCE.get(name, 1) for name in _names(data)), default=1)
         return data
 
@@ -299,9 +313,37 @@ class Record(Value):
             underway = underway.model_copy(update={"sent": max(0, underway.sent - 1)})
         return self.change(underway=underway, issued=self.issued[:-1] if counted else self.issued)
 
-    def remembering(self, past: Past) -> Record:
-        """With one more line of history."""
+    def remembering(self, past: Past, *, by_itself: bool = False) -> Record:
+        """With one more line of history; `by_itself`: a failure that goes on, run after run, is one line."""
+        last = self.history[-1:]
+        if by_itself and last and past.goes_on_from(last[0]):
+            return self.change(history=(*self.history[:-1], last[0].until(past.ended)))
         return self.change(history=(*self.history, past)[-HISTORY:])
+
+    def settled(self) -> Past | None:
+        """The history's last rotation that published a key."""
+        return next((past for past in reversed(self.history) if past.published), None)
+
+    def noting_hooks(self, said: tuple[str, ...]) -> Record:
+        """With what came of the hooks of the last rotation that published a key."""
+        last = self.settled()
+        noted = (
+            one if one is not last else one.model_copy(update={"hooks": said})
+            for one in self.history
+        )
+        return self.change(history=tuple(noted))
+
+    def complete_since(self) -> datetime | None:
+        """From when on the history lacks nothing; None if that is not known of any time yet.
+
+        Not from before its oldest line, nor from before the last line of a version that told rotations alone.
+        """
+        since = None
+        for past in reversed(self.history):
+            if not past.what:
+                break
+            since = past.at
+        return since
 
     def holding(
         self, key: ApiKey, visibility: Visibility, now: datetime, began: datetime | None
@@ -330,15 +372,6 @@ class Record(Value):
         """The key of that user that this policy published last, current or not."""
         mine = [held for held in (self.current, *self.others) if held and held.user_id == user_id]
         return mine[0] if mine else None
-
-
-def _with_notes(data: object) -> object:
-    """The document with what stands behind its nonce as fields of their own."""
-    if not isinstance(data, dict) or not isinstance(data.get("nonce"), str):
-        return data
-    names = ("nonce", "ecgrid", "previous_key", "previous_issue", "previous_id")
-    told = zip(names, data["nonce"].split("|"), strict=False)
-    return data | {name: text for name, text in told if text}
 
 
 def _names(data: dict[str, Any]) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from rotator.kept import AS_KEPT, AS_READ, Value
+from rotator.kept import AS_KEPT, AS_READ, Value, beside, with_notes
 from rotator.keys import Issue, KeyRef, Visibility
 from rotator.system import Description, Surface
 
+# What a line of the history may be about.
+ROTATION, ADOPTION, REPAIR, RETIREMENT = "rotation", "adoption", "repair", "retirement"
+HOLD, RELEASE = "hold", "release"
+NOTES_OF_PAST = ("rotation", "what", "proof")
 LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
 
 
@@ -137,34 +141,55 @@ class Failed(Value):
 
 
 class Past(Value):
-    """One line of the history."""
+    """One line of the history: a rotation, the end of a key, or something else that was done to the policy."""
 
-    at: datetime
+    at: datetime  # when it began
     duration_s: float
     outcome: str
     reason: str
     by: str
-    run: str
+    run: str  # as in the log
     user_id: int
     key_id: int | None = None
-    previous_key_id: int | None = None
+    previous_key_id: int | None = None  # of a retirement: the key that was ended
     published: tuple[Place, ...] = ()
     error: str | None = None
     hooks: tuple[str, ...] = ()  # what came of the policy's hooks: `ok`, or what failed
+    # These are kept behind the run's id, where the version before takes no notice of them.
+    rotation: Annotated[str, Field(exclude=True)] = ""  # its own id: another run may have begun it
+    what: Annotated[str, Field(exclude=True)] = (
+        ""  # `rotation`, `retirement` ...; that version told none
+    )
+    proof: Annotated[str, Field(exclude=True)] = ""  # that the key is at its end
 
+    @model_validator(mode="before")
     @classmethod
-    def failed(cls, underway: Underway, now: datetime, error: str) -> Past:
-        """The line of a rotation that ended without a key."""
-        return cls(
-            at=underway.began,
-            duration_s=round((now - underway.began).total_seconds(), 3),
-            outcome="failed",
-            reason=underway.reason,
-            by=underway.by,
-            run=underway.run,
-            user_id=underway.user_id,
-            error=error,
-        )
+    def _as_read(cls, data: Any) -> Any:
+        return with_notes(data, "run", NOTES_OF_PAST)
+
+    @model_serializer(mode="wrap")
+    def _as_kept(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        notes = tuple(getattr(self, name) for name in NOTES_OF_PAST)
+        return {**plain(self), "run": beside(self.run, notes)}
+
+    @property
+    def ended(self) -> datetime:
+        """When it was over."""
+        return self.at + timedelta(seconds=self.duration_s)
+
+    @property
+    def about(self) -> str:
+        """What was done: a noun."""
+        return self.what or {"adopted": ADOPTION, "repaired": REPAIR}.get(self.outcome, ROTATION)
+
+    def goes_on_from(self, before: Past) -> bool:
+        """Whether both tell of one and the same failure."""
+        same = (self.what, self.reason, self.error) == (before.what, before.reason, before.error)
+        return same and self.outcome == before.outcome == "failed"
+
+    def until(self, end: datetime) -> Past:
+        """The same, going on until then."""
+        return self.model_copy(update={"duration_s": round((end - self.at).total_seconds(), 3)})
 
 
 class Caller(Value):

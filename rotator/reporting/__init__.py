@@ -50,6 +50,7 @@ SILENCED = (
 )
 LEVELS = {
     "rotation.outcome": logging.INFO,
+    "rotation.retired": logging.INFO,
     "rotation.failed": logging.ERROR,
     "rotation.given_up": logging.WARNING,
     "rotation.failure_not_recorded": logging.ERROR,

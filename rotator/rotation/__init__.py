@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
-from rotator.journal import Debt, Failed, Past
+from rotator.journal import Debt, Failed
 from rotator.policy import Policy
 from rotator.reporting import scrub
-from rotator.rotation import beginning, claiming, due, own, previous, retiring
+from rotator.rotation import beginning, claiming, due, evidence, own, previous, retiring
 from rotator.rotation.beginning import Busy, Stopped, Waits
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Order
 from rotator.rotation.ending import RetirementFailed
+from rotator.rotation.evidence import rotation_of
 from rotator.rotation.hand import is_counted, may_have_asked
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Clock, Report, Run, World
@@ -32,12 +33,14 @@ __all__ = [
     "World",
     "compare",
     "faulty",
+    "rotation_of",
     "tend",
     "would",
 ]
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
 LONGEST_IN_TROUBLE = timedelta(minutes=5)  # while consumers may have a dead key
+STOPPED = "stopped"  # in the history: the process was told to stop
 LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
 
 
@@ -117,7 +120,7 @@ def _tended(run: Run) -> Result:
         result.warnings.append(result.busy)
         return result
     except Stopped as why:
-        _close_unissued(run, "stopped")
+        _close_unissued(run, STOPPED)
         result = _result(run, run.outcome or "unchanged")
         result.stopped = run.world.stopping()
         if not result.stopped:
@@ -158,8 +161,11 @@ def _result(run: Run, outcome: str) -> Result:
         )
         if record.current is not None:
             result.user_id, result.key_id = record.current.user_id, record.current.key_id
-        if run.outcome is not None and record.history:
-            result.previous_key_id = record.history[-1].previous_key_id
+        settled = record.settled()
+        if outcome == "retired":
+            result.key_id = run.ended[0]
+        elif run.outcome is not None and settled is not None:
+            result.previous_key_id = settled.previous_key_id
     result.published = [
         {"mount": mount, "path": path, "version": version}
         for (mount, path), version in run.versions.items()
@@ -272,13 +278,14 @@ def _close_unissued(run: Run, error: str | None) -> None:
     """
     if run.stored is None or (run.stored.version == 0 and not run.mine):
         return  # a failure before the first claim leaves no trace in Vault
-    record, underway, now = run.record, run.underway, run.now()
+    record, underway = run.record, run.underway
     unissued = not may_have_asked(run.hand) and run.staged is None
-    if underway is not None and unissued and underway.sent <= 1:
+    closes = underway is not None and unissued and underway.sent <= 1
+    if closes:
         issued = record.issued[:-1] if is_counted(run.hand) else record.issued
         record = record.change(underway=None, issued=issued)
-        if error is not None:
-            record = record.remembering(Past.failed(underway, now, error))
+    if error is not None and (closes or error != STOPPED):
+        record = evidence.failed(run, record, error)
     if not run.mine and record.claim is not None:
         return  # another run's claim: the record is theirs to write
     run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)

@@ -6,9 +6,9 @@ import secrets
 
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
-from rotator.journal import Held, Known, Past, Underway, known_from
+from rotator.journal import Held, Known, Underway, known_from
 from rotator.keys import Secret, Seen, Visibility
-from rotator.rotation import beginning, due, own, previous, proving, restraint
+from rotator.rotation import beginning, due, evidence, own, previous, proving, restraint
 from rotator.rotation.hand import Hand, Nothing, Unproved, Unseen
 from rotator.rotation.run import Run
 from rotator.vault import Published
@@ -105,7 +105,7 @@ def take_over(run: Run) -> None:
         return
     run.hand = left_in_hand(run, underway)
     run.warn("finishes a rotation that was interrupted")
-    run.world.report("rotation.recovered", run=underway.run, staged=isinstance(run.hand, Unproved))
+    run.world.report("rotation.recovered", staged=isinstance(run.hand, Unproved))
     proving.see_if_shown(run)
 
 
@@ -147,11 +147,10 @@ def give_up(run: Run) -> None:
         f"the rotation that was begun by `issue: {underway.issue.value}` was given up: this ECGrid does not have that "
         "call, and shows no key that it may have made"
     )
-    past = Past.failed(underway, run.now(), NoSuchCall.kind)
-    run.give_back(record.change(underway=None).remembering(past))
+    run.give_back(evidence.failed(run, record.change(underway=None), NoSuchCall.kind))
     run.forget()
     run.sync = "doubted"
-    run.world.report("rotation.given_up", run=underway.run, issue=underway.issue.value)
+    run.world.report("rotation.given_up", issue=underway.issue.value)
 
 
 def be_urgent(run: Run) -> None:

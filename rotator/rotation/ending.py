@@ -41,6 +41,7 @@ class View:
 
 
 GONE = "ECGrid has no such key"
+VALUE_REFUSED = "its value is refused"  # a proof
 
 
 def end(run: Run, debt: Debt, current: Held, published: Secret, value: Secret | None) -> str:
@@ -52,11 +53,13 @@ def end(run: Run, debt: Debt, current: Held, published: Secret, value: Secret | 
         view = look(run, debt, [published] if debt.user_id == current.user_id else [], value)
     except NoSuchCall:
         if value is not None and not accepts(run, value):
-            return "its value is refused"
+            return VALUE_REFUSED
         raise
     if view is None or not view.has(debt.key_id):
         if value is not None and not accepts(run, value):
-            return "its value is refused"  # somebody's doing, or this account ends a key when it makes another
+            return (
+                VALUE_REFUSED  # somebody's doing, or this account ends a key when it makes another
+            )
         if value is None and view is not None and witness(view, debt, current):
             return "ECGrid's list has the current key and not this one"
         if not read_shows(run, debt, value):
@@ -69,7 +72,7 @@ def end(run: Run, debt: Debt, current: Held, published: Secret, value: Secret | 
     if value is not None:
         if accepts(run, value):
             raise unproved(debt, said, "it is still accepted")
-        return "its value is refused"
+        return VALUE_REFUSED
     if not unlisted(run, debt, current, view, said):
         raise unproved(debt, said, "ECGrid's list does not show that it is gone")
     return "ECGrid's list has it no more"

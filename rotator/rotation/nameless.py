@@ -9,8 +9,8 @@ from __future__ import annotations
 from rotator.errors import AnswerLost, Failure, Refused
 from rotator.journal import Held
 from rotator.keys import ApiKey, KeyRef, Secret
-from rotator.rotation import finding, restraint
-from rotator.rotation.ending import accepts, earlier
+from rotator.rotation import evidence, finding, restraint
+from rotator.rotation.ending import VALUE_REFUSED, accepts, earlier
 from rotator.rotation.run import Run, unknown_if_lost
 
 
@@ -67,6 +67,7 @@ def end_all(run: Run) -> list[str]:
         elif run.generates:
             rest = tuple(held for held in run.record.others if held is not other)
             run.note(run.record.change(others=rest))
+            note_end(run, other.user_id)
     owed = {run.record.fingerprint_of(debt.key_id) for debt in run.record.retiring}
     for value in values(run):
         if run.record.fingerprint(value) in owed:
@@ -77,7 +78,15 @@ def end_all(run: Run) -> list[str]:
                 f"a key of user {user_id} that Vault showed before is still accepted, and nobody tells its id: remove "
                 "it at ECGrid by hand, then give the command again"
             )
+        elif run.replaced is not None and run.replaced.value == value:
+            note_end(run, run.replaced.ref.user_id)
     return failed
+
+
+def note_end(run: Run, user_id: int) -> None:
+    """Notes that the key which that user had before is ended; it has no id to be named by."""
+    run.note(evidence.ended(run, user_id, None, run.order.reason, VALUE_REFUSED))
+    run.warn(f"the key that user {user_id} had before is ended: {VALUE_REFUSED}")
 
 
 def supersede(run: Run, other: Held) -> str | None:

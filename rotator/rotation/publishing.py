@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
-from rotator.journal import Held, Past, Place, Record, Underway
+from rotator.journal import Held, Place, Record, Underway
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.policy import Destination
-from rotator.rotation import claiming, due, finding, proving
+from rotator.rotation import claiming, due, evidence, finding, proving
 from rotator.rotation.hand import Shown
 from rotator.rotation.run import Run
 
@@ -120,18 +120,7 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
     ]
     for place in dropped:
         run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
-    past = Past(
-        at=underway.began,
-        duration_s=round((now - underway.began).total_seconds(), 3),
-        outcome=outcome(run, underway),
-        reason=underway.reason,
-        by=underway.by,
-        run=underway.run,
-        user_id=key.ref.user_id,
-        key_id=key.ref.key_id,
-        previous_key_id=record.current.key_id if record.current else None,
-        published=tuple(place for place in places if place.version),
-    )
+    past = evidence.settled(run, key, outcome(run, underway), places, now)
     return closed.change(
         underway=None,
         others=tuple(held for held in closed.others if held.user_id in run.policy.users),

@@ -11,7 +11,7 @@ from datetime import timedelta
 from rotator.errors import Failure, NoSuchCall, Refused
 from rotator.journal import Debt, Held
 from rotator.keys import Secret
-from rotator.rotation import nameless, previous
+from rotator.rotation import evidence, nameless, previous
 from rotator.rotation.ending import Postponed, RetirementFailed, accepts, end, value_of
 from rotator.rotation.run import Run
 from rotator.vault import StaleRead
@@ -48,7 +48,8 @@ def retire(run: Run) -> None:
             pay(run, debt, current, failed)
     if run.order.retire_now:
         failed += [reason] if reason else nameless.end_all(run)
-    run.give_back(run.record)
+    lines = run.record if not failed else evidence.failed(run, run.record, RetirementFailed.kind)
+    run.give_back(lines)
     if failed:
         raise RetirementFailed("; ".join(dict.fromkeys(failed)))
 
@@ -96,14 +97,12 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
         failed.append(f"key {debt.key_id} could not be retired: {error}")
         put_off(run, debt, str(error), failed)
         return
-    record = run.record.not_owing(debt.key_id)
-    known = {
-        place: tuple(one for one in keys if one.key_id != debt.key_id)
-        for place, keys in record.known.items()
-    }
-    run.note(record.change(known=known))
+    run.note(evidence.retired(run, debt, proof))
+    run.ended.append(debt.key_id)
     run.outcome = run.outcome or "retired"
     run.world.report("rotation.retired", key_id=debt.key_id, why=debt.why, proof=proof)
+    if run.order.retire_now:
+        run.warn(f"key {debt.key_id} is ended: {proof}")
 
 
 def drop(run: Run, debt: Debt, failed: list[str]) -> None:

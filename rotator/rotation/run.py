@@ -122,6 +122,7 @@ class Run:
     sync: Sync = "unknown"
     accepted: bool = False  # the key that is to be replaced was, before the claim
     failing: Failed | None = None  # the failure that the record told of when this run came
+    ended: list[int | None] = field(default_factory=list)  # the keys that it has ended
 
     def __post_init__(self) -> None:
         self.started = self.world.clock.boot()

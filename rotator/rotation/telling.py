@@ -23,5 +23,4 @@ def run_hooks(run: Run) -> None:
     problems = after_rotation(run.policy, key_id, published, run.world.stopping)
     for problem in problems:
         run.warn(problem)
-    last = record.history[-1].model_copy(update={"hooks": tuple(problems) or ("ok",)})
-    run.give_back(run.record.change(hooks_due=None, history=(*record.history[:-1], last)))
+    run.give_back(run.record.change(hooks_due=None).noting_hooks(tuple(problems) or ("ok",)))

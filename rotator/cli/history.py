@@ -1,0 +1,154 @@
+"""`rotator history`: what was done to the policies, when, why, by whom, and from when on that is all."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rotator.cli import Choice, output
+from rotator.cli.choice import choose
+from rotator.cli.common import FAILED, exits, fleet_from, length_of, say
+from rotator.errors import Failure
+from rotator.journal import RETIREMENT, Past, Record
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+COLUMNS = ("AT", "POLICY", "OUTCOME", "KEY", "REPLACES", "ENDED", "PUBLISHED", "WHY", "BY", "RUN")
+
+
+class Line(NamedTuple):
+    """A line of the history of a policy."""
+
+    policy: str
+    past: Past
+
+
+def history(given: dict[str, str], *, chosen: Choice, since: str | None, json_: bool) -> None:
+    """`rotator history`."""
+    with exits():
+        length = None if since is None else length_of("--since", since)
+        with fleet_from(given, ecgrid=False) as fleet:
+            policies = choose(fleet.policies, chosen)
+            now = fleet.vault_time()
+            begin = None if length is None else now - length
+            found = fleet.histories(policies)
+            lines = _lines(found, begin)
+            complete = _complete(found, now)
+            latest = max(complete.values(), default=None)
+            if json_:
+                rows = [_as_json(line) for line in lines]
+                output.print_json({"history": rows, "complete_since": _instant(latest)})
+            else:
+                _print(lines, complete)
+            lacking = _say_what_is_missing(found, complete, begin)
+            sys.exit(FAILED if lacking else 0)
+
+
+def _lines(found: dict[str, Record | Failure | None], begin: datetime | None) -> list[Line]:
+    """What was going on after `begin`, the oldest first."""
+    lines = [
+        Line(name, past)
+        for name, record in found.items()
+        if isinstance(record, Record)
+        for past in record.history
+        if begin is None or past.ended >= begin
+    ]
+    return sorted(lines, key=lambda line: line.past.at)
+
+
+def _complete(found: dict[str, Record | Failure | None], now: datetime) -> dict[str, datetime]:
+    """From when on the history of each policy is complete; without a line nothing is known to have been done."""
+    return {
+        name: record.complete_since() or now
+        for name, record in found.items()
+        if isinstance(record, Record) and record.history
+    }
+
+
+def _say_what_is_missing(
+    found: dict[str, Record | Failure | None],
+    complete: dict[str, datetime],
+    begin: datetime | None,
+) -> bool:
+    """Says which histories cannot be read, or do not reach back to `begin`; whether there are any."""
+    unread = {name: one for name, one in found.items() if isinstance(one, Failure)}
+    for name, error in unread.items():
+        say(f"error: the history of {name} cannot be read: {error} [{error.kind}]")
+    short = {name: at for name, at in complete.items() if begin is not None and at > begin}
+    for name, at in short.items():
+        say(f"error: the history of {name} is complete since {output.instant(at)} only")
+    return bool(unread or short)
+
+
+def _as_json(line: Line) -> dict[str, Any]:
+    past, ends = line.past, line.past.about == RETIREMENT
+    return {
+        "policy": line.policy,
+        "at": _instant(past.at),
+        "run": past.run,
+        "what": past.about,
+        "reason": past.reason,
+        "by": past.by,
+        "key_id": past.key_id,
+        "previous_key_id": None if ends else past.previous_key_id,
+        "retired_key_id": past.previous_key_id if ends else None,
+        "proof": past.proof or None,
+        "published": [
+            {"mount": place.mount, "path": place.path, "version": place.version}
+            for place in past.published
+        ],
+        "outcome": past.outcome,
+        "error": past.error,
+    }
+
+
+def _instant(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
+
+
+def _print(lines: list[Line], complete: dict[str, datetime]) -> None:
+    """The newest first; where a table would be too wide, a paragraph each."""
+    out = output.console()
+    rows = [_row(line) for line in reversed(lines)]
+    whole = output.table(COLUMNS, rows)
+    if (
+        out.measure(whole, options=out.options.update(max_width=output.PIPE_WIDTH)).maximum
+        <= out.width
+    ):
+        out.print(whole)
+    else:
+        for row in rows:
+            out.print(_paragraph(row))
+    latest = max(complete.items(), key=lambda one: one[1], default=None)
+    if latest is not None:
+        of = f" (of {latest[0]})" if len(complete) > 1 else ""
+        out.print(f"complete since {output.instant(latest[1])}{of}")
+
+
+def _row(line: Line) -> tuple[object, ...]:
+    past, ends = line.past, line.past.about == RETIREMENT
+    why = past.error or past.reason
+    return (
+        output.instant(past.at),
+        line.policy,
+        past.outcome if past.outcome != "failed" else f"{past.about} failed",
+        past.key_id,
+        None if ends else past.previous_key_id,
+        past.previous_key_id if ends else None,
+        ", ".join(f"{one.mount}/{one.path} v{one.version}" for one in past.published),
+        f"{why}; {past.proof}" if past.proof else why,
+        past.by,
+        past.run,
+    )
+
+
+def _paragraph(row: tuple[object, ...]) -> Group:
+    from rich.console import Group
+    from rich.padding import Padding
+
+    named = dict(zip(COLUMNS, row, strict=True))
+    first = " ".join(str(named.pop(name)) for name in COLUMNS[:3])
+    details = "; ".join(f"{name.lower()} {value}" for name, value in named.items() if value)
+    return Group(output.plain(first), Padding(output.plain(details), (0, 0, 0, 2)))
