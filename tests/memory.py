@@ -305,6 +305,14 @@ class Direct:
             network_id=user.network_id,
         )
 
+    def knows(self, user_id: int, within: float) -> bool | None:
+        """See `Account.knows`."""
+        try:
+            self._ask("UserInfo", {"user_id": user_id}, None)
+        except NotFound:
+            return False
+        return True
+
     def version(self, within: float) -> str:
         """See `Account.version`."""
         return "test"

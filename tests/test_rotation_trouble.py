@@ -379,5 +379,7 @@ def test_a_dry_run_meets_what_the_rotation_would(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.rotator().tick()
     renamed = policy_from(tmp_path, POLICY, "renamed")
-    with pytest.raises(Permanent, match="adopt renamed --from edi"):
-        would(scene.rotator().run(Order("demand", since=scene.vault.now()), renamed))
+    said = would(scene.rotator().run(Order("demand", since=scene.vault.now()), renamed))
+    assert said.error is not None
+    assert (said.outcome, said.phase) == ("failed", "claim")
+    assert (said.error["kind"]) == "policy.OthersSecret"

@@ -130,6 +130,9 @@ ID = click.IntRange(min=1)
 LEVELS = (
     "Root", "TechOps", "NetOps", "NetworkAdmin", "NetworkUser", "MailboxAdmin", "MailboxUser", "TPUser", "General",
 )  # fmt: skip
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Say what would happen; write nothing anywhere."
+)
 SHARD = click.option(
     "--shard", metavar="I/N", help="Only the I-th of N shards, from 0 (default: the Indexed Job's)."
 )
@@ -141,7 +144,7 @@ SHARD = click.option(
 @click.option(
     "--grace", metavar="DURATION", help="How long the replaced key stays valid; 0s: a leaked key."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would happen; write nothing anywhere.")
+@DRY_RUN
 @as_json
 @click.pass_obj
 def rotate(given: dict[str, str], /, **options: Any) -> None:
@@ -157,6 +160,7 @@ def rotate(given: dict[str, str], /, **options: Any) -> None:
 @main.command()
 @click.option("--once", is_flag=True, help="One tick, then exit: for a CronJob.")
 @SHARD
+@DRY_RUN
 @as_json
 @click.pass_obj
 def run(given: dict[str, str], /, **options: Any) -> None:
@@ -204,6 +208,7 @@ def plan(given: dict[str, str], /, **options: Any) -> None:
 @main.command()
 @policies()
 @click.option("--repair", is_flag=True, help="Finish interrupted rotations and heal drift.")
+@DRY_RUN
 @as_json
 @click.pass_obj
 def check(given: dict[str, str], /, **options: Any) -> None:
@@ -223,6 +228,7 @@ def check(given: dict[str, str], /, **options: Any) -> None:
     is_flag=True,
     help="What is configured is the ECGrid that the records are about: at a new address, or another one.",
 )
+@DRY_RUN
 @as_json
 @click.pass_obj
 def adopt(given: dict[str, str], /, **options: Any) -> None:

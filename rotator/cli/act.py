@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from rotator.cli.common import (
 )
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
-from rotator.fleet.renaming import take_over
+from rotator.fleet.renaming import take_over, would_take_over
 from rotator.letters import visible
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
@@ -59,14 +60,16 @@ def rotate(
                 retire_now=overlap == timedelta(0),
                 named=named,
             )
-            if dry_run:
-                _end(fleet, None, fleet.dry_run(policies, order), json_, named=named)
-            _carry_out(fleet, policies, order, json_)
+            _carry_out(fleet, policies, order, json_, dry_run=dry_run)
 
 
-def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) -> None:
+def run(
+    given: dict[str, str], *, once: bool, shard: str | None, dry_run: bool, json_: bool
+) -> None:
     """`rotator run`, and `rotator run --once`."""
     with exits():
+        if dry_run and not once:
+            bad_usage("--dry-run is for one tick: run --once --dry-run")
         part = _shard(shard)
         with fleet_from(given, serving=not once) as fleet:
             if not once:
@@ -74,25 +77,46 @@ def run(given: dict[str, str], *, once: bool, shard: str | None, json_: bool) ->
 
                 serve(fleet, part, lambda: policies_from(fleet.settings))
                 return
+            if dry_run:
+                _end(
+                    fleet,
+                    None,
+                    _seen(fleet, fleet.of_shard(part), lambda: fleet.dry_tick(part)),
+                    json_,
+                    named=False,
+                )
             stop = Stop(fleet)
             check_ins = CheckIns(slug("rotator-once", part), fleet.settings.sentry.cron)
-            try:
+
+            def tick() -> list[Result]:
                 with fleet.reports.ticking(check_ins):
-                    results = fleet.tick(part)
-            except RotatorError as error:
-                results = fleet.not_seen(fleet.of_shard(part), error)
+                    return fleet.tick(part)
+
+            results = _seen(fleet, fleet.of_shard(part), tick)
             summary = output.summary_of(results)
             reporting.event("run.summary", **summary)
             _end(fleet, stop, results, json_, named=False)
 
 
-def check(given: dict[str, str], *, chosen: Choice, repair: bool, json_: bool) -> None:
+def _seen(fleet: Fleet, policies: list[Policy], look: Callable[[], list[Result]]) -> list[Result]:
+    """What a tick says; where Vault cannot be asked at all, that, of each policy."""
+    try:
+        return look()
+    except RotatorError as error:
+        return fleet.not_seen(policies, error)
+
+
+def check(
+    given: dict[str, str], *, chosen: Choice, repair: bool, dry_run: bool, json_: bool
+) -> None:
     """`rotator check`, and `rotator check --repair`."""
     with exits(), fleet_from(given) as fleet:
+        if dry_run and not repair:
+            bad_usage("check changes nothing: --dry-run is for check --repair")
         policies = choose(fleet.policies, chosen)
         if repair:
             order = Order("repair", reason="check --repair", named=bool(chosen.names))
-            _carry_out(fleet, policies, order, json_)
+            _carry_out(fleet, policies, order, json_, dry_run=dry_run)
         found = fleet.check(policies)
         without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
@@ -133,6 +157,7 @@ def adopt(
     chosen: Choice,
     ecgrid: bool,
     old: str | None,
+    dry_run: bool,
     json_: bool,
 ) -> None:
     """`rotator adopt`."""
@@ -145,19 +170,23 @@ def adopt(
             bad_usage("--from OLD takes exactly one NAME")
         with fleet_from(given) as fleet:
             if ecgrid:
-                _adopt_ecgrid(fleet, json_)
+                _adopt_ecgrid(fleet, json_, dry_run=dry_run)
                 return
             policies = choose(fleet.policies, chosen)
+            if old is not None and dry_run:
+                said = would_take_over(fleet.vault, policies[0], old)
+                told = [Result(policies[0].name, "unchanged", warnings=[said])]
+                _end(fleet, None, told, json_, named=True)
             if old is not None:
                 take_over(fleet.vault, policies[0], old)
             order = Order("adopt", reason="adopt", named=bool(chosen.names))
-            _carry_out(fleet, policies, order, json_)
+            _carry_out(fleet, policies, order, json_, dry_run=dry_run)
 
 
-def _adopt_ecgrid(fleet: Fleet, json_: bool) -> None:
+def _adopt_ecgrid(fleet: Fleet, json_: bool, *, dry_run: bool) -> None:
     """Whatever is configured is the ECGrid that the records are about from here on; prints which it is."""
     fleet.vault_time()
-    which = fleet.adopt_ecgrid()
+    which = fleet.adopt_ecgrid(dry_run=dry_run)
     system = fleet.whose.system()
     if json_:
         output.print_json(
@@ -198,8 +227,12 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(index), int(count)
 
 
-def _carry_out(fleet: Fleet, chosen: list[Policy], order: Order, json_: bool) -> NoReturn:
-    """Carries an order out, with progress at a terminal, prints the results and exits."""
+def _carry_out(
+    fleet: Fleet, chosen: list[Policy], order: Order, json_: bool, *, dry_run: bool
+) -> NoReturn:
+    """Carries an order out, with progress at a terminal, or only tries it; prints the results and exits."""
+    if dry_run:
+        _end(fleet, None, fleet.dry_run(chosen, order), json_, named=order.named)
     stop = Stop(fleet)
     with output.progress([policy.name for policy in chosen], wanted=not json_) as tell:
         fleet.progress = tell

@@ -17,12 +17,12 @@ from rotator.fleet.voice import CLOCK_SKEW
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Destination, Policy
 from rotator.rotation import Order, claiming, own, previous
+from rotator.rotation.trying import ADMINS
 from rotator.system import Surface
 from rotator.vault.login import USES
 
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
-ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")
 LIMIT = 10.0  # seconds for one question
 LARGE = 256 * 1024  # bytes of a secret from which on it is told
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from rotator.ecgrid.own import Own
 from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
 from rotator.ecgrid.surface import By, Offered, Surface
-from rotator.errors import Forbidden, NotFound, NotSent, Transient
+from rotator.errors import Failure, Forbidden, NotFound, NotSent, Transient
 from rotator.keys import (
     Among,
     ApiKey,
@@ -85,6 +85,9 @@ class Account(Protocol):
 
     def who_am_i(self, within: float, caller: Secret | None = None) -> Me:
         """Whose credential that is: the probe, and the own identity."""
+
+    def knows(self, user_id: int, within: float) -> bool | None:
+        """Whether there is such a user, as the rotator itself may see it; None where that cannot be told."""
 
     def use(self, value: Secret) -> None:
         """The own key was rotated: this is the one to ask with from here on."""
@@ -239,6 +242,17 @@ class OnWire:
         return self._ask(
             surface, lambda by, left: surface.users(among, page, by, left), within, None
         )
+
+    def knows(self, user_id: int, within: float) -> bool | None:
+        """As `Account.knows`: over SOAP for every policy, since REST has no such call."""
+        soap = self._both["soap"]
+        try:
+            self._ask(soap, lambda by, left: soap.user(user_id, by, left), within, None)
+        except NotFound:
+            return False
+        except Failure:
+            return None
+        return True
 
     def use(self, value: Secret) -> None:
         """As `Account.use`."""

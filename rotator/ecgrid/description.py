@@ -35,6 +35,7 @@ DOCUMENTED: Mapping[str, Operation] = {
         parameters=("SessionID", "NetworkID", "MailboxID", "Name"), result="ArrayOfUserIDInfo"
     ),
     "WhoAmI": Operation(parameters=("SessionID",), result="UserIDInfo"),
+    "UserInfo": Operation(parameters=("SessionID", "UserID"), result="UserIDInfo"),
     "Login": Operation(
         parameters=(
             "UserName",

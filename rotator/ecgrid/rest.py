@@ -106,6 +106,10 @@ class Rest:
             body["authLevel"] = among.level
         return surface.read_users(USERS, self._ask_described(USERS, by, within, body=body))
 
+    def user(self, user_id: int, by: By, within: float) -> Me:
+        """REST has no call that shows one user: always raises NoSuchCall."""
+        raise answers.no_such_call(Call("User"))
+
     def version(self, within: float) -> str:
         """Version: `GET /v2/auth/version`, without a credential."""
         return self._ask(VERSION, "GET", "/v2/auth/version", None, within).version

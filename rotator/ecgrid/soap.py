@@ -27,6 +27,7 @@ KEY_LIST = Call("KeyList")
 KEY_REMOVE = Call("KeyRemove", changes=True)
 USER_LIST = Call("UserListEx")
 WHO_AM_I = Call("WhoAmI")
+USER_INFO = Call("UserInfo")
 VERSION = Call("Version")
 LOGIN = Call("Login")
 LOGOUT = Call("Logout")
@@ -94,6 +95,10 @@ class Soap:
             name=among.name,
         )
         return surface.read_users(USER_LIST, data) if page == 1 else []
+
+    def user(self, user_id: int, by: By, within: float) -> Me:
+        """UserInfo."""
+        return surface.read_me(USER_INFO, self._ask(USER_INFO, by, within, userid=user_id))
 
     def version(self, within: float) -> str:
         """Version, without a credential."""

@@ -69,6 +69,9 @@ class Surface(Protocol):
     def users(self, among: Among, page: int, by: By, within: float) -> list[Person]:
         """A page, from 1 on, of those users, and maybe others (List Users; UserListEx, which has one page)."""
 
+    def user(self, user_id: int, by: By, within: float) -> Me:
+        """A user, by id (UserInfo)."""
+
     def version(self, within: float) -> str:
         """ECGrid's version; needs no credential."""
 

@@ -22,12 +22,13 @@ from rotator.fleet.reports import Reports
 from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
 from rotator.fleet.standing import end_of_own_key
+from rotator.fleet.trying import try_all
 from rotator.fleet.voice import Voice, which
 from rotator.fleet.world import Surroundings
 from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting.standing import Standing
-from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend, would
+from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend
 from rotator.rotation.right import Free, Right
 from rotator.settings import Settings
 from rotator.threads import Hands
@@ -126,13 +127,12 @@ class Fleet:
         if order.named:
             self.rights.only_named()
         self.rights.refresh()
-        issues = order.what == "demand"
-        tasks = [
-            Task(policy, order, issues=issues, alone=self._rounds.is_own(policy))
-            for policy in policies
-        ]
-        results = self._work_off(tasks, lambda: False)
+        results = self._work_off(self._tasks(policies, order), lambda: False)
         return [results[policy.name] for policy in policies]
+
+    def _tasks(self, policies: list[Policy], order: Order) -> list[Task]:
+        issues, is_own = order.what == "demand", self._rounds.is_own
+        return [Task(one, order, issues=issues, alone=is_own(one)) for one in policies]
 
     def tick(self, shard: tuple[int, int] | None = None) -> list[Result]:
         """One tick: recovers what was interrupted, rotates what is due, retires, and checks for drift in its turn.
@@ -210,10 +210,10 @@ class Fleet:
             self._voice.tell(result)
         return results
 
-    def adopt_ecgrid(self) -> Literal["the same", "another"]:
+    def adopt_ecgrid(self, *, dry_run: bool = False) -> Literal["the same", "another"]:
         """`adopt --ecgrid`: see `Whose.adopt`, whose errors it raises. Each record is looked at by the next tick."""
-        which = self.whose.adopt(self.policies)
-        if which == "another":
+        which = self.whose.adopt(self.policies, dry_run=dry_run)
+        if which == "another" and not dry_run:
             self.index.expect(policy.name for policy in self.policies)
             for policy in self.policies:
                 self.index.hold(policy.name)
@@ -371,18 +371,19 @@ class Fleet:
     # what only looks
 
     def dry_run(self, policies: list[Policy], order: Order) -> list[Result]:
-        """What `tend` would do now; writes nothing anywhere."""
-        try:
-            self.whose.require(policies)
-        except HeldBack as error:
-            return self.not_seen(policies, error)
-        results = []
-        for policy in policies:
-            try:
-                results.append(would(self.run_of(policy, order)))
-            except RotatorError as error:
-                results += self.not_seen([policy], error)
-        return results
+        """What `tend` would do now, or why it could not; writes nothing anywhere."""
+        if order.named:
+            self.rights.only_named()
+        return try_all(self, policies, self._tasks(policies, order))
+
+    def dry_tick(self, shard: tuple[int, int] | None = None) -> list[Result]:
+        """What `tick` would do now, or why it could not; writes nothing anywhere. Raises as it does."""
+        mine = self.of_shard(shard)
+        self.patiently(self.vault_time)
+        found = self.patiently(lambda: self._rounds.look(mine, len(mine), noting=False))
+        tried = try_all(self, mine, found.tasks)
+        results = {one.policy: one for one in [*found.results, *tried]}
+        return [results[policy.name] for policy in mine]
 
     def check(self, policies: list[Policy]) -> dict[str, Check | Failure]:
         """Compares ECGrid with Vault for each policy, changing nothing; a side that cannot be read is a Failure."""

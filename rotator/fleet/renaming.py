@@ -21,16 +21,7 @@ def take_over(vault: Vault, policy: Policy, old: str) -> None:
     very version that was claimed: until then the command can be given again. What is staged goes before the record,
     so that the new name never has an open rotation without its key.
     """
-    there = vault.record(old)
-    if there is None:
-        raise _no_record(
-            f"policy {old} has no record to take over: `rotator check` lists those without a policy"
-        )
-    claim = there.record.claimed_by_other("", vault.now())
-    if claim is not None:
-        raise _no_record(
-            f"policy {old} is claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}: give the command again then"
-        )
+    there = _free(vault, old)
     holder = secrets.token_hex(8)
     mine = _claimed(vault, there, holder)
     try:
@@ -41,6 +32,30 @@ def take_over(vault: Vault, policy: Policy, old: str) -> None:
             vault.save(there.record.change(nonce=secrets.token_hex(8)), mine.version)
         raise
     vault.kv.destroy(vault.record_at(old))
+
+
+def would_take_over(vault: Vault, policy: Policy, old: str) -> str:
+    """What `take_over` would do, in words; raises as it does, and changes nothing."""
+    there = _free(vault, old)
+    vault.require([policy])
+    _before(vault, policy, there)
+    open_too = ", with the rotation that is open" if there.record.underway is not None else ""
+    return f"would take over the record of {old}{open_too}, and destroy {vault.record_at(old)}"
+
+
+def _free(vault: Vault, old: str) -> Stored:
+    """The old record, which nobody is at work on."""
+    there = vault.record(old)
+    if there is None:
+        raise _no_record(
+            f"policy {old} has no record to take over: `rotator check` lists those without a policy"
+        )
+    claim = there.record.claimed_by_other("", vault.now())
+    if claim is not None:
+        raise _no_record(
+            f"policy {old} is claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}: give the command again then"
+        )
+    return there
 
 
 def _claimed(vault: Vault, stored: Stored, holder: str) -> Stored:
@@ -59,13 +74,8 @@ def _claimed(vault: Vault, stored: Stored, holder: str) -> Stored:
 def _move(vault: Vault, policy: Policy, there: Stored) -> None:
     """Copies what is staged, then the record, and marks the secrets."""
     old, taken = there.record.policy, there.record.change(policy=policy.name, claim=None)
-    before = vault.record(policy.name)
+    before = _before(vault, policy, there)
     new = before is None or before.record.is_blank
-    if before is not None and not new and _moved_on(before, taken):
-        raise _no_record(
-            f"policies {old} and {policy.name} both have a record, and both have gone on since: `rotator history` "
-            f"shows them. Delete the record of {old} with all its versions if {policy.name} is the one that is used"
-        )
     staged, name = vault.staged(old), policy.name
     if before is None or new or before.version == 1:
         if staged is not None and staged.key is not None:
@@ -78,6 +88,17 @@ def _move(vault: Vault, policy: Policy, there: Stored) -> None:
         at = taken.rotated_at or vault.now()
         for to in policy.destinations:
             vault.mark(to, policy.name, taken.current.ref, at)
+
+
+def _before(vault: Vault, policy: Policy, there: Stored) -> Stored | None:
+    """The record that the new name has already; raises Permanent if that has a life of its own."""
+    old, before = there.record.policy, vault.record(policy.name)
+    if before is not None and not before.record.is_blank and _moved_on(before, there.record):
+        raise _no_record(
+            f"policies {old} and {policy.name} both have a record, and both have gone on since: `rotator history` "
+            f"shows them. Delete the record of {old} with all its versions if {policy.name} is the one that is used"
+        )
+    return before
 
 
 def _moved_on(before: Stored, taken: Record) -> bool:

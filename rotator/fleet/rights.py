@@ -81,6 +81,13 @@ class Rights:
         self._count()
         return True
 
+    def would_hold_back(self, task: Task) -> Result | None:
+        """As `not_begun`, of a task that is not carried out: what it would have is given back, but for the limit."""
+        if not self.may_begin(task):
+            return self.not_begun(task)
+        self.brake.ends(task.policy.name, None, worked=False)
+        return None
+
     def not_begun(self, task: Task) -> Result | None:
         """What there is to say of a task that was held back; None if nothing did."""
         name = task.policy.name

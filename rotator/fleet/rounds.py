@@ -88,14 +88,14 @@ class Rounds:
         """Ends the reading threads."""
         self._readers.close()
 
-    def look(self, policies: list[Policy], fleet_size: int) -> Found:
+    def look(self, policies: list[Policy], fleet_size: int, *, noting: bool = True) -> Found:
         """What there is to do; `fleet_size` policies share the rate that drift checks may take.
 
-        Raises RotatorError if Vault cannot be asked at all.
+        `noting`: what was read is told to the due index. Raises RotatorError if Vault cannot be asked at all.
         """
         settings, found = self._settings, Found()
         checking = Checking.spread(settings.check_every, fleet_size, settings.ecgrid.rate)
-        vouched, read = self._consult(policies, checking)
+        vouched, read = self._consult(policies, checking, noting=noting)
         for policy, at in vouched:
             found.later(Result(policy.name, "not-due"), at)
         now = self._vault.now()
@@ -155,7 +155,7 @@ class Rounds:
         return answer
 
     def _consult(
-        self, policies: list[Policy], checking: Checking
+        self, policies: list[Policy], checking: Checking, *, noting: bool
     ) -> tuple[list[tuple[Policy, datetime]], list[tuple[Policy, Answer]]]:
         """The policies that the index vouches for, and until when; and the records of the others."""
         seen = self._index.look((policy.name for policy in policies), self._readers.map)
@@ -175,7 +175,8 @@ class Rounds:
         for some in self._batches(unsure):
             answers = list(zip(some, self._readers.map(self._in_turn, some), strict=True))
             known = [(one, stored) for one, stored in answers if isinstance(stored, Stored)]
-            self._raise(seen, known)
+            if noting:
+                self._raise(seen, known)
             read += answers
         return vouched, read
 

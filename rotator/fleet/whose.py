@@ -214,12 +214,15 @@ class Whose:
         elif not hosts.items() <= system.hosts.items():
             self.remember(lambda known: known.change(hosts={**hosts, **known.hosts}))
 
-    def adopt(self, policies: list[Policy]) -> Literal["the same", "another"]:
+    def adopt(
+        self, policies: list[Policy], *, dry_run: bool = False
+    ) -> Literal["the same", "another"]:
         """`adopt --ecgrid`: what is configured is the ECGrid from here on, the same at a new address or another one.
 
-        Raises Failure if ECGrid does not say who the rotator is, or if no published key could be asked.
+        `dry_run`: only says which. Raises Failure if ECGrid does not say who the rotator is, or if no published key
+        could be asked.
         """
-        self.acting = True
+        self.acting = not dry_run
         self._read()
         user_id, network_id = self._caller(WITHIN)
         proof = self._ask(policies)
@@ -239,7 +242,9 @@ class Whose:
                 unmarked=known.unmarked and same,
             )
         )
-        reporting.event("ecgrid.adopted", same=same, user_id=user_id, network_id=network_id)
+        if self.acting:
+            told = {"same": same, "user_id": user_id, "network_id": network_id}
+            reporting.event("ecgrid.adopted", **told)
         return "the same" if same else "another"
 
     def _settle(self, hosts: Mapping[Surface, str], mark: str) -> None:

@@ -12,7 +12,7 @@ from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Debt, Failed
 from rotator.policy import Policy
 from rotator.reporting import scrub
-from rotator.rotation import beginning, claiming, due, evidence, own, previous, retiring
+from rotator.rotation import due, evidence, previous, retiring, trying
 from rotator.rotation.beginning import Busy, Stopped, Waits
 from rotator.rotation.drift import Check, compare
 from rotator.rotation.due import Order
@@ -115,10 +115,7 @@ def _tended(run: Run) -> Result:
         taken = rotate(run)
         return _success(run, retired=any(step.do is retiring.retire for step in taken))
     except Busy as busy:
-        result = _result(run, "busy")
-        result.busy = str(busy)
-        result.warnings.append(result.busy)
-        return result
+        return _busy(run, busy)
     except Stopped as why:
         _close_unissued(run, STOPPED)
         result = _result(run, run.outcome or "unchanged")
@@ -173,6 +170,13 @@ def _result(run: Run, outcome: str) -> Result:
     return result
 
 
+def _busy(run: Run, busy: Busy) -> Result:
+    result = _result(run, "busy")
+    result.busy = str(busy)
+    result.warnings.append(result.busy)
+    return result
+
+
 def _success(run: Run, *, retired: bool) -> Result:
     quiet = "not-due" if run.order.what == "schedule" else "unchanged"
     hold = due.holding_back(run.record, run.order, run.now())
@@ -215,10 +219,7 @@ def _failure(run: Run, error: RotatorError) -> Result:
         result.failed_retiring = True
         result.warnings.append(str(error))
     else:
-        result = _result(run, "failed")
-        result.phase = error.failed.phase if isinstance(error, Waits) else run.phase
-        result.error = {"kind": error.kind, "message": str(error)}
-        result.transient = isinstance(error, Transient)
+        result = _failed_result(run, error)
     run.world.report(
         "rotation.failed",
         policy=run.policy.name,
@@ -227,6 +228,14 @@ def _failure(run: Run, error: RotatorError) -> Result:
         message=str(error),
         waits=waits,
     )
+    return result
+
+
+def _failed_result(run: Run, error: RotatorError) -> Result:
+    result = _result(run, "failed")
+    result.phase = error.failed.phase if isinstance(error, Waits) else run.phase
+    result.error = {"kind": error.kind, "message": str(error)}
+    result.transient = isinstance(error, Transient)
     return result
 
 
@@ -296,21 +305,26 @@ def _close_unissued(run: Run, error: str | None) -> None:
 
 
 def would(run: Run) -> Result:
-    """`--dry-run`: what `tend` would do now; writes nothing anywhere."""
-    run.observe()
-    if run.others_claim:
-        return _result(run, "busy")
-    kind = beginning.wanted(run)
-    if run.record.underway is not None:
-        run.warn("would finish the interrupted rotation first")
-        return _result(run, "would-rotate")
-    if kind is None:
-        return _result(run, "unchanged" if run.order.what == "demand" else "not-due")
-    user_id, _ = run.target()
-    run.world.vault.require([run.policy])
-    for to in run.policy.destinations:
-        claiming.refuse_others(run, run.seen(to))
-    own.check(run)
-    result = _result(run, "would-rotate")
-    result.user_id, result.previous_key_id, result.key_id = user_id, result.key_id, None
+    """`--dry-run`: what `tend` would do now, or why it would fail; writes nothing anywhere, and raises nothing."""
+    started = run.world.clock.boot()
+    try:
+        result = _would(run)
+    except Exception as fault:  # noqa: BLE001 - as in `tend`
+        result = faulty(run.policy, run.phase, fault)
+    result.duration_s = run.world.clock.boot() - started
+    result.started_at = run.now() - timedelta(seconds=result.duration_s)
+    return result
+
+
+def _would(run: Run) -> Result:
+    try:
+        plan = trying.find_out(run)
+    except Busy as busy:
+        return _busy(run, busy)
+    except RotatorError as error:
+        return _failed_result(run, error)
+    result = _result(run, plan.outcome)
+    if plan.outcome == "would-rotate":
+        result.previous_key_id, result.previous_key_until = plan.previous, plan.until
+        result.user_id, result.key_id = plan.user_id, plan.key_id
     return result

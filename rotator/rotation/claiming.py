@@ -22,8 +22,22 @@ def claim(run: Run) -> None:
     kind = beginning.wanted(run)
     if kind is None:
         return
-    user_id, visibility = run.target(kind)
     by_itself = kind == "repair" or bool(run.record.failed)
+    underway = opening(run, kind)
+    record = run.record.change(underway=underway)
+    if underway.sent:
+        record = record.counting_issue(run.now(), beyond_schedule=by_itself)
+    run.hand = Nothing(counted=bool(underway.sent) and by_itself)
+    run.save(record.knowing(underway.user_id, underway.visibility, underway.baseline))
+    prove_room(run)
+    run.began = underway.run
+    told = {"kind": kind, "user_id": underway.user_id, "reason": run.order.reason}
+    run.world.report("rotation.started", **told)
+
+
+def opening(run: Run, kind: due.Kind) -> Underway:
+    """The rotation as it is to be opened, with everything tried that can fail without harm; changes nothing."""
+    user_id, visibility = run.target(kind)
     if kind == "rotate":
         restraint.may_ask(run)
     prepare(run, user_id, visibility)
@@ -32,11 +46,7 @@ def claim(run: Run) -> None:
     if kind == "rotate":
         previous.ask_before(run, user_id)
     say_what_is_odd(run)
-    baseline = what_is_known(run, user_id, visibility)
-    sent = (
-        1 if kind == "rotate" else 0
-    )  # counted before it is sent; adoption and repair look for a key first
-    underway = Underway(
+    return Underway(
         run=secrets.token_hex(8),
         kind=kind,
         reason=run.order.reason,
@@ -44,19 +54,12 @@ def claim(run: Run) -> None:
         user_id=user_id,
         visibility=visibility,
         issue=run.policy.issue,
-        baseline=baseline,
+        baseline=what_is_known(run, user_id, visibility),
         began=run.now(),
-        sent=sent,
+        # Counted before it is sent; adoption and repair look for a key first.
+        sent=1 if kind == "rotate" else 0,
         speaks=run.account.speaks(run.within()),
     )
-    record = run.record.change(underway=underway)
-    if sent:
-        record = record.counting_issue(run.now(), beyond_schedule=by_itself)
-    run.hand = Nothing(counted=bool(sent) and by_itself)
-    run.save(record.knowing(user_id, visibility, baseline))
-    prove_room(run)
-    run.began = underway.run
-    run.world.report("rotation.started", kind=kind, user_id=user_id, reason=run.order.reason)
 
 
 def prove_room(run: Run) -> None:

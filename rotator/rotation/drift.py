@@ -123,14 +123,9 @@ def look(run: Run) -> None:
         check = compare(run)
     if check.refused:
         restraint.note_drift(run)
-    for warning in check.warnings:
-        run.warn(warning)
+    heed(run, check)
     record = run.record
     if check.state != "in-sync":
-        run.warn(f"found {check.state}: {check.why}")
-        # What nobody may look at, and was never adopted, is a person's to begin with.
-        if check.state != "refused" or record.current is not None:
-            run.sync = "drifted"
         run.world.report("policy.drift", state=check.state)
     elif record.current is not None and run.others_claim is None:
         now = run.now()
@@ -138,3 +133,15 @@ def look(run: Run) -> None:
         wanted = due.kind_wanted(run.policy, record, due.SCHEDULE, now)
         failed = record.failed if wanted else None
         run.give_back(record.change(checked_at=now, failed=failed, drifted=None))
+
+
+def heed(run: Run, check: Check) -> None:
+    """Says what was found, and asks for a repair if Vault does not hold what ECGrid accepts."""
+    for warning in check.warnings:
+        run.warn(warning)
+    if check.state == "in-sync":
+        return
+    run.warn(f"found {check.state}: {check.why}")
+    # What nobody may look at, and was never adopted, is a person's to begin with.
+    if check.state != "refused" or run.record.current is not None:
+        run.sync = "drifted"

@@ -21,12 +21,23 @@ def may_find(run: Run) -> bool:
 def find(run: Run) -> None:
     """Takes the key that Vault or ECGrid already has, if ECGrid accepts it as this user's; else one is to be issued."""
     underway = run.rotation
+    key = one_that_will_do(run, underway)
+    if key is not None:
+        found(run, underway, key)
+    else:
+        one_more(run, underway)
+
+
+def one_that_will_do(run: Run, underway: Underway) -> ApiKey | None:
+    """The likeliest key that ECGrid accepts as this user's; None if one is to be issued.
+
+    Raises Permanent (`ecgrid.Unreadable`) or Forbidden where there may be one that nobody can read.
+    """
     unreadable = False
     for user_id in run.policy.users if underway.kind == "adopt" else (underway.user_id,):
         for key in candidates(run, underway, user_id):
             if key is not None and issuing.is_accepted(run, key):
-                found(run, underway, key)
-                return
+                return key
             unreadable = True
     if underway.kind == "adopt" and run.order.what != "demand":
         if unreadable:
@@ -36,7 +47,7 @@ def find(run: Run) -> None:
                 kind="ecgrid.Unreadable",
             )
         refuse_what_is_hidden(run, underway.user_id)
-    one_more(run, underway)
+    return None
 
 
 def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | None]:
