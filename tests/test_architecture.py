@@ -24,7 +24,7 @@ LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 # From the bottom up. A room imports from the lines below its own; rooms on one line do not know each other.
 LINES = (
     {"errors", "letters"},
-    {"keys", "kept", "threads", "ends"},
+    {"keys", "kept", "threads", "ends", "files"},
     {"schedule"},
     {"policy", "settings"},
     {"system", "posting"},

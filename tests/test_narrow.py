@@ -159,17 +159,98 @@ def test_a_command_does_its_work_or_says_why_not_however_few_files_it_may_open(
     assert kept_every_key(vault, mount, simulator)
 
 
+@pytest.mark.parametrize("most", [6, 8, 10, 12, 14, 16, 20, 24])
+def test_the_daemon_rotates_or_says_why_not_and_ends_when_told_however_few_files_it_may_open(
+    narrow: Rotator, vault: VaultServer, mount: str, simulator: Running, most: int
+) -> None:
+    """And every key that it has issued is kept."""
+    assert narrow("run", "--once").code == 0
+    narrow.policy("edi", POLICY.replace("30d", "1s"))
+    daemon = within(narrow, "run", nofile=most)
+
+    def is_decided() -> bool:
+        told = daemon.so_far()[1]
+        said = "rotation.outcome" in told or "system.NoFile" in told
+        return said or daemon.process.poll() is not None
+
+    until(is_decided, "it rotates, says why not, or ends")
+    if daemon.process.poll() is None:
+        done = daemon.finish(send=signal.SIGTERM)
+        assert done.code == 0
+    else:
+        done = daemon.finish()
+        assert done.code == 1
+        assert "system.NoFile" in done.stderr
+    assert_done_or_said(done)
+    assert kept_every_key(vault, mount, simulator)
+
+
+@pytest.mark.parametrize("most", [8, 16, 24])
+@pytest.mark.parametrize("command", ["rotate --all", "run --once", "run"])
+def test_many_at_once_lose_no_key_however_few_files_there_are_for_them(
+    narrow: Rotator,
+    vault: VaultServer,
+    mount: str,
+    simulator: Running,
+    command: str,
+    most: int,
+) -> None:
+    """Eight policies, each of which wants connections of its own; the daemon listens, too, and KeySet replaces."""
+    users = range(5101, 5109)
+    for user_id in users:
+        simulator.simulator.add_user(user_id)
+        simulator.simulator.add_key(user_id)
+        text = POLICY.replace("5001", str(user_id)).replace("/edi", f"/p{user_id}")
+        narrow.policy(f"p{user_id}", f"{text}first: rotate\n")
+    (narrow.policies / "edi.yaml").unlink()
+    simulator.simulator.switch(keyset="replace")
+    narrow.environment |= {
+        "ROTATOR_HTTP__LISTEN": "127.0.0.1:0",
+        "ROTATOR_DEADLINE": "10s",
+        "ROTATOR_CLAIM_TTL": "40s",
+        "ROTATOR_METRICS__TEXTFILE": str(narrow.directory / "metrics"),
+    }
+    started = within(narrow, *command.split(), nofile=most)
+
+    def told(name: str) -> int:
+        return len(events(started.so_far()[1], name))
+
+    if command == "run":
+        until(
+            lambda: told("rotation.outcome") + told("rotation.failed") >= len(users),
+            "each has rotated, or says why not",
+        )
+    started.finish(send=signal.SIGTERM if command == "run" else None)
+    rotated, refused = told("rotation.outcome"), events(started.so_far()[1], "rotation.failed")
+    assert (rotated, len(refused)) == ((0, len(users)) if most == 8 else (len(users), 0))
+    assert {one["error"] for one in refused} == ({"system.NoFile"} if most == 8 else set())
+    assert simulator.simulator.issued() == rotated
+    for user_id in users if rotated else ():
+        shown = vault.call("GET", f"{mount}/data/ecgrid/p{user_id}")["data"]["data"]["api_key"]
+        assert shown == simulator.simulator.api_key(user_id)
+
+
 @as_root
-@pytest.mark.parametrize("verify", ["get-key", "key-get"])
+@pytest.mark.parametrize(
+    ("calls", "options"),
+    [
+        ("verify: get-key", ()),
+        ("verify: key-get", ("--grace", "0s")),
+        ("issue: create-key", ("--grace", "0s")),
+        ("issue: generate", ()),
+        ("issue: generate\nverify: user-get-api-key", ("--grace", "0s")),
+    ],
+)
 def test_past_issue_no_further_file_and_no_further_thread_is_needed(
     narrow: Rotator,
     vault: VaultServer,
     mount: str,
     simulator: Running,
-    verify: str,
+    calls: str,
+    options: tuple[str, ...],
 ) -> None:
-    """Both are taken away while KeySet is on its way: the key is published all the same."""
-    narrow.policy("edi", f"{POLICY}verify: {verify}\n")
+    """Both are taken away while the key is on its way: it is published all the same, and the old one ended."""
+    narrow.policy("edi", f"{POLICY}{calls}\n")
     started: list[Started] = []
 
     def take_away(request: Request, forward: Forward) -> Answer | None:
@@ -187,7 +268,9 @@ def test_past_issue_no_further_file_and_no_further_thread_is_needed(
             "ROTATOR_ECGRID__REST_URL": proxy.before("ecgrid", simulator.rest_url),
             "ROTATOR_ECGRID__SOAP_URL": proxy.before("ecgrid", simulator.soap_url),
         }
-        started.append(within(narrow, "rotate", "edi", "--json", run=(TAKEN,), uid=next(USERS)))
+        started.append(
+            within(narrow, "rotate", "edi", "--json", *options, run=(TAKEN,), uid=next(USERS))
+        )
         done = started[0].finish()
     assert (done.code, done.json["summary"]) == (0, {"rotated": 1})
     assert simulator.simulator.issued() == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rotator import __version__, reporting
 from rotator.errors import BadInput, Problem, RotatorError
+from rotator.files import KIND, NO_MORE, out_of_files
 from rotator.letters import visible
 from rotator.policy import Judge, Policy, PolicyDefaults, load, own_key_problems, warnings
 from rotator.reporting.sinks import guard
@@ -27,10 +27,7 @@ if TYPE_CHECKING:  # half of a command's start, for those that ask nobody
     from rotator.fleet import Fleet
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
-NO_FILE = (
-    "error: this process may open no more files. Raise its limit (`ulimit -n`, LimitNOFILE= of the unit) "
-    f"[{'system.NoFile'}]"
-)
+NO_FILE = f"error: {NO_MORE} [{KIND}]"
 
 
 def say(text: str) -> None:
@@ -44,13 +41,6 @@ def _fault(error: Exception) -> str:
         f"error: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}, a fault of rotator "
         f"{__version__}; its details are withheld since they may hold a secret. Please report this line"
     )
-
-
-def _out_of_files(error: BaseException) -> bool:
-    number = error.errno if isinstance(error, OSError) else None
-    # The loader of a library only has words for it.
-    loading = isinstance(error, ImportError) and f"Error {errno.EMFILE}" in str(error)
-    return loading or number in (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
@@ -68,7 +58,7 @@ def exits() -> Iterator[None]:
         say("interrupted")
         os._exit(128 + signal.SIGINT)  # nothing has begun that threads would have to finish
     except Exception as error:  # noqa: BLE001 - the last line: its text may quote anything
-        code, text = FAILED, NO_FILE if _out_of_files(error) else _fault(error)
+        code, text = FAILED, NO_FILE if out_of_files(error) else _fault(error)
     say(text)
     sys.exit(code)
 

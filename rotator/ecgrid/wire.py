@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from rotator import __version__
+from rotator import __version__, files
 from rotator.errors import AnswerLost, BadInput, NotSent, Problem, Transient, wish
 from rotator.settings import client_context, proxy_for, system_authorities, why_refused
 
@@ -369,6 +369,8 @@ def _not_sent(call: Call, kind: str, what: str) -> NotSent:
 def _failure(call: Call, error: Exception, *, sent: bool) -> Transient:
     name = type(error).__name__
     if not sent:
+        if files.out_of_files(error):
+            return _not_sent(call, files.KIND, files.NO_MORE)
         if _tls_trouble(error):
             return _not_sent(
                 call,

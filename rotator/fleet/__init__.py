@@ -24,7 +24,7 @@ from rotator.fleet.rounds import Ended, Rounds
 from rotator.fleet.standing import end_of_own_key
 from rotator.fleet.trying import try_all
 from rotator.fleet.voice import Voice, which
-from rotator.fleet.world import Surroundings
+from rotator.fleet.world import Surroundings, affordable
 from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting.standing import Standing
@@ -63,6 +63,7 @@ class Fleet:
         self, settings: Settings, policies: Iterable[Policy], *, serving: bool = False
     ) -> None:
         """`serving`: others will ask this process for its metrics."""
+        settings = affordable(settings)
         self.settings, self.policies = settings, list(policies)
         self.progress: Progress | None = None  # is told each event of each policy
         # Called whenever the work on a policy has ended.

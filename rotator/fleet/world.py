@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
+from rotator import files, reporting
 from rotator.ecgrid import Account, ECGrid, Keep, Urgency
 from rotator.ecgrid.credentials import Credentials, Login
 from rotator.ecgrid.rate import Rate
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 BESIDE = 2  # calls that a rotation makes beside another one
 LONG = 1.0  # seconds from which on a sleeper's place is somebody else's meanwhile
 NAP = 0.5  # seconds, so that a sleeper that may stop does so soon
+
+
+def affordable(settings: Settings) -> Settings:
+    """No more rotations at once than there are files for."""
+    wanted, most = settings.concurrency, files.at_once(settings.concurrency)
+    if most == wanted:
+        return settings
+    what = f"ROTATOR_CONCURRENCY is {wanted}, and there are files for {most} at once (`ulimit -n`)"
+    reporting.event("settings.warning", message=what)
+    return settings.model_copy(update={"concurrency": most})
 
 
 class BootClock:
@@ -176,6 +187,8 @@ class Surroundings:
             if leaps != before and getattr(self._thread, "free", False):
                 raise FenceLost("Vault's time has leapt: what is due is decided anew")
             self.whose.own_user(own.timeout)  # raises, if this is another ECGrid
+            if getattr(self._thread, "free", False):
+                files.require()
             self._hands.ready(BESIDE)  # past issue it would be too late to find that there are none
             self.index.hold(policy.name)
             self._thread.free = False

@@ -30,7 +30,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from rotator import __version__
+from rotator import __version__, files
 from rotator.errors import (
     AnswerLost,
     BadInput,
@@ -250,6 +250,8 @@ def _read_all(response: urllib3.BaseHTTPResponse, until: float) -> bytes:
 
 def _lost(operation: str, error: Exception, changes: bool) -> Transient | Permanent:
     name = type(error).__name__
+    if files.out_of_files(error):
+        return NotSent(f"Vault, {operation}: {files.NO_MORE}", kind=files.KIND)
     inner = error.original_error if isinstance(error, ProxyError) else error
     if isinstance(inner, SSLError | ssl.SSLError):
         return Transient(
