@@ -15,6 +15,7 @@ import click
 from rotator import __version__
 
 Command = Callable[..., Any]
+QUIET = "rotator.quiet"  # in a context's meta
 
 
 class _Ordered(click.Group):
@@ -52,8 +53,32 @@ def main(
 
 
 def as_json(command: Command) -> Command:
-    """The option that every command which acts or reports has."""
+    """The option of every command that prints results."""
     return click.option("--json", "json_", is_flag=True, help="Print one JSON object.")(command)
+
+
+def _hush(ctx: click.Context) -> None:
+    """What asks `is_quiet` prints less, and the log tells errors alone, unless a level was given."""
+    ctx.meta[QUIET] = True
+    ctx.obj.setdefault("log.level", "ERROR")
+
+
+def is_quiet() -> bool:
+    """Whether only what failed is to be told."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and QUIET in ctx.meta
+
+
+def reports(command: Command) -> Command:
+    """The options that every command which acts or reports has."""
+    quiet = click.option(
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=lambda ctx, _, given: _hush(ctx) if given else None,
+        help="Tell only what failed.",
+    )
+    return as_json(quiet(command))
 
 
 class Choice(NamedTuple):
@@ -145,7 +170,7 @@ SHARD = click.option(
     "--grace", metavar="DURATION", help="How long the replaced key stays valid; 0s: a leaked key."
 )
 @DRY_RUN
-@as_json
+@reports
 @click.pass_obj
 def rotate(given: dict[str, str], /, **options: Any) -> None:
     """Rotate now, whatever the schedule says.
@@ -161,7 +186,7 @@ def rotate(given: dict[str, str], /, **options: Any) -> None:
 @click.option("--once", is_flag=True, help="One tick, then exit: for a CronJob.")
 @SHARD
 @DRY_RUN
-@as_json
+@reports
 @click.pass_obj
 def run(given: dict[str, str], /, **options: Any) -> None:
     """The daemon: rotate every policy when it is due, until SIGTERM."""
@@ -182,7 +207,7 @@ def run(given: dict[str, str], /, **options: Any) -> None:
 )
 @click.option("--strict", is_flag=True, help="Exit 1 if anything is overdue or failed.")
 @click.option("--watch", is_flag=True, help="Draw it anew every five seconds, until interrupted.")
-@as_json
+@reports
 @click.pass_obj
 def status(given: dict[str, str], /, **options: Any) -> None:
     """A row per policy: the key's age against its maximum, last and next rotation, state, last failure."""
@@ -196,7 +221,7 @@ def status(given: dict[str, str], /, **options: Any) -> None:
     "--for", "span", metavar="DURATION", default="30d", help="How far ahead (default 30d)."
 )
 @click.option("--ics", is_flag=True, help="Print an iCalendar.")
-@as_json
+@reports
 @click.pass_obj
 def plan(given: dict[str, str], /, **options: Any) -> None:
     """The rotations ahead, with windows, freezes and jitter applied."""
@@ -209,7 +234,7 @@ def plan(given: dict[str, str], /, **options: Any) -> None:
 @policies()
 @click.option("--repair", is_flag=True, help="Finish interrupted rotations and heal drift.")
 @DRY_RUN
-@as_json
+@reports
 @click.pass_obj
 def check(given: dict[str, str], /, **options: Any) -> None:
     """Compare ECGrid with Vault and change nothing."""
@@ -229,7 +254,7 @@ def check(given: dict[str, str], /, **options: Any) -> None:
     help="What is configured is the ECGrid that the records are about: at a new address, or another one.",
 )
 @DRY_RUN
-@as_json
+@reports
 @click.pass_obj
 def adopt(given: dict[str, str], /, **options: Any) -> None:
     """Take the user's present key over without rotating it."""
@@ -242,7 +267,7 @@ def adopt(given: dict[str, str], /, **options: Any) -> None:
 @policies(all_="Every policy.")
 @click.option("--for", "span", metavar="DURATION", required=True, help="How long, 90d at most.")
 @click.option("--reason", metavar="TEXT", required=True, help="Why, for `status` and the history.")
-@as_json
+@reports
 @click.pass_obj
 def hold(given: dict[str, str], /, **options: Any) -> None:
     """Begin nothing for these policies by itself for a while, without touching a file.
@@ -259,7 +284,7 @@ def hold(given: dict[str, str], /, **options: Any) -> None:
 @click.option(
     "--brake", is_flag=True, help="Issuing goes on at full speed, once, for all policies."
 )
-@as_json
+@reports
 @click.pass_obj
 def release(given: dict[str, str], /, **options: Any) -> None:
     """End the hold of these policies; or, with `--brake`, let the fleet's brake go.
@@ -276,7 +301,7 @@ def release(given: dict[str, str], /, **options: Any) -> None:
 @click.option(
     "--since", metavar="DURATION", help="What was done since; exit 1 where that is not all known."
 )
-@as_json
+@reports
 @click.pass_obj
 def history(given: dict[str, str], /, **options: Any) -> None:
     """Past rotations, and keys that were ended: when, why, by whom, key ids, how it was proved, outcome.
@@ -303,7 +328,7 @@ def explain(**options: Any) -> None:
 
 @main.command()
 @click.argument("path", required=False)
-@as_json
+@reports
 @click.pass_obj
 def validate(given: dict[str, str], /, **options: Any) -> None:
     """Settings and policies, offline: every error at once."""
@@ -313,7 +338,7 @@ def validate(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
-@as_json
+@reports
 @click.pass_obj
 def doctor(given: dict[str, str], /, **options: Any) -> None:
     """Connectivity, credentials, rights, clock, key family; each line says how to fix it."""
@@ -336,7 +361,7 @@ def doctor(given: dict[str, str], /, **options: Any) -> None:
     "--path", metavar="TEMPLATE", help="Where keys are published (default ecgrid/{name})."
 )
 @click.option("--out", metavar="FILE", help="Add them to this file, or make it.")
-@as_json
+@reports
 @click.pass_obj
 def import_(given: dict[str, str], /, **options: Any) -> None:
     """Print policies for ECGrid's users that no policy names yet; writes nothing to Vault."""

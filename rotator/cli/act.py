@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from rotator import reporting
-from rotator.cli import Choice, output
+from rotator.cli import Choice, is_quiet, output
 from rotator.cli.choice import choose, require
 from rotator.cli.common import (
     BUSY,
@@ -118,31 +118,34 @@ def check(
             order = Order("repair", reason="check --repair", named=bool(chosen.names))
             _carry_out(fleet, policies, order, json_, dry_run=dry_run)
         found = fleet.check(policies)
+        told = dict(output.worth_telling(found.items(), lambda one: not _in_sync(one[1])))
         without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
-            rows = [{"policy": name, **_checked(one)} for name, one in found.items()]
+            rows = [{"policy": name, **_checked(one)} for name, one in told.items()]
             output.print_json({"results": rows, "without_policy": without})
-        else:
+        elif told or not is_quiet():
             out = output.console()
             out.print(
                 output.table(
                     ("POLICY", "STATE", "WHY"),
                     (
                         (name, _checked(one)["state"], _checked(one)["why"])
-                        for name, one in found.items()
+                        for name, one in told.items()
                     ),
                 )
             )
-            for name, one in found.items():
+            for name, one in told.items():
                 for warning in _checked(one)["warnings"]:
                     out.print(output.plain(f"{name}: {warning}"))
             if without:
                 out.print(output.plain(f"records without a policy here: {', '.join(without)}"))
         if any(isinstance(one, Failure) for one in found.values()):
             sys.exit(FAILED)
-        sys.exit(
-            0 if all(_checked(one)["state"] == "in-sync" for one in found.values()) else OUT_OF_SYNC
-        )
+        sys.exit(0 if all(map(_in_sync, found.values())) else OUT_OF_SYNC)
+
+
+def _in_sync(one: Check | Failure) -> bool:
+    return isinstance(one, Check) and one.state == "in-sync"
 
 
 def _checked(one: Check | Failure) -> dict[str, Any]:
@@ -203,7 +206,8 @@ def _adopt_ecgrid(fleet: Fleet, json_: bool, *, dry_run: bool) -> None:
         if which == "the same"
         else "each record is a new start, whose debts and baselines are forgotten"
     )
-    print(f"{which} ECGrid, at {hosts} (network {system.network_id}): {meaning}")
+    if not is_quiet():
+        print(f"{which} ECGrid, at {hosts} (network {system.network_id}): {meaning}")
 
 
 def _grace(text: str) -> timedelta:

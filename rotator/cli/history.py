@@ -6,7 +6,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rotator.cli import Choice, output
+from rotator.cli import Choice, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, exits, fleet_from, length_of, say
 from rotator.errors import Failure
@@ -34,13 +34,13 @@ def history(given: dict[str, str], *, chosen: Choice, since: str | None, json_: 
             now = fleet.vault_time()
             begin = None if length is None else now - length
             found = fleet.histories(policies)
-            lines = _lines(found, begin)
+            lines = output.worth_telling(_lines(found, begin), lambda line: line.past.failed)
             complete = _complete(found, now)
             latest = max(complete.values(), default=None)
             if json_:
                 rows = [_as_json(line) for line in lines]
                 output.print_json({"history": rows, "complete_since": _instant(latest)})
-            else:
+            elif lines or not is_quiet():
                 _print(lines, complete)
             lacking = _say_what_is_missing(found, complete, begin)
             sys.exit(FAILED if lacking else 0)
@@ -122,7 +122,7 @@ def _print(lines: list[Line], complete: dict[str, datetime]) -> None:
         for row in rows:
             out.print(_paragraph(row))
     latest = max(complete.items(), key=lambda one: one[1], default=None)
-    if latest is not None:
+    if latest is not None and not is_quiet():
         of = f" (of {latest[0]})" if len(complete) > 1 else ""
         out.print(f"complete since {output.instant(latest[1])}{of}")
 
@@ -133,7 +133,7 @@ def _row(line: Line) -> tuple[object, ...]:
     return (
         output.instant(past.at),
         line.policy,
-        past.outcome if past.outcome != "failed" else f"{past.about} failed",
+        past.outcome if not past.failed else f"{past.about} failed",
         past.key_id,
         None if ends else past.previous_key_id,
         past.previous_key_id if ends else None,

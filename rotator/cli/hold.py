@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 from rotator import reporting
-from rotator.cli import Choice, output
+from rotator.cli import Choice, is_quiet, output
 from rotator.cli.choice import choose, require
 from rotator.cli.common import BUSY, FAILED, bad_usage, exits, fleet_from, length_of
 from rotator.fleet.holds import LONGEST, Answer, put
@@ -54,21 +54,22 @@ def release(given: dict[str, str], *, chosen: Choice, brake: bool, json_: bool) 
             )
             if json_:
                 output.print_json({"let_go_at": output.instant(at), "by": fleet.who})
-            else:
+            elif not is_quiet():
                 output.console().print(f"the brake was let go at {output.instant(at)}")
 
 
 def _end(answers: list[Answer], json_: bool) -> NoReturn:
     """Prints what became of each policy and exits: 1 goes before 3."""
     counted = Counter(str(answer.outcome) for answer in answers)
+    told = output.worth_telling(answers, lambda answer: answer.outcome == "failed")
     if json_:
         output.print_json(
-            {"results": [answer.as_json() for answer in answers], "summary": dict(counted)}
+            {"results": [answer.as_json() for answer in told], "summary": dict(counted)}
         )
-    else:
+    elif told or not is_quiet():
         cells = (
             (answer.policy, answer.outcome, output.instant(until), why, answer.message)
-            for answer in answers
+            for answer in told
             for until, why in [
                 (answer.hold.until, answer.hold.reason) if answer.hold else (None, None)
             ]

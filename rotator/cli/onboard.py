@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rotator.cli import output
+from rotator.cli import is_quiet, output
 from rotator.cli.common import bad_usage, defaults_from, exits, judge_of, say, settings_from
 from rotator.errors import BadInput, Problem
 from rotator.fleet.census import Census, census
@@ -192,10 +192,12 @@ def _tell(news: News, out: Path | None, *, written: bool, json_: bool) -> None:
         text = "every user has a policy, or a comment: nothing was added"
     elif not written:
         text = f"no user is left to have a policy: {asides} none"
-    if out is not None and not json_:
-        print(text)
+    if is_quiet():
+        pass
     elif out is None:
         say(text)
+    elif not json_:
+        print(text)
     if not news.whole:
         say(
             "warning: ECGrid shows the same page of users again and again: there may be more. "

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rotator import reporting
+from rotator.cli import is_quiet
 from rotator.letters import as_json, visible
 
 if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `va
 
     from rotator.rotation import Result
 
+T = TypeVar("T")
 STYLES = {
     "rotated": "green", "repaired": "green", "adopted": "green", "ok": "green", "in-sync": "green",
     "retired": "green", "would-rotate": "cyan", "due": "yellow", "busy": "yellow", "rotating": "yellow",
@@ -28,6 +30,7 @@ STYLES = {
     "not-published": "red", "unreadable": "red", "refused": "red", "not-adopted": "yellow", "paused": "dim",
     "held": "yellow", "released": "green",
 }  # fmt: skip
+MANY = 20  # results, of which those that are not due are left out
 PIPE_WIDTH = 400  # lines in a pipe are never wrapped
 
 
@@ -98,6 +101,12 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
+def worth_telling(rows: Iterable[T], failed: Callable[[T], bool]) -> list[T]:
+    """All of them; with `--quiet` those that failed."""
+    quiet = is_quiet()
+    return [row for row in rows if not quiet or failed(row)]
+
+
 def summary_of(results: Iterable[Result]) -> dict[str, int]:
     """How many results had which outcome."""
     return dict(Counter(result.outcome for result in results))
@@ -105,13 +114,13 @@ def summary_of(results: Iterable[Result]) -> dict[str, int]:
 
 def results(found: list[Result], json_: bool) -> None:
     """The results of a command that acts."""
+    told = worth_telling(found, lambda result: result.bad)
     if json_:
-        print_json(
-            {"results": [result.as_json() for result in found], "summary": summary_of(found)}
-        )
+        print_json({"results": [result.as_json() for result in told], "summary": summary_of(found)})
         return
     out = console()
-    told = [result for result in found if result.outcome != "not-due"] if len(found) > 20 else found
+    if len(told) > MANY:
+        told = [result for result in told if result.outcome != "not-due"]
     if told:
         out.print(
             table(
@@ -143,9 +152,9 @@ def results(found: list[Result], json_: bool) -> None:
             )
         for warning in result.warnings:
             out.print(plain(f"{result.policy}: {warning}", "yellow"))
-    out.print(
-        ", ".join(f"{count} {name}" for name, count in summary_of(found).items()) or "nothing to do"
-    )
+    if not is_quiet():
+        summary = ", ".join(f"{count} {name}" for name, count in summary_of(found).items())
+        out.print(summary or "nothing to do")
 
 
 @contextmanager

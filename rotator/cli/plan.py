@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from rich.text import Text
 
-from rotator.cli import output
+from rotator.cli import is_quiet, output
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, length_of, say
 from rotator.errors import Failure
 from rotator.fleet.plan import MOST, Ahead, ahead
@@ -35,7 +35,9 @@ def plan(given: dict[str, str], *, span: str, ics: bool, json_: bool) -> None:
             until = now + length
             found = fleet.records(fleet.policies)
             rows = rotations(fleet.policies, found, now, until)
-            _print(rows, (now, until), ics=ics, json_=json_)
+            told = output.worth_telling(rows, lambda _: False)
+            if json_ or not is_quiet():
+                _print(told, (now, until), ics=ics, json_=json_)
             _say_what_is_missing(rows, found)
             sys.exit(FAILED if any(isinstance(one, Failure) for one in found.values()) else 0)
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rotator.cli import Choice, output
+from rotator.cli import Choice, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, input_from
 from rotator.errors import BadInput, Failure, Problem, RotatorError
@@ -49,12 +49,16 @@ def status(
                 _watch(fleet, policies, states)
                 return
             now, rows, unread = _look(fleet, policies, states)
+            told = output.worth_telling(rows, _alarming)
             if json_:
-                output.rows_as_json(rows, "policies")
-            else:
-                output.console().print(_drawn(rows, now, fleet.rights.why()))
-            alarming = any(one["state"] == "failed" or is_too_old(one) for one in rows)
-            sys.exit(FAILED if unread or (strict and alarming) else 0)
+                output.rows_as_json(told, "policies")
+            elif told or not is_quiet():
+                output.console().print(_drawn(told, now, fleet.rights.why()))
+            sys.exit(FAILED if unread or (strict and any(map(_alarming, rows))) else 0)
+
+
+def _alarming(row: dict[str, Any]) -> bool:
+    return row["state"] == "failed" or is_too_old(row)
 
 
 def _look(
@@ -154,6 +158,8 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
                 }
             )
             sys.exit(2 if problems else 0)
+        if is_quiet():
+            return
         out = output.console()
         for warning in told:
             out.print(output.plain(f"warning: {warning}"))

@@ -178,6 +178,11 @@ class Past(Value):
         return self.at + timedelta(seconds=self.duration_s)
 
     @property
+    def failed(self) -> bool:
+        """Whether it came to nothing."""
+        return self.outcome == "failed"
+
+    @property
     def about(self) -> str:
         """What was done: a noun."""
         return self.what or {"adopted": ADOPTION, "repaired": REPAIR}.get(self.outcome, ROTATION)
@@ -185,7 +190,7 @@ class Past(Value):
     def goes_on_from(self, before: Past) -> bool:
         """Whether both tell of one and the same failure."""
         same = (self.what, self.reason, self.error) == (before.what, before.reason, before.error)
-        return same and self.outcome == before.outcome == "failed"
+        return same and self.failed and before.failed
 
     def until(self, end: datetime) -> Past:
         """The same, going on until then."""
