@@ -93,6 +93,8 @@ MEANING = {
     "http.token": "Who asks for more than health has to show it; the word `none` shows everything to everybody.",
     "notify.webhook": "Is told of failures, overdue keys and recoveries (see [notifications](notifications.md)).",
     "notify.secret": "Signs what is sent there.",
+    "notify.runbook": "The address of the runbook where you serve it, for the links in all reports; without it they "
+    "name `rotator explain KIND`.",
     "metrics.textfile": "A file for node_exporter's textfile collector, written by commands that act.",
     "log.level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "log.format": "`json`, `console`, or `auto`: console at a terminal.",

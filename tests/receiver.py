@@ -8,29 +8,33 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from rotator.reporting.alarms import Alarm
+
 
 @dataclass(frozen=True)
 class Taken:
-    """One request: its path, headers and body, unpacked."""
+    """One request: its path, headers and body, unpacked; and how it was answered."""
 
     path: str
     headers: dict[str, str]
     body: bytes
+    status: int = 200
 
 
 @dataclass
 class Receiver:
-    """What was taken; `answers` are the statuses of the next requests, then 200; each is kept waiting for `delay`."""
+    """What was taken; `answers` are the statuses of the next requests, then `status`; each waits for `delay`."""
 
     url: str
     taken: list[Taken] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
+    status: int = 200
     delay: float = 0.0  # seconds
 
     @property
@@ -44,10 +48,10 @@ class Receiver:
         return self.url.replace("://", "://public@") + "/1"
 
     def items(self, kind: str) -> list[dict[str, Any]]:
-        """The items of that kind in the envelopes: `event`, `check_in`."""
+        """The items of that kind in the envelopes that were not refused: `event`, `check_in`."""
         found = []
         for taken in list(self.taken):
-            if not taken.path.endswith("/envelope/"):
+            if not taken.path.endswith("/envelope/") or taken.status != 200:
                 continue
             lines = taken.body.split(b"\n")[1:]
             for header, payload in zip(lines[::2], lines[1::2], strict=False):
@@ -56,8 +60,23 @@ class Receiver:
         return found
 
     def documents(self) -> list[dict[str, Any]]:
-        """The JSON documents that were posted, envelopes aside."""
-        return [json.loads(t.body) for t in list(self.taken) if not t.path.endswith("/envelope/")]
+        """The JSON documents that were posted and not refused, envelopes aside."""
+        posted = [one for one in list(self.taken) if not one.path.endswith("/envelope/")]
+        return [json.loads(one.body) for one in posted if one.status == 200]
+
+
+class Taking:
+    """Takes every alarm."""
+
+    name = "webhook"
+
+    def __init__(self) -> None:
+        self.told: list[Alarm] = []
+
+    def deliver(self, alarm: Alarm, until: Callable[[], float]) -> str | None:
+        """See `Receiver.deliver`."""
+        self.told.append(alarm)
+        return None
 
 
 @contextmanager
@@ -72,9 +91,10 @@ def receiver() -> Iterator[Receiver]:
                 body = gzip.decompress(body)
             elif coding == "deflate":
                 body = zlib.decompress(body)
-            there.taken.append(Taken(self.path, dict(self.headers.items()), body))
+            status = there.answers.pop(0) if there.answers else there.status
+            there.taken.append(Taken(self.path, dict(self.headers.items()), body, status))
             time.sleep(there.delay)
-            self.send_response(there.answers.pop(0) if there.answers else 200)
+            self.send_response(status)
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
             self.end_headers()

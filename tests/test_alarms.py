@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from conftest import Rotator, events, until
 from receiver import Receiver, receiver
 
 from rotator.reporting import LEVELS, runbook
-from rotator.reporting.alarms import AGAIN, MANY, Alarm, Alarms, slug
+from rotator.reporting.alarms import Alarm, slug
+from rotator.reporting.told import MANY, TELLING, Key, Told
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,27 +33,44 @@ QUICK = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "10s", "ROTATOR_CHECK_EV
 
 
 class Desk:
-    """Alarms with a clock of their own, and what they told."""
+    """What is known of what is wrong, as it is kept, and a receiver that takes everything, or nothing."""
 
     def __init__(self) -> None:
-        self.told: list[Alarm] = []
-        self.now = 0.0
-        self.alarms = Alarms(self.told.append, clock=lambda: self.now)
+        self.kept = ""
+        self.now = datetime(2026, 3, 1, tzinfo=UTC)
+        self.heard: list[Alarm] = []
+        self.away = False
 
-    def fail(self, policy: str, kind: str = "ecgrid.Timeout", phase: str = "issue") -> None:
-        """That policy fails once more."""
-        self.alarms.failed(policy, phase, kind, "it failed")
+    def process(self, *wrong: Alarm, well: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
+        """One process sees that, tells what is to be told, and keeps what was taken; what it told."""
+        told = Told.parse(self.kept)
+        for alarm in wrong:
+            told.happens(alarm, self.now)
+        for policy in well:
+            told.ends("failed", policy)
+        told.tidy(self.now)
+        due = told.due("webhook", self.now, map(Key.of, wrong))
+        for telling in [] if self.away else due:
+            self.heard.append(telling.alarm)
+            told.took(telling, self.now)
+        told.tidy(self.now)
+        self.kept = told.kept()
+        assert Told.parse(self.kept).kept() == self.kept
+        return [(telling.alarm.what, telling.alarm.policy) for telling in due]
 
-    def heard(self) -> list[tuple[str, str | None, int]]:
-        """What was told since the last time."""
-        told = self.told.copy()
-        self.told.clear()
-        return [(alarm.what, alarm.policy, alarm.count) for alarm in told]
+    def pass_time(self, **span: float) -> None:
+        """Time goes by."""
+        self.now += timedelta(**span)
+
+
+def failing(policy: str, kind: str = "ecgrid.Timeout", phase: str = "issue") -> Alarm:
+    """That policy fails."""
+    return Alarm("failed", policy, "it failed", phase, kind)
 
 
 @pytest.fixture
 def desk() -> Desk:
-    """Alarms that are heard by nobody else."""
+    """Nothing is wrong yet."""
     return Desk()
 
 
@@ -62,84 +81,105 @@ def sentry() -> Iterator[Receiver]:
         yield there
 
 
-def row(policy: str, state: str, age: int | None = 100) -> dict[str, Any]:
-    """A policy as `status --json` shows it, as far as alarms look at it."""
-    return {"policy": policy, "state": state, "key_age_s": age, "max_age_s": 90}
+def test_a_failure_that_goes_on_is_told_once_and_again_every_day(desk: Desk) -> None:
+    """With a count of the days, whichever process meets it; and its end once."""
+    for _ in range(6 * 24 * 3):
+        desk.process(failing("edi"))
+        desk.pass_time(minutes=10)
+    assert [(alarm.what, alarm.count) for alarm in desk.heard] == [
+        ("failed", 1),
+        ("failed", 2),
+        ("failed", 3),
+    ]
+    assert desk.process(well=("edi",)) == [("recovered", "edi")]
+    assert desk.process(well=("edi",)) == []
+    assert Told.parse(desk.kept).troubles == {}
 
 
-def test_a_failure_that_repeats_is_told_once_and_later_with_its_count(desk: Desk) -> None:
-    """One issue with a count, not one message for each tick."""
-    for _ in range(50):
-        desk.fail("edi")
-        desk.now += 10
-    assert desk.heard() == [("failed", "edi", 1)]
-    desk.now += AGAIN
-    desk.fail("edi")
-    assert desk.heard() == [("failed", "edi", 51)]
+def test_nothing_is_kept_anew_where_nothing_changed(desk: Desk) -> None:
+    """Each tick of a CronJob would be a write of its own."""
+    desk.process(failing("edi"))
+    kept = desk.kept
+    desk.pass_time(hours=5)
+    desk.process(failing("edi"))
+    desk.process(well=("other",))
+    assert desk.kept == kept
 
 
-def test_another_phase_or_kind_is_another_alarm(desk: Desk) -> None:
-    """So is another policy."""
-    desk.fail("edi")
-    desk.fail("edi", kind="vault.Sealed")
-    desk.fail("edi", phase="publish")
-    desk.fail("other")
-    assert len(desk.heard()) == 4
+def test_another_phase_or_kind_is_another_alarm_and_all_have_one_end(desk: Desk) -> None:
+    """So is another policy. A key that cannot be retired is one trouble, however that fails."""
+    troubles = [
+        failing("edi"),
+        failing("edi", kind="vault.Sealed"),
+        failing("edi", phase="publish"),
+        failing("edi", "ecgrid.NotRetired", "retire"),
+        failing("edi", "ecgrid.Timeout", "retire"),
+    ]
+    for trouble in (*troubles, *troubles):
+        desk.process(trouble)
+    assert [alarm.what for alarm in desk.heard] == ["failed"] * 4
+    assert desk.process(failing("other")) == [("failed", "other")]
+    assert desk.process(well=("edi",)) == [("recovered", "edi")]
+
+
+def test_what_was_not_taken_is_told_by_the_next_process(desk: Desk) -> None:
+    """A failure, and its end; but no end of what nobody ever heard of."""
+    desk.away = True
+    desk.process(failing("edi"))
+    desk.process(failing("other"))
+    desk.process(well=("other",))
+    desk.away = False
+    assert desk.process() == [("failed", "edi")]
+    desk.away = True
+    desk.process(well=("edi",))
+    desk.away = False
+    assert desk.process() == [("recovered", "edi")]
+    assert Told.parse(desk.kept).troubles == {}
+
+
+def test_a_failure_that_comes_back_before_its_end_was_taken_is_the_same(desk: Desk) -> None:
+    """Whoever was told of it hears nothing."""
+    desk.process(failing("edi"))
+    desk.away = True
+    desk.process(well=("edi",))
+    desk.process(failing("edi"))
+    desk.away = False
+    assert desk.process(failing("edi")) == []
 
 
 def test_a_trouble_of_many_policies_is_told_of_them_together(desk: Desk) -> None:
-    """Ten thousand policies behind one sealed Vault are not ten thousand messages; one tells when all is well."""
-    names = [f"p{number}" for number in range(1000)]
-    for name in names:
-        desk.fail(name, kind="vault.Sealed")
-    heard = desk.heard()
-    assert len(heard) == MANY + 1
-    assert heard[-1] == ("failed", None, MANY + 1)
-    for name in names:
-        desk.alarms.works(name)
-    heard = desk.heard()
-    assert [one[:2] for one in heard] == [
+    """Ten thousand policies without a right are not ten thousand messages; one tells when all is well."""
+    names = [f"p{number}" for number in range(10_000)]
+    desk.process(*(failing(name, kind="vault.MissingCapability") for name in names))
+    assert len(desk.heard) == MANY + 1
+    last = desk.heard[-1]
+    assert (last.what, last.policy, last.count) == ("failed", None, 10_000)
+    assert len(desk.kept) < 100_000
+    assert desk.process(*(failing(name, kind="vault.MissingCapability") for name in names)) == []
+    desk.heard.clear()
+    desk.process(well=tuple(names[:-1]))
+    desk.process(well=tuple(names[-1:]))
+    assert [(alarm.what, alarm.policy) for alarm in desk.heard] == [
         *(("recovered", name) for name in names[:MANY]),
         ("recovered", None),
     ]
 
 
-def test_recovery_is_told_once_and_only_after_an_alarm(desk: Desk) -> None:
-    """Also where another process saw it fail: that is in the record."""
-    desk.alarms.works("edi")
-    assert desk.heard() == []
-    desk.fail("edi")
-    desk.alarms.works("edi")
-    desk.alarms.works("edi")
-    assert desk.heard() == [("failed", "edi", 1), ("recovered", "edi", 1)]
-    desk.alarms.failed_before("edi", "issue", "ecgrid.Timeout")
-    assert desk.heard() == []
-    desk.alarms.works("edi")
-    assert desk.heard() == [("recovered", "edi", 1)]
+def test_who_is_about_to_tell_says_so_and_nobody_else_does() -> None:
+    """Until it has ended, or is gone."""
+    told, now = Told(), datetime(2026, 3, 1, tzinfo=UTC)
+    assert told.begin("webhook", "one", now)
+    assert not told.begin("webhook", "other", now)
+    assert told.begin("sentry", "other", now)
+    assert told.begin("webhook", "other", now + TELLING)
+    told.end("webhook", "one")
+    assert not told.begin("webhook", "one", now + TELLING)
 
 
-def test_a_failure_that_another_process_saw_before_is_told_again_when_it_repeats(
-    desk: Desk,
-) -> None:
-    """Each CronJob is a process of its own, and may be the only one whose report arrives."""
-    desk.alarms.failed_before("edi", "issue", "ecgrid.Timeout")
-    desk.fail("edi")
-    assert desk.heard() == [("failed", "edi", 1)]
-
-
-def test_overdue_is_told_when_it_begins_and_when_it_ends(desk: Desk) -> None:
-    """A record that cannot be read for a while ends nothing."""
-    for state, age in (
-        ("ok", 10),
-        ("overdue", 100),
-        ("overdue", 110),
-        ("failed", None),
-        ("overdue", 120),
-    ):
-        desk.alarms.stand([row("edi", state, age)])
-    assert desk.heard() == [("overdue", "edi", 1)]
-    desk.alarms.stand([row("edi", "ok", 5)])
-    assert desk.heard() == [("recovered", "edi", 1)]
+def test_a_document_that_cannot_be_understood_says_nothing() -> None:
+    """Then all is told anew, and kept over it."""
+    for text in (None, 7, "", "[]", "{", '{"troubles": [{}]}', '{"troubles": 7}', "[" * 10_000):
+        assert Told.parse(text).kept() == Told().kept()
 
 
 def test_each_shard_has_a_monitor_of_its_own() -> None:
@@ -165,7 +205,7 @@ def test_every_kind_of_error_has_a_next_step_and_a_section_in_the_runbook() -> N
     """And the runbook has no section for one that does not exist."""
     kinds, entries = kinds_in_the_code(), runbook.entries()
     assert {name for name, entry in entries.items() if "." in name} == kinds
-    headings = re.findall(r"^### (.+)$", (ROOT / runbook.PAGE).read_text(), re.MULTILINE)
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
     assert list(entries) == headings
     lacking = [one.name for one in entries.values() if not (one.means[0] and one.to_do)]
     assert lacking == []
@@ -174,10 +214,10 @@ def test_every_kind_of_error_has_a_next_step_and_a_section_in_the_runbook() -> N
 
 def test_links_are_the_anchors_that_the_runbook_has() -> None:
     """GitHub's rule: lower case, without what is neither letter, digit, hyphen nor space."""
-    headings = re.findall(r"^#+ (.+)$", (ROOT / runbook.PAGE).read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in headings}
     for name in [*kinds_in_the_code(), "RotatorKeyOverdue"]:
-        assert runbook.link(name).partition("#")[2] in anchors, name
+        assert runbook.anchor(name) in anchors, name
 
 
 # real processes

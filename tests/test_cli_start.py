@@ -17,7 +17,6 @@ from test_architecture import ROOT
 
 import rotator
 from rotator.cli import main
-from rotator.reporting import runbook
 from rotator.sandbox.ecgrid import Running
 
 HEAVY = ("apscheduler", "httpx", "hvac", "lxml", "pydantic", "requests", "rich", "yaml", "zeep")
@@ -125,7 +124,7 @@ def test_the_help_of_every_command_explains_every_option(shell: Shell, name: str
 
 def test_explain_shows_what_the_runbook_says(shell: Shell) -> None:
     """With nothing set: one entry as text and as JSON; without a kind a line for each, the alerts last."""
-    page = (ROOT / runbook.PAGE).read_text()
+    page = (ROOT / "docs" / "runbook.md").read_text()
     section = page.partition("### vault.Sealed\n")[2].partition("\n### ")[0].replace("*", "")
     shown = shell("explain", "vault.Sealed")
     assert (shown.code, shown.stderr) == (0, "")

@@ -216,7 +216,7 @@ def test_results_are_told_also_where_nothing_could_be_seen(
     assert (done.code, result["policy"], result["outcome"]) == (1, "edi", "failed")
     assert result["error"]["kind"] == "vault.Unreachable"
     if command[0] == "run":
-        assert "daemon.tick_failed" in done.stderr
+        assert "run.failed" in done.stderr
         assert (tmp_path / "rotator.prom").exists()
 
 

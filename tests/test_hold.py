@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 from conftest import Finished, Rotator, VaultServer, until
+from receiver import Taking
 from test_fleet_braked import make_due
 from test_fleet_index import NEVER_CHECKED, Party
 from worlds import POLICY, USER, Scene, policy_from
 
+from rotator.fleet.alarms import Alarms
 from rotator.fleet.plan import ahead
 from rotator.fleet.reports import Reports
 from rotator.fleet.standing import row
 from rotator.fleet.survey import quiet_until
 from rotator.journal import Hold, Record
-from rotator.reporting.alarms import Alarm, Alarms
 from rotator.rotation import Order, Result, tend
 from rotator.sandbox.ecgrid import Running
 from rotator.settings import Settings
@@ -279,11 +280,12 @@ def test_no_key_is_issued_for_a_drift_while_a_policy_is_held(tmp_path: Path) -> 
 
 def alarms_of(result: Result) -> list[tuple[str, str | None]]:
     """What is told to a person of that result."""
-    told: list[Alarm] = []
+    taking = Taking()
     reports = Reports(Settings.load({}, Path("/nonexistent")), serving=False)
-    reports.alarms = Alarms(told.append)
+    reports.alarms = Alarms([taking])
     reports.result(result, {})
-    return [(alarm.what, alarm.kind) for alarm in told]
+    reports.alarms.close()
+    return [(alarm.what, alarm.kind) for alarm in taking.told]
 
 
 def test_an_open_rotation_is_finished_while_the_policy_is_held(tmp_path: Path) -> None:
@@ -326,12 +328,14 @@ def test_a_key_that_is_too_old_alarms_though_its_policy_is_paused(tmp_path: Path
     scene.pass_time(days=41)
     held(scene)
     off = policy_from(tmp_path, POLICY + "max_age: 40d\nenabled: false\n", "off")
-    told: list[Alarm] = []
-    alarms, record = Alarms(told.append), scene.stored().record
+    taking = Taking()
+    told = taking.told
+    alarms, record = Alarms([taking]), scene.stored().record
     unheld = record.change(hold=None)
     shown = [row(*one, scene.time.now()) for one in ((scene.policy, record), (off, unheld))]
     assert [one["state"] for one in shown] == ["paused", "paused"]
     alarms.stand(shown)
+    alarms.sync()
     assert [(alarm.what, alarm.policy) for alarm in told] == [
         ("overdue", "edi"),
         ("overdue", "off"),
@@ -341,6 +345,7 @@ def test_a_key_that_is_too_old_alarms_though_its_policy_is_paused(tmp_path: Path
     order = Order("demand", since=scene.time.now(), named=True)
     assert tend(scene.rotator().run(order)).outcome == "rotated"
     alarms.stand([row(scene.policy, scene.stored().record, scene.time.now())])
+    alarms.sync()
     assert told[-1].what == "recovered"
 
 

@@ -7,7 +7,7 @@ import hmac
 import json
 import re
 import secrets
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
@@ -19,11 +19,21 @@ from receiver import Receiver, receiver
 from rotator.keys import Secret
 from rotator.reporting import runbook
 from rotator.reporting.alarms import Alarm
-from rotator.reporting.notify import TRIES, Notifier, body_of
+from rotator.reporting.notify import TRIES, Webhook, body_of
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent
-ALARM = Alarm("failed", "edi", 'it "failed"', "issue", "ecgrid.Timeout", 3, {"key_id": 7})
+ALARM = Alarm(
+    "failed",
+    "edi",
+    'it "failed"',
+    "issue",
+    "ecgrid.Timeout",
+    3,
+    owner="edi-platform@example.com",
+    tags=("prod", "eu"),
+    about={"key_id": 7, "run": "3f"},
+)
 
 
 @pytest.fixture
@@ -35,15 +45,10 @@ def hook() -> Iterator[Receiver]:
 
 def send(hook: Receiver, secret: Secret | None = None) -> tuple[bool, str]:
     """Sends one alarm, and what became of it."""
-    done = threading.Event()
     became: list[tuple[bool, str]] = []
-
-    def tell(delivered: bool, why: str) -> None:
-        became.append((delivered, why))
-        done.set()
-
-    Notifier(f"{hook.url}/hook", secret, tell, pause=0.01).tell(ALARM)
-    assert done.wait(60)
+    webhook = Webhook(f"{hook.url}/hook", secret, lambda *one: became.append(one), pause=0.01)
+    problem = webhook.deliver(ALARM, lambda: time.monotonic() + 60)
+    assert became == [(problem is None, problem or "")]
     return became[0]
 
 
@@ -54,9 +59,12 @@ def test_a_notification_is_flat_json_with_what_to_do(hook: Receiver) -> None:
     assert (told["event"], told["policy"], told["phase"], told["kind"]) == (
         "failed", "edi", "issue", "ecgrid.Timeout",
     )  # fmt: skip
-    assert (told["count"], told["about"]) == (3, {"key_id": 7})
+    assert (told["count"], told["about"]) == (3, {"key_id": 7, "run": "3f"})
+    assert (told["owner"], told["tags"]) == ("edi-platform@example.com", ["prod", "eu"])
+    assert told["run"] == "3f"
     assert told["to_do"] == runbook.next_step("ecgrid.Timeout")
-    for part in ("edi: rotation failed", 'it "failed"', told["to_do"], told["runbook"]):
+    shown = ("edi: rotation failed", 'it "failed"', "edi-platform@example.com")
+    for part in (*shown, told["to_do"], told["runbook"]):
         assert part in told["text"]
 
 
@@ -112,7 +120,7 @@ def test_a_command_delivers_before_it_ends_and_never_tells_the_address(
     rotator_command.environment["ROTATOR_NOTIFY__WEBHOOK"] = "http://127.0.0.1:9" + path
     simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
     assert rotator_command("rotate", "edi").code == 1
-    assert "notification_lost" in rotator_command("rotate", "edi").stderr
+    assert "report.not_delivered" in rotator_command("rotate", "edi").stderr
 
 
 def test_a_webhook_address_that_cannot_be_used_is_refused_unseen(rotator_command: Rotator) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from conftest import Roles, Rotator, VaultServer
 from memory import Direct
+from receiver import Taking
 from test_vault_policy import RIGHTS, SHIPPED, without
 from worlds import POLICY, USER, Process, Scene
 
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, Permanent, Transient
 from rotator.fleet import Fleet
+from rotator.fleet.alarms import Alarms
 from rotator.fleet.reports import Reports
 from rotator.keys import Issue, Me, Secret, Verify
 from rotator.policy import PolicyDefaults, load
-from rotator.reporting.alarms import Alarm, Alarms
 from rotator.rotation import Order, Result
 from rotator.sandbox.ecgrid import Running
 from rotator.settings import Settings
@@ -95,13 +96,15 @@ def test_a_key_past_the_limit_is_told_by_an_alarm(rotator_command: Rotator, tmp_
     scene.pass_time(days=31)
     scene.simulator.switch(activation_delay=86400.0)
     reports = Reports(Settings.load(rotator_command.environment, tmp_path), serving=False)
-    told: list[Alarm] = []
-    reports.alarms = Alarms(told.append)
+    taking = Taking()
+    told = taking.told
+    reports.alarms = Alarms([taking])
     for _ in range(120):
         process = scene.rotator()
         process.tick()
         for name, fields in process.events:
             reports.event("edi", name, fields)
+        reports.alarms.sync()
         assert bool(told) == (scene.issued() > 4)
         scene.pass_time(seconds=10)
     assert {(alarm.what, alarm.policy, alarm.kind) for alarm in told} == {

@@ -15,6 +15,8 @@ path "secret/metadata/rotator/record/*" { capabilities = ["list", "read", "delet
 path "secret/data/rotator/index/*"      { capabilities = ["create", "read", "update"] }
 # What ECGrid speaks, and whose it is: so that another environment's is told from this one.
 path "secret/data/rotator/ecgrid"       { capabilities = ["create", "read", "update"] }
+# What is wrong, and what was told of it: so that each alarm comes once, whichever rotator notices.
+path "secret/data/rotator/told"         { capabilities = ["create", "read", "update"] }
 # A key between its issue and its publishing. Nobody else should be given this path.
 path "secret/data/rotator/staged/*"     { capabilities = ["create", "read", "update"] }
 # Once published, the staged value is gone with all its versions.

@@ -50,8 +50,8 @@ def rotate(
             try:
                 since = fleet.patiently(fleet.vault_time)
             except RotatorError as error:
-                unseen = fleet.not_seen(policies, error)
-                _end(fleet, None, unseen, json_, named=named)
+                found = (fleet.not_seen if dry_run else fleet.failed)(policies, error)
+                _end(fleet, None, found, json_, named=named)
             order = Order(
                 "demand",
                 reason=visible(" ".join(reason.split())) or "on demand",

@@ -19,6 +19,7 @@ from rotator.errors import BadInput, Problem, RotatorError
 from rotator.files import KIND, NO_MORE, out_of_files
 from rotator.letters import visible
 from rotator.policy import Judge, Policy, PolicyDefaults, load, own_key_problems, warnings
+from rotator.reporting import runbook
 from rotator.reporting.sinks import guard
 from rotator.schedule import duration
 from rotator.settings import Settings
@@ -71,6 +72,7 @@ def settings_from(given: dict[str, str], problems: list[Problem]) -> Settings | 
     if settings is None:
         return None
     reporting.setup(settings.log.level, settings.log.format)
+    runbook.is_at(settings.notify.runbook)
     if settings.file is not None:
         reporting.event("settings.read", file=str(settings.file.absolute()))
     for warning in settings.warnings:

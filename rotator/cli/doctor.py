@@ -19,6 +19,7 @@ from rotator.policy import Destination, Policy
 from rotator.rotation import Order, claiming, own, previous
 from rotator.rotation.trying import ADMINS
 from rotator.system import Surface
+from rotator.vault.layout import Rights
 from rotator.vault.login import USES
 
 State = Literal["ok", "warning", "failed"]
@@ -66,6 +67,7 @@ def findings(fleet: Fleet) -> Iterator[Line]:
             readable |= {policy.name} if rights.state != "failed" else set()
         if readable:
             yield _try("Vault rights for what ECGrid speaks", lambda: _system_rights(fleet))
+            yield _try("Vault rights for what was told", lambda: _told_rights(fleet))
     yield from _of_ecgrid(fleet, readable)
 
 
@@ -182,16 +184,25 @@ def _version(fleet: Fleet, verify: Verify) -> Finding:
     return "ok", f"answers, version {version}" if version else "answers"
 
 
-def _system_rights(fleet: Fleet) -> Finding:
-    """The path that came with this version; rotations go on without it."""
-    rights = fleet.vault.of_system()
+def _rights_beside(fleet: Fleet, rights: Rights, without: str) -> Finding:
+    """A path that came with a later version than the others; rotations go on without it."""
+    (path,) = rights
     if fleet.vault.kv.missing(rights):
-        (path,) = rights
         return "warning", (
-            "what ECGrid speaks, and whose it is, cannot be remembered: nothing tells another ECGrid from this one. "
-            f'Add to the rotator\'s Vault policy: path "{path}" {{ capabilities = ["create", "read", "update"] }}'
+            f"{without}. Add to the rotator's Vault policy: "
+            f'path "{path}" {{ capabilities = ["create", "read", "update"] }}'
         )
-    return "ok", str(fleet.vault.system_at)
+    return "ok", path.replace("/data/", "/", 1)
+
+
+def _system_rights(fleet: Fleet) -> Finding:
+    without = "what ECGrid speaks, and whose it is, cannot be remembered: nothing tells another ECGrid from this one"
+    return _rights_beside(fleet, fleet.vault.of_system(), without)
+
+
+def _told_rights(fleet: Fleet) -> Finding:
+    without = "what was told cannot be kept: each run of a CronJob tells every alarm anew, and none that it is over"
+    return _rights_beside(fleet, fleet.vault.of_told(), without)
 
 
 FORMS = {

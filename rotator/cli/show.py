@@ -65,10 +65,10 @@ def _look(
     fleet: Fleet, policies: list[Policy], states: tuple[str, ...]
 ) -> tuple[datetime, list[dict[str, Any]], bool]:
     """Vault's time, a row for each policy in one of the states (none given: in any), and whether a record is unread."""
-    from rotator.fleet.standing import row
-
     now, found = fleet.vault_time(), fleet.records(policies)
-    every = (row(policy, found[policy.name], now) for policy in policies)
+    if None in found.values():  # what a record cannot keep is known from the alarms
+        fleet.reports.alarms.read()
+    every = fleet.reports.rows([(policy, found[policy.name]) for policy in policies], now)
     rows = [one for one in every if not states or one["state"] in states]
     return now, rows, any(isinstance(record, Failure) for record in found.values())
 

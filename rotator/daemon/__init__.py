@@ -26,7 +26,7 @@ from rotator.daemon.site import LATE, Face, Pulse
 from rotator.daemon.watch import Watched
 from rotator.errors import BadInput, RotatorError
 from rotator.fleet import Fleet, Turn
-from rotator.fleet.reports import TURNS, tick_failed
+from rotator.fleet.reports import TURNS
 from rotator.fleet.rights import TURN
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
@@ -169,7 +169,8 @@ class _Daemon:
         except RotatorError as error:
             self._missed(error.kind, str(error))
         except Exception as error:  # noqa: BLE001 - the loop must go on; the text may quote anything
-            self._missed(type(error).__name__, "a fault of rotator: please report it")
+            told = f"{type(error).__name__}, a fault of rotator: please report it"
+            self._missed("rotator.Fault", told)
         self._feed()
         with self._lock:
             self._turning = False
@@ -190,7 +191,7 @@ class _Daemon:
             self._notify.say(WATCHDOG=1)
 
     def _missed(self, kind: str, message: str) -> None:
-        tick_failed(kind, message)
+        reporting.event("daemon.tick_failed", error=kind, message=message)
         self.pulse.ended(message)
         if self.pulse.fails_for > LATE:
             self._fleet.reports.alarms.failed(TURNS, "observe", kind, message)
@@ -236,7 +237,9 @@ class _Daemon:
             self._trouble = (
                 f"; the policies changed and cannot be used: {len(error.problems)} errors"
             )
-            reporting.event("daemon.reload_failed", message=text, errors=len(error.problems))
+            reporting.event(
+                "daemon.reload_failed", error=error.kind, message=text, errors=len(error.problems)
+            )
             self.pulse.reload_trouble = text
             self._fleet.reports.alarms.failed(POLICIES, "load", error.kind, text)
         else:

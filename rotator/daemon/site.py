@@ -108,7 +108,10 @@ class Face:
     def __enter__(self) -> Self:
         self._thread = begin(self._keep_fresh, "site")
         if self.window:
-            reporting.event("daemon.listening", port=self.window.port)
+            at = self._fleet.settings.http.listen
+            host = f"[{at.host}]" if at and ":" in at.host else at.host if at else ""
+            port = self.window.port
+            reporting.event("daemon.listening", port=port, url=f"http://{host}:{port}/")
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -23,7 +23,7 @@ from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
 from rotator.fleet.standing import end_of_own_key
 from rotator.fleet.trying import try_all
-from rotator.fleet.voice import Voice, which
+from rotator.fleet.voice import Voice
 from rotator.fleet.world import Surroundings, affordable
 from rotator.journal import Record
 from rotator.policy import Policy
@@ -74,18 +74,17 @@ class Fleet:
         self.server, self.vault = self._around.server, self._around.vault
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
         self.whose, self.who = self._around.whose, self._around.who
-        self.whose.policies = self.policies
         self.boot = self._around.clock.boot
         self._voice = Voice(self.reports, self.boot)
         self.rights = Rights(
             settings, self.vault, self.index, self._around.clock, self.reports.board
         )
         self.rights.stopping = self.stopping.is_set
-        self.rights.over(self.policies)
         self.reports.heed = self.rights.saw
         self._rounds = Rounds(
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
+        self.reports.alarms.share(self.vault, self._rounds.stands, self.stopping.is_set)
         # Called while a turn looks round, as a sign of life.
         self.alive: Callable[[], None] = lambda: None
         self._rounds.goes_on = self._goes_on
@@ -93,6 +92,7 @@ class Fleet:
         self._around.clock.resting = self._crew.resting
         self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
         self._settled: list[Ended] = []  # runs that the due index does not know of yet
+        self.load(self.policies)
 
     def __enter__(self) -> Self:
         return self
@@ -103,18 +103,20 @@ class Fleet:
     def close(self) -> None:
         """Logs out of ECGrid and closes all connections."""
         self._crew.close()
+        self.reports.close()
         self._rounds.close()
         self._around.close()
-        self.reports.close()
 
     def ready(self) -> None:
         """Sees to it that work can begin; raises Failure if no thread can be had for it."""
         self._crew.ready()
+        self.reports.alarms.begin()
 
     def load(self, policies: Iterable[Policy]) -> None:
         """These are the policies from here on; what has begun under the old ones is finished under them."""
         self.policies = self.whose.policies = list(policies)
         self.rights.over(self.policies)
+        self.reports.alarms.over(self.policies)
         self._crew.drop()
 
     # what is done to many
@@ -152,9 +154,11 @@ class Fleet:
         results = {result.policy: result for result in found.results}
         for result in found.results:
             self._voice.tell(result, again=True)
+        self.rights.refresh()
         results |= self._work_off(found.tasks, lambda: self.boot() > until)
         self.report_skew()
         self._report_ends()
+        self.reports.held_back(self.rights.held_back())
         if self.settings.metrics.textfile:
             self.standing(mine)
         else:  # what was read is what may have changed
@@ -181,7 +185,7 @@ class Fleet:
         self.rights.refresh()
         self._expect(found.tasks)
         self._crew.put(found.tasks)
-        self.reports.held_back(self.rights.brake.why())
+        self.reports.held_back(self.rights.held_back())
         for held in filter(None, map(self.rights.not_begun, self._crew.pending())):
             if held.error is not None:
                 self._voice.tell(held, again=True)
@@ -203,13 +207,8 @@ class Fleet:
         try:
             self.whose.require(policies)
         except HeldBack as error:
-            trouble = error
-        else:
-            return None
-        results = self.not_seen(policies, trouble)
-        for result in results:
-            self._voice.tell(result)
-        return results
+            return self.failed(policies, error)
+        return None
 
     def adopt_ecgrid(self, *, dry_run: bool = False) -> Literal["the same", "another"]:
         """`adopt --ecgrid`: see `Whose.adopt`, whose errors it raises. Each record is looked at by the next tick."""
@@ -225,6 +224,13 @@ class Fleet:
         """What there is to say of policies that could not be looked at."""
         told = {"kind": error.kind, "message": str(error)}
         return [Result(one.name, "failed", phase="observe", error=told) for one in policies]
+
+    def failed(self, policies: list[Policy], error: RotatorError) -> list[Result]:
+        """The same, of an order that came to nothing: told as every failure is."""
+        results = self.not_seen(policies, error)
+        for result in results:
+            self._voice.tell(result)
+        return results
 
     def finish(self) -> None:
         """Waits for what has begun; with `stopping` set, nothing that has issued nothing goes on."""
@@ -284,8 +290,7 @@ class Fleet:
             if self.progress:
                 self.progress(policy.name, event)
             self.reports.event(policy.name, event, fields)
-            if event != "rotation.failed" or fields.get("phase") == "retire":  # else see Voice
-                reporting.event(event, **{"policy": policy.name, **which(run), **fields})
+            self._voice.event(run, event, fields)
 
         run = Run(policy, order, self._around.world(policy, report, right or Free()))
         return run
@@ -316,15 +321,14 @@ class Fleet:
             self.reports.failed_before(policy.name, run.failing)
         if run.stored is not None:
             self._settled.append(Ended(policy, run.stored, began))
-            if run.failing is not None and run.stored.record.failed is None:
-                self.reports.alarms.works(policy.name, run.failing.phase)
+            self.reports.board.saw(policy.name, run.stored)
         if result.error and result.error["kind"] == Gone.kind:
             with suppress(RotatorError):  # else within the hour
                 self.index.lower(policy.name)
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
         result.warnings += task.warnings
-        self.reports.held_back(self.rights.brake.why())
+        self.reports.held_back(self.rights.held_back())
         if result.outcome not in (*ENDED, "retired"):
             self._resting[policy.name] = self.boot() + TURN
         self._voice.tell(result, run)
@@ -341,14 +345,14 @@ class Fleet:
         """Why a task that was to be done was not."""
         name = task.policy.name
         if self.stopping.is_set():
-            return Result(name, "unchanged", stopped=True)
+            return Result(name, "unchanged", stopped=True, begun=False)
         held = self.rights.not_begun(task)
         if held is not None:
             return held
         kind = "rotation.TickDeadline"
         text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
         if not task.overdue:
-            return Result(name, "not-due", warnings=[text])
+            return Result(name, "not-due", warnings=[text], begun=False)
         return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})
 
     def report_skew(self) -> None:

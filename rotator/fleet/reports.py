@@ -6,23 +6,25 @@ The log is not here: events go to `reporting.event` where they happen.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rotator import reporting
 from rotator.ends import End
 from rotator.errors import Failure, RotatorError
+from rotator.fleet.alarms import Alarms
 from rotator.fleet.standing import Answer, Board, row
-from rotator.journal import Failed
+from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.reporting import runbook
-from rotator.reporting.alarms import Alarms, CheckIns, to_sentry
-from rotator.reporting.notify import Notifier
+from rotator.reporting.alarms import ALL, CheckIns, Receiver, Sentry, What
+from rotator.reporting.notify import Webhook
 from rotator.reporting.sinks import on_catch
 from rotator.reporting.standing import Standing
 from rotator.rotation import Result
+from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.restraint import LIMIT
 from rotator.rotation.right import BRAKED, MASS_DRIFT
 from rotator.settings import Settings
@@ -31,20 +33,13 @@ from rotator.vault import Stored
 if TYPE_CHECKING:  # a fifth of a second that only those who serve or keep metrics pay
     from rotator.reporting.metrics import Metrics
 
-ALL = "(all)"  # in place of a policy: what concerns every one
 TURNS = "(turns)"  # in place of a policy: looking round all of them
-LAST_TRIES = 10.0  # seconds that a process which ends gives its notifications
-ENDED = ("rotated", "repaired", "adopted")
 HELD_BACK = (BRAKED, MASS_DRIFT)
+ALARMS: dict[str, What] = {BRAKED: "braked", MASS_DRIFT: "mass-drift"}
 BEGINS = {BRAKED: "fleet.braked", MASS_DRIFT: "fleet.mass_drift"}
 IS_OVER = {BRAKED: "fleet.brake_over", MASS_DRIFT: "fleet.mass_drift_over"}
 ENDING = "fleet.CredentialEnds"
 Observer = Callable[[str, str, float], None]
-
-
-def tick_failed(kind: str, message: str) -> None:
-    """A look round all policies failed."""
-    reporting.event("daemon.tick_failed", error=kind, message=message, runbook=runbook.link(kind))
 
 
 class Reports:
@@ -67,21 +62,17 @@ class Reports:
         self._not_retired: dict[
             str, tuple[str, str]
         ] = {}  # by policy: the kind of error, the message
-        tells = [to_sentry]
+        receivers: list[Receiver] = [Sentry()] if settings.sentry.dsn else []
         webhook = settings.notify.webhook
-        self._notifier = None
         if webhook is not None:
-            self._notifier = Notifier(webhook, settings.notify.secret, self._notified)
-            tells.append(self._notifier.tell)
-        self.alarms = Alarms(*tells)
+            receivers.append(Webhook(webhook, settings.notify.secret, self._notified))
+        self.alarms = Alarms(receivers)
 
     def _notified(self, delivered: bool, why: str) -> None:
         if self.metrics:
             self.metrics.notified(delivered)
         if not delivered:
-            reporting.event(
-                "daemon.notification_lost", message=f"the webhook did not take it: {why}"
-            )
+            reporting.event("report.not_delivered", receiver="webhook", reason=why)
 
     # what happens
 
@@ -104,20 +95,14 @@ class Reports:
     def failed_before(self, policy: str, failed: Failed | None) -> None:
         """What a policy's record tells of its last failure, whoever met it."""
         if failed is not None:
-            self.alarms.failed_before(policy, failed.phase, failed.kind)
+            self.alarms.failed_before(policy, failed.phase, failed.kind, failed.message)
 
     def result(self, result: Result, run: Mapping[str, object], *, again: bool = False) -> None:
         """What came of a policy; `run` tells which run it was. `again`: only its back-off was found not to be over."""
-        if again:
-            return
         name, error = result.policy, result.error
-        kind = error["kind"] if error else None
-        if self.metrics:
+        if self.metrics and not again:
+            kind = error["kind"] if error else None
             self.metrics.outcome(name, result.outcome, result.duration_s, result.phase, kind)
-        if result.outcome in ENDED:
-            self.alarms.works(name)
-        elif result.outcome == "retired":
-            self.alarms.works(name, "retire")
         about = {
             **run,
             "user_id": result.user_id,
@@ -128,33 +113,41 @@ class Reports:
         if error and error["kind"] in HELD_BACK:  # one alarm for all: see `held_back`
             return
         if error:
-            self.alarms.failed(name, result.phase or "", error["kind"], error["message"], about)
-        elif result.failed_retiring and debt:
-            self.alarms.failed(name, "retire", *debt, about)
+            told = (result.phase or "", error["kind"], error["message"])
+            self.alarms.failed(name, *told, about, again=again)
+        elif result.failed_retiring:
+            kind, message = debt or (RetirementFailed.kind, result.warnings[-1])
+            self.alarms.failed(name, "retire", kind, message, about)
+        elif result.begun and result.outcome != "busy":
+            self.alarms.looked(name)
 
-    def held_back(self, why: Mapping[str, str]) -> None:
-        """What the fleet holds back now, and why, by kind of error: told once each, and when it is over."""
+    def held_back(self, why: Mapping[str, str] | None) -> None:
+        """What the fleet holds back now, and why, by kind of error (None: nobody knows): told, and when it is over."""
+        if why is None:
+            return
         with self._lock:
             before, self._held_back = self._held_back, dict(why)
         if self.metrics:
             self.metrics.held_back({kind: kind in why for kind in HELD_BACK})
         for kind in HELD_BACK:
-            if kind in why and kind not in before:
-                reporting.event(BEGINS[kind], message=why[kind], runbook=runbook.link(kind))
-                self.alarms.failed(f"{ALL} {kind}", "issue", kind, why[kind])
-            elif kind in before and kind not in why:
+            if kind in why:
+                self.alarms.wrong(ALARMS[kind], why[kind], kind)
+                if kind not in before:
+                    reporting.event(BEGINS[kind], error=kind, message=why[kind])
+                continue
+            self.alarms.works(ALL, ALARMS[kind])
+            if kind in before:
                 reporting.event(IS_OVER[kind], message="issuing goes on")
-                self.alarms.works(f"{ALL} {kind}")
 
     def ends(self, ends: list[End], now: datetime) -> None:
         """When the rotator's own credentials end: told once of each that is about to, and when it is replaced."""
         if self.metrics:
             self.metrics.credentials({end.name: end.at for end in ends})
         for end in (end for end in ends if not end.unknown):
-            about = f"{ALL} {end.name}"
+            about = f"({end.name})"
             if not end.is_near(now):
                 self._ending.discard(end.name)
-                self.alarms.works(about)
+                self.alarms.works(about, "credential")
                 continue
             message = (
                 f"the rotator's own credential {end.name} {end.words(now)}; replace it before that"
@@ -163,7 +156,7 @@ class Reports:
                 self._ending.add(end.name)
                 link = runbook.link(ENDING)
                 reporting.event("fleet.credential_ends", message=message, runbook=link)
-            self.alarms.failed(about, "observe", ENDING, message)
+            self.alarms.wrong("credential", message, ENDING, about)
 
     @contextmanager
     def ticking(self, check_ins: CheckIns) -> Iterator[None]:
@@ -181,7 +174,7 @@ class Reports:
                 not self._serving
             ):  # a daemon's next turn may be better, and it counts and tells them
                 self.alarms.failed(TURNS, "observe", error.kind, str(error))
-                tick_failed(error.kind, str(error))
+                reporting.event("run.failed", error=error.kind, message=str(error))
             raise
         finally:
             check_ins.end(well=well)
@@ -193,7 +186,12 @@ class Reports:
     def stand(self, policies: list[Policy], now: datetime) -> Standing:
         """How these policies stand, as far as their records were read; tells what is overdue."""
         known = self.board.known(policies)
-        rows = [row(policy, record, now) for policy, record in known]
+        rows = self.rows(known, now)
+        for policy, record in known:
+            if isinstance(record, Record) and record.failed is not None:
+                failed = record.failed
+                told = (failed.phase, failed.kind, failed.message)
+                self.alarms.failed(policy.name, *told, again=True)
         debts = {
             policy.name: len(record.retiring)
             for policy, record in known
@@ -205,6 +203,13 @@ class Reports:
             self.metrics.stand(standing)
         return standing
 
+    def rows(
+        self, known: Iterable[tuple[Policy, Record | Failure | None]], now: datetime
+    ) -> list[dict[str, Any]]:
+        """The rows of `status`; why a policy fails whose record cannot keep that is known from its alarm."""
+        failure = self.alarms.failure
+        return [row(policy, record, now, failure(policy.name)) for policy, record in known]
+
     def leave_textfile(self) -> None:
         """Leaves the metrics for node_exporter, where that is wanted."""
         problem = None
@@ -215,9 +220,8 @@ class Reports:
                 problem = type(error).__name__
         if problem:
             what = f"ROTATOR_METRICS__TEXTFILE cannot be written ({problem}): monitoring sees old numbers"
-            reporting.event("daemon.textfile_failed", message=what)
+            reporting.event("report.textfile_failed", message=what)
 
     def close(self) -> None:
-        """Lets go of what is still to be told."""
-        if self._notifier and not self._notifier.flush(LAST_TRIES):
-            self._notified(False, "the process ends")
+        """Tells what is still to be told."""
+        self.alarms.close()

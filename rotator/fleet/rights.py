@@ -94,7 +94,7 @@ class Rights:
         if not task.issues:
             return None
         if self._of_tick(task.order, check=task.check) and self._is_limit_reached():
-            return Result(name, "not-due", warnings=[LIMIT])
+            return Result(name, "not-due", warnings=[LIMIT], begun=False)
         why = self.brake.why().get(BRAKED)
         if why is None:
             return None
@@ -171,6 +171,10 @@ class Rights:
         if self.brake.why():
             self.brake.let_go_at = let_go_at(self._vault) or self.brake.let_go_at
         return self.brake.why()
+
+    def held_back(self) -> dict[str, str] | None:
+        """As `Brake.why`; None where only named policies are known, and so nothing of the others."""
+        return None if self.brake.named else self.brake.why()
 
     def _read(self, name: str) -> None:
         with suppress(Failure):  # what cannot be read tells nothing

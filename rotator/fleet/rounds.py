@@ -12,7 +12,7 @@ from rotator import reporting
 from rotator.errors import Failure, HeldBack, RotatorError
 from rotator.fleet.crew import Task
 from rotator.fleet.reports import Reports
-from rotator.fleet.standing import Answer, drifted
+from rotator.fleet.standing import Answer, drifted, row
 from rotator.fleet.survey import (
     CHECK_REQUESTS,
     CHECK_SHARE,
@@ -24,6 +24,7 @@ from rotator.fleet.survey import (
 )
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
+from rotator.reporting.standing import Row
 from rotator.rotation import Order, Result, due, previous
 from rotator.rotation.beginning import Stopped, Waits
 from rotator.settings import Settings
@@ -116,6 +117,13 @@ class Rounds:
         young = [run for run in ended if now - run.began < self._settings.claim_ttl]
         with suppress(RotatorError):
             self._raise(self._index.last_look(), ((run.policy, run.stored) for run in young))
+
+    def stands(self, policy: Policy) -> Row | None:
+        """How a policy stands by its record, as `status` shows it; None if that cannot be read."""
+        board = self._reports.board
+        self.read(board.unknown([policy]))
+        (known,) = board.known([policy]) or [(policy, None)]
+        return None if isinstance(known[1], Failure) else row(*known, self._vault.now())
 
     def read(self, policies: Iterable[Policy]) -> list[Answer]:
         """The record of each policy, several at a time; without its history, which is most of it."""

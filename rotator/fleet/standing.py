@@ -11,6 +11,7 @@ from rotator.ends import End, of_own_key
 from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
+from rotator.reporting.told import Trouble
 from rotator.rotation import Result, previous
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
 from rotator.rotation.ending import RetirementFailed
@@ -21,8 +22,16 @@ DRIFTED = "policy.Drifted"
 Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
 
 
-def row(policy: Policy, record: Record | Failure | None, now: datetime) -> dict[str, Any]:
-    """One policy of `status --json`; a record that could not be read is a failure of the policy."""
+def row(
+    policy: Policy,
+    record: Record | Failure | None,
+    now: datetime,
+    told: Trouble | None = None,
+) -> dict[str, Any]:
+    """One policy of `status --json`; a record that could not be read is a failure of the policy.
+
+    `told`: the failure that is known of it from its alarm, for a policy that has no record to keep it in.
+    """
     if isinstance(record, Failure):
         failure = {
             "at": None,
@@ -32,7 +41,17 @@ def row(policy: Policy, record: Record | Failure | None, now: datetime) -> dict[
             "retry_at": None,
         }
         return _row(policy, None, now) | {"state": "failed", "last_failure": failure}
-    return _row(policy, record, now)
+    found = _row(policy, record, now)
+    if told is None or record is not None or not policy.enabled:
+        return found
+    failure = {
+        "at": _instant(told.since),
+        "phase": told.alarm.phase,
+        "kind": told.alarm.kind,
+        "message": told.alarm.message,
+        "retry_at": None,
+    }
+    return found | {"state": "failed", "last_failure": failure}
 
 
 def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from rotator import reporting
 from rotator.fleet.reports import Reports
-from rotator.reporting import runbook
 from rotator.rotation import Result, Run, rotation_of
 
 CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
@@ -32,6 +31,15 @@ class Voice:
         self.failing: set[str] = set()
         self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
 
+    def event(self, run: Run, name: str, fields: Mapping[str, object]) -> None:
+        """An event of a run; that it failed is told with its outcome, unless that is not the outcome."""
+        if name == "rotation.failed" and fields.get("phase") != "retire":
+            return
+        policy, whose = run.policy.name, dict[str, object]()
+        if reporting.is_failure(name):
+            whose = self._reports.alarms.owner_of(policy)
+        reporting.event(name, **{"policy": policy, **whose, **which(run), **fields})
+
     def tell(self, result: Result, run: Run | None = None, *, again: bool = False) -> None:
         """One line per outcome. `again`: a failure's back-off is not over, that is all."""
         phase, error = result.phase or "", result.error
@@ -46,11 +54,11 @@ class Voice:
             reporting.event(
                 "rotation.failed",
                 policy=result.policy,
+                **self._reports.alarms.owner_of(result.policy),
                 **{**about, "phase": phase},
                 error=kind,
                 message=message,
                 warnings=result.warnings,
-                runbook=runbook.link(kind),
             )
 
     def _well(self, result: Result, about: dict[str, object]) -> None:

@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from rotator import __version__
 from rotator.keys import Secret
 from rotator.letters import as_json, visible
+from rotator.reporting import runbook
 from rotator.reporting.sinks import guard, on_catch, scrub, scrub_all, unguarded
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "event",
     "flush",
     "guard",
+    "is_failure",
     "scrub",
     "scrub_all",
     "setup",
@@ -68,10 +71,12 @@ LEVELS = {
     "vault.clock_skew": logging.WARNING,
     "leak.prevented": logging.ERROR,
     "report.not_delivered": logging.WARNING,
+    "report.not_remembered": logging.WARNING,
+    "report.textfile_failed": logging.ERROR,
+    "run.failed": logging.ERROR,
     "run.summary": logging.INFO,
     "daemon.started": logging.INFO,
     "daemon.listening": logging.INFO,
-    "daemon.notification_lost": logging.WARNING,
     "daemon.ready": logging.INFO,
     "daemon.reloaded": logging.INFO,
     "daemon.reload_failed": logging.ERROR,
@@ -79,7 +84,6 @@ LEVELS = {
     "daemon.stopping": logging.INFO,
     "daemon.stopped": logging.INFO,
     "daemon.stuck": logging.ERROR,
-    "daemon.textfile_failed": logging.ERROR,
     "daemon.tick_failed": logging.ERROR,
     "daemon.turn_late": logging.WARNING,
     "daemon.web_failed": logging.ERROR,
@@ -93,18 +97,42 @@ LEVELS = {
 }
 
 
+# The section of the runbook for failures that name no kind of error.
+SECTIONS = {
+    "daemon.site_failed": "rotator.Fault",
+    "daemon.stuck": "rotator.Fault",
+    "daemon.web_failed": "rotator.Fault",
+    "leak.prevented": "RotatorLeakPrevented",
+    "report.textfile_failed": "RotatorStandingStale",
+}
+
+
+def is_failure(name: str) -> bool:
+    """Whether that event tells of a failure."""
+    return LEVELS.get(name, logging.DEBUG) >= logging.ERROR
+
+
 def event(name: str, /, **fields: object) -> None:
-    """Logs one event; fields hold names, numbers and texts of ours, never a value of a key."""
+    """Logs one event; fields hold names, numbers and texts of ours, never a value of a key.
+
+    A failure gets `runbook`, by its `error`, beside them.
+    """
     level = LEVELS.get(name, logging.DEBUG)
     if LOG.isEnabledFor(level):
-        told = {key: _plain(value) for key, value in fields.items() if value not in (None, "", [])}
+        if is_failure(name):
+            fields = {**fields, "runbook": runbook.link(SECTIONS.get(name) or str(fields["error"]))}
+        told = {
+            key: _plain(value) for key, value in fields.items() if value not in (None, "", [], ())
+        }
         LOG.log(level, name, extra={"fields": told}, stacklevel=2)
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Secret):  # a mistake of ours: say so, not what
         return "**"
-    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+    return (
+        value if isinstance(value, str | int | float | bool | list | tuple | dict) else str(value)
+    )
 
 
 class _Lines(logging.Formatter):
@@ -198,7 +226,10 @@ def start_sentry(dsn: str | None, environment: str | None, release: str | None) 
 
     with _sentry_lock:
         sentry.start(
-            dsn, environment, release, lambda reason: event("report.not_delivered", reason=reason)
+            dsn,
+            environment,
+            release or f"rotator@{__version__}",
+            lambda reason: event("report.not_delivered", receiver="sentry", reason=reason),
         )
         _sentry_runs.set()
 

@@ -1,39 +1,50 @@
 """Alarms: what a person must hear of, composed once and told to Sentry and to the webhook alike.
 
-Failed, overdue, recovered. A failure that repeats is one alarm, told again now and then with a count; one and the same
-trouble of many policies is one alarm as well. And the check-ins, from which Sentry knows that a tick never happened.
+When each is told, and told again, is decided in `rotator.reporting.told`. Here, too: the check-ins, from which Sentry
+knows that a tick never happened.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rotator.reporting import runbook
-from rotator.reporting.standing import is_too_old
 
-AGAIN = 4 * 3600.0  # seconds after which an alarm that goes on is told again
-MANY = 20  # policies with one trouble that are told one by one; more are told together
 CHECK_IN_EVERY = 60.0  # seconds: what Sentry takes for a monitor, so not every turn of the daemon
 MARGIN = 5  # minutes that a check-in may be late
 LONGEST = 65  # minutes after which a tick that was begun counts as lost
+SENTRY_WITHIN = 10.0  # seconds, for one event
+LONGEST_TAG = 200  # letters that Sentry keeps of a tag
 
-What = Literal["failed", "overdue", "recovered"]
-SAID = {
+What = Literal["failed", "overdue", "braked", "mass-drift", "credential", "recovered"]
+SAID: dict[What, str] = {
     "failed": "rotation failed",
     "overdue": "key overdue",
+    "braked": "issuing goes one at a time",
+    "mass-drift": "ECGrid refuses many published keys",
+    "credential": "a credential of the rotator ends",
     "recovered": "works again",
 }
+OVER: dict[What, str] = {
+    "failed": "works again after failing",
+    "overdue": "is in time again",
+    "braked": "issuing goes on",
+    "mass-drift": "the published keys are accepted again",
+    "credential": "the credential lives on",
+}
+ALL = "(all)"  # in place of a policy: what concerns every one
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """One thing to tell. `policy` is None where it concerns many; `count` is how often it happened up to now."""
+    """One thing to tell. `policy` is None where it concerns many: then `count` is how many; else the how-manieth day.
+
+    "(turns)" and its like stand in place of a policy for what is wrong with the rotator itself.
+    """
 
     what: What
     policy: str | None
@@ -41,197 +52,105 @@ class Alarm:
     phase: str | None = None
     kind: str | None = None
     count: int = 1
+    owner: str | None = None
+    tags: Sequence[str] = ()
     about: Mapping[str, Any] = field(
         default_factory=dict
-    )  # key id, run, attempt, when it is tried again
+    )  # key id, run, attempt, since when, when it is tried again
 
     @property
     def title(self) -> str:
         """The first line."""
-        named = self.policy or "many policies"
-        # In place of a policy, "(turns)" and its like name what concerns all of them.
-        return f"{named}: {self.what if named.startswith('(') else SAID[self.what]}"
+        named = self.policy or ("many policies" if self.count > 1 else "all policies")
+        is_no_rotation = named.startswith("(") and self.what == "failed"
+        return f"{named}: {self.what if is_no_rotation else SAID[self.what]}"
 
     @property
     def next_step(self) -> str | None:
         """What a person should do; None if nothing."""
-        if self.what == "recovered":
-            return None
-        return runbook.next_step(self.kind) if self.kind else OVERDUE_STEP
+        return None if self.what == "recovered" else runbook.next_step(self._entry)
 
     @property
     def runbook(self) -> str:
         """Where to read more."""
-        return runbook.link(self.kind or "RotatorKeyOverdue")
+        return runbook.link(self._entry)
+
+    @property
+    def _entry(self) -> str:
+        return self.kind or "RotatorKeyOverdue"
+
+    def of_many(self, count: int) -> Alarm:
+        """The same, told of so many policies together; this one is the example."""
+        message = (
+            f"{count} policies up to now; `rotator status` lists them. One of them: {self.message}"
+        )
+        return Alarm(self.what, None, message, self.phase, self.kind, count)
 
 
-OVERDUE_STEP = (
-    "See `rotator status NAME` for what keeps it from rotating (a freeze, a manual schedule, a rotator that does not "
-    "run), then `rotator rotate NAME`."
-)
-Tell = Callable[[Alarm], None]
-Trouble = tuple[What, str | None, str | None]  # what, phase, kind
-NEVER = float("-inf")
+def recovered(told: Sequence[Alarm], *, many: bool) -> Alarm:
+    """Tells that all of this is over: of one policy, or one trouble of many."""
+    first, policy = told[0], None if told[0].policy == ALL else told[0].policy
+    kinds = ", ".join(dict.fromkeys(alarm.kind for alarm in told if alarm.kind))
+    message = OVER[first.what] + (f" ({kinds})" if first.what == "failed" else "")
+    if many or policy is not None:
+        message = f"{'every policy' if many else policy} {message}"
+    about = {name: value for name, value in first.about.items() if name == "run"}
+    if many:
+        return Alarm("recovered", None, message, kind=first.kind)
+    kind = told[-1].kind
+    return replace(first, what="recovered", policy=policy, message=message, kind=kind, about=about)
 
 
-class Alarms:
-    """Decides what is told, and how often. Safe for use by many threads; telling must not block."""
+class Receiver(Protocol):
+    """Who is told: Sentry, a webhook."""
 
-    def __init__(self, *tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
-        """Each `tell` is given every alarm; `clock` counts seconds."""
-        self._tell, self._clock = tell, clock
-        self._lock = threading.Lock()
-        self._going_on: dict[str, dict[Trouble, _Going]] = {}  # by policy
-        self._shared: dict[tuple[What, str | None], _Shared] = {}  # by what, and kind of error
+    name: str
 
-    def failed(
-        self,
-        policy: str,
-        phase: str,
-        kind: str,
-        message: str,
-        about: Mapping[str, Any] | None = None,
-    ) -> None:
-        """A rotation failed. Not for a tick that only found its back-off not over: that is no further failure."""
-        self._happened(Alarm("failed", policy, message, phase, kind, about=about or {}))
-
-    def failed_before(self, policy: str, phase: str, kind: str) -> None:
-        """A policy was failing when this process first saw it: that was told by another; its recovery was not."""
-        with self._lock:
-            trouble: Trouble = ("failed", phase, kind)
-            self._going_on.setdefault(policy, {}).setdefault(trouble, _Going(told_at=NEVER))
-
-    def stand(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """How policies stand, as `status --json` shows them: tells which became overdue, and which are so no more."""
-        for row in rows:
-            policy = str(row["policy"])
-            if is_too_old(row):
-                self._happened(_overdue(policy, row["key_age_s"], row["max_age_s"]))
-            elif (
-                row["key_age_s"] is not None
-            ):  # else its record cannot be read, and nothing is known
-                self._over(policy, "overdue")
-
-    def works(self, policy: str, phase: str | None = None) -> None:
-        """A rotation of that policy succeeded; or, with `phase`, only that phase did."""
-        self._over(policy, "failed", phase)
-
-    def _happened(self, alarm: Alarm) -> None:
-        policy, now = alarm.policy or "", self._clock()
-        with self._lock:
-            trouble: Trouble = (alarm.what, alarm.phase, alarm.kind)
-            going = self._going_on.setdefault(policy, {}).setdefault(trouble, _Going())
-            going.count += 1
-            shared = self._shared.setdefault((alarm.what, alarm.kind), _Shared())
-            shared.policies.add(policy)
-            state: _Going | _Shared = going
-            told = replace(alarm, count=going.count)
-            if going.told_at is None and len(shared.policies) > MANY:
-                state, told = shared, _together(alarm, len(shared.policies))
-            if state.told_at is not None and now - state.told_at < AGAIN:
-                return
-            state.told_at = now
-        self._say([told])
-
-    def _over(self, policy: str, what: What, phase: str | None = None) -> None:
-        told = []
-        with self._lock:
-            troubles = self._going_on.get(policy, {})
-            for trouble in [t for t in troubles if t[0] == what and phase in (None, t[1])]:
-                kind = trouble[2]
-                if troubles.pop(trouble).told_at is not None:
-                    told = [Alarm("recovered", policy, f"{policy} {_again(what, kind)}")]
-                told += self._left(policy, what, kind)
-            if not troubles:
-                self._going_on.pop(policy, None)
-        self._say(told)
-
-    def _left(self, policy: str, what: What, kind: str | None) -> list[Alarm]:
-        """Takes a policy out of a trouble that many had; the last one to leave ends what was told of them together."""
-        shared = self._shared.get((what, kind))
-        if shared is None:
-            return []
-        shared.policies.discard(policy)
-        if shared.policies:
-            return []
-        del self._shared[what, kind]
-        if shared.told_at is None:
-            return []
-        return [Alarm("recovered", None, f"every policy {_again(what, kind)}")]
-
-    def _say(self, alarms: list[Alarm]) -> None:
-        for alarm in alarms:
-            for tell in self._tell:
-                tell(alarm)
-
-
-@dataclass
-class _Going:
-    """A trouble of one policy that goes on: how often it happened, and when it was told."""
-
-    count: int = 0
-    told_at: float | None = None
-
-
-@dataclass
-class _Shared:
-    """A trouble that several policies have, and when it was told of them together."""
-
-    policies: set[str] = field(default_factory=set)
-    told_at: float | None = None
-
-
-def _overdue(policy: str, age_s: float, max_age_s: float) -> Alarm:
-    age, most = timedelta(seconds=round(age_s)), timedelta(seconds=round(max_age_s))
-    message = f"the published key is {age} old; at most {most} is allowed"
-    return Alarm("overdue", policy, message, about={"key_age_s": age_s, "max_age_s": max_age_s})
-
-
-def _together(alarm: Alarm, count: int) -> Alarm:
-    message = (
-        f"{count} policies up to now; `rotator status` lists them. The last one: {alarm.message}"
-    )
-    return Alarm(alarm.what, None, message, alarm.phase, alarm.kind, count)
-
-
-def _again(what: What, kind: str | None) -> str:
-    return f"works again after failing ({kind})" if what == "failed" else "is in time again"
+    def deliver(self, alarm: Alarm, until: Callable[[], float]) -> str | None:
+        """Tells it; None once it was taken, else why not. Tries until `until()` (seconds, monotonic) at the latest."""
 
 
 # Sentry
 
-_LEVELS: dict[What, Literal["error", "info"]] = {
-    "failed": "error",
-    "overdue": "error",
-    "recovered": "info",
-}
+
+class Sentry:
+    """Takes an alarm as one event, which it groups with others of the same policy, phase and kind."""
+
+    name = "sentry"
+
+    def deliver(self, alarm: Alarm, until: Callable[[], float]) -> str | None:
+        """See `Receiver.deliver`; it is tried once."""
+        from rotator.reporting import sentry
+
+        return sentry.deliver(_event(alarm), min(SENTRY_WITHIN, until() - time.monotonic()))
 
 
-def to_sentry(alarm: Alarm) -> None:
-    """One event, which Sentry groups with others of the same policy, phase and kind. Does nothing without a DSN."""
-    if "sentry_sdk" not in sys.modules:
-        return
-    import sentry_sdk
-
-    tags = {"policy": alarm.policy, "phase": alarm.phase, "kind": alarm.kind, "alarm": alarm.what}
+def _event(alarm: Alarm) -> dict[str, Any]:
+    tags = {
+        "policy": alarm.policy,
+        "phase": alarm.phase,
+        "kind": alarm.kind,
+        "alarm": alarm.what,
+        "owner": alarm.owner,
+        "tags": ",".join(alarm.tags),
+        "run": alarm.about.get("run"),
+    }
     context = {
         "what_to_do": alarm.next_step,
         "runbook": alarm.runbook,
         "count": alarm.count,
         **alarm.about,
     }
-    sentry_sdk.capture_event(
-        {
-            "message": f"{alarm.title}: {alarm.message}",
-            "level": _LEVELS[alarm.what],
-            "logger": "rotator",
-            "fingerprint": [
-                "rotator", alarm.what, alarm.policy or "many policies", alarm.phase or "-", alarm.kind or "-",
-            ],
-            "tags": {name: value for name, value in tags.items() if value},
-            "contexts": {"rotation": {name: v for name, v in context.items() if v is not None}},
-        }
-    )  # fmt: skip
+    return {
+        "message": f"{alarm.title}: {alarm.message}",
+        "level": "info" if alarm.what == "recovered" else "error",
+        "logger": "rotator",
+        "fingerprint": [
+            "rotator", alarm.what, alarm.policy or "many policies", alarm.phase or "-", alarm.kind or "-",
+        ],
+        "tags": {name: str(value)[:LONGEST_TAG] for name, value in tags.items() if value},
+        "contexts": {"rotation": {name: v for name, v in context.items() if v is not None}},
+    }  # fmt: skip
 
 
 class CheckIns:

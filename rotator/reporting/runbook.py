@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-PAGE = "docs/runbook.md"
 TO_DO = "**To do:**"
 
 
@@ -54,6 +53,24 @@ def next_step(kind: str) -> str:
     return entry.to_do
 
 
+class _Place:
+    """Where the runbook can be read: at an address, else by the command."""
+
+    address: str | None = None
+
+
+def is_at(address: str | None) -> None:
+    """From here on links lead to that address of the page; None: they name the command that shows the section."""
+    _Place.address = address
+
+
+def anchor(name: str) -> str:
+    """What stands behind `#` for a kind of error, or an alert."""
+    return name.lower().replace(".", "")
+
+
 def link(name: str) -> str:
     """Where the runbook tells more: about a kind of error, or an alert by its name."""
-    return f"{PAGE}#{name.lower().replace('.', '')}"
+    if _Place.address is None:
+        return f"rotator explain {name}"
+    return f"{_Place.address}#{anchor(name)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import sentry_sdk
@@ -27,7 +27,11 @@ _own: list[Secret] = []  # watched as long as the process lives
 class ScrubbingTransport(HttpTransport):
     """Sends envelopes anew, made of scrubbed JSON; what is no JSON and shows a secret is left out."""
 
-    tell_lost: Callable[[str], None]  # the SDK makes the transport, from the class alone
+    # The SDK makes the transport, from the class alone.
+    tell_lost: Callable[[str], None]
+    taken: ClassVar[set[str]] = (
+        set()
+    )  # the ids of alarms that Sentry took, until they are asked for
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Sends a scrubbed copy; sends nothing if none can be made."""
@@ -36,6 +40,12 @@ class ScrubbingTransport(HttpTransport):
             self.on_dropped_event("unscrubbable")
         else:
             super().capture_envelope(clean)
+
+    def _handle_response(self, response: Any, envelope: Envelope | None) -> None:
+        super()._handle_response(response, envelope)
+        events = [] if envelope is None else [one for one in envelope.items if one.type == "event"]
+        if envelope is not None and events and 200 <= response.status < 300:
+            self.taken.add(str(envelope.headers.get("event_id")))
 
     def on_dropped_event(self, reason: str) -> None:
         """Says that a report did not reach Sentry: `network`, `status_500`, and so on, in the SDK's words."""
@@ -109,6 +119,18 @@ def send(message: str, fingerprint: list[str], tags: dict[str, str]) -> None:
         "tags": tags,
     }
     sentry_sdk.capture_event(event)
+
+
+def deliver(event: Any, within: float) -> str | None:
+    """Sends one event and waits for what becomes of it, at most so many seconds; None once Sentry took it."""
+    if within <= 0:
+        return "there was no time left"
+    number = sentry_sdk.capture_event(event)
+    sentry_sdk.flush(within)
+    if number in ScrubbingTransport.taken:
+        ScrubbingTransport.taken.clear()
+        return None
+    return "it did not take it"
 
 
 def flush(seconds: float) -> None:

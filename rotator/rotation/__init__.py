@@ -65,6 +65,7 @@ class Result:
     busy: str | None = None
     transient: bool = False  # failed by what may pass by itself
     stopped: bool = False  # not done, or not to its end: the process was told to stop
+    begun: bool = True  # False: not even looked at
 
     @property
     def bad(self) -> bool:
@@ -119,7 +120,7 @@ def _tended(run: Run) -> Result:
     except Stopped as why:
         _close_unissued(run, STOPPED)
         result = _result(run, run.outcome or "unchanged")
-        result.stopped = run.world.stopping()
+        result.stopped, result.begun = run.world.stopping(), False
         if not result.stopped:
             result.outcome = "not-due"
             result.warnings.append(str(why))

@@ -93,7 +93,7 @@ def refuse_above_limit(run: Run) -> None:
             "is asked for"
         )
         run.warn(text)
-        run.world.report("rotation.past_limit", message=text)
+        run.world.report("rotation.past_limit", error=LIMIT, message=text)
         return
     until = (
         "no more until the first of these requests is a day old"

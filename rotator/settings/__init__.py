@@ -44,6 +44,7 @@ from rotator.settings.values import (
     Listen,
     LogFormat,
     Number,
+    PageUrl,
     SecretValue,
     Switch,
     Text,
@@ -162,10 +163,14 @@ class HttpSettings(_Section):
 
 
 class NotifySettings(_Section):
-    """The webhook that is told of failures, overdue keys and recoveries; `secret` signs what is sent."""
+    """The webhook that is told of failures, overdue keys and recoveries; `secret` signs what is sent.
+
+    `runbook` is the address of the runbook's page, for the links of all reports.
+    """
 
     webhook: WebhookUrl | None = Field(default=None, repr=False)
     secret: SecretValue | None = None
+    runbook: PageUrl | None = None
 
 
 class MetricsSettings(_Section):

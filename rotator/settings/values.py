@@ -150,6 +150,15 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _page(text: str) -> str:
+    parts = _web(_lower(text))
+    if parts is None or parts.fragment or parts.username is not None:
+        raise _bad(
+            "must be the address of a page, such as https://wiki.example.com/rotator/runbook"
+        )
+    return _lower(text)
+
+
 def _vault_url(text: str) -> str:
     url = _url(text)
     if urlsplit(url).path.endswith("/v1"):
@@ -252,6 +261,7 @@ Text = Annotated[str, _reads(_plain)]
 SecretValue = Annotated[Secret, _reads(_secret, Secret), PlainSerializer(repr)]
 Url = Annotated[str, _reads(_url)]
 VaultUrl = Annotated[str, _reads(_vault_url)]
+PageUrl = Annotated[str, _reads(_page)]
 Dsn = Annotated[str, _reads(_dsn)]
 WebhookUrl = Annotated[str, _reads(_webhook)]
 Cron = Annotated[str, _reads(_cron)]

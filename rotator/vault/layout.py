@@ -32,6 +32,11 @@ class Layout:
         """Where it is remembered which ECGrid the records are about, and what it speaks."""
         return At(self._mount, f"{self._state}/ecgrid")
 
+    @property
+    def told_at(self) -> At:
+        """Where it is kept what is wrong, and what was told of it."""
+        return At(self._mount, f"{self._state}/told")
+
     def index_at(self, policy: str) -> At:
         """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
         return At(self._mount, f"{self._state}/index/{index_shard(policy):02d}")
@@ -83,6 +88,10 @@ class Layout:
     def of_system(self) -> Rights:
         """What it takes to remember which ECGrid the records are about; rotations go on without it."""
         return {f"{self.system_at.mount}/data/{self.system_at.path}": WRITE}
+
+    def of_told(self) -> Rights:
+        """What it takes to keep what was told of what is wrong; rotations go on without it."""
+        return {f"{self.told_at.mount}/data/{self.told_at.path}": WRITE}
 
     def of_login(self, auth: str, mount: str) -> Rights:
         """What a login by that method takes beside; how long what it is made with lives is asked for, too."""

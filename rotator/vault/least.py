@@ -29,7 +29,7 @@ def least(
 
     `own_key`: where it reads its own key for ECGrid; `login`: what its login takes.
     """
-    rights: Rights = {**layout.of_system(), **login}
+    rights: Rights = {**layout.of_system(), **layout.of_told(), **login}
     for policy in policies:
         rights |= layout.rights(policy)
     if own_key is not None:

@@ -240,7 +240,7 @@ def test_what_is_broken_is_said_reported_and_explained(
     (event,) = sentry.items("event")
     assert event["contexts"]["rotation"]["runbook"] == runbook.link(kind)
     says, named = table()[breaks.__doc__][1:3]
-    assert named == f"[`{kind}`]({runbook.link(kind).removeprefix('docs/')})"
+    assert named == f"[`{kind}`](runbook.md#{runbook.anchor(kind)})"
     told = re.escape(says.strip("`")).replace(re.escape("..."), ".*")
     assert re.search(told, event["message"]), event["message"]
 

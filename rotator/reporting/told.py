@@ -1,0 +1,263 @@
+"""What is wrong, and what was told of it to whom: one value, which all rotators of a state path share.
+
+A trouble is told once, again after a day while it goes on, and once when it is over, to each receiver; it counts as
+told only once that receiver took it. Whoever is about to tell a receiver says so first, so that no other does.
+
+It is bounded: of a trouble that many policies have, MANY are kept one by one, and of each other one only eight letters.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from rotator.reporting.alarms import ALL, Alarm, What, recovered
+from rotator.reporting.sinks import scrub
+
+AGAIN = timedelta(hours=24)  # after which a trouble that goes on is told again
+MANY = 20  # policies with one trouble that are told one by one; more are told together
+TELLING = timedelta(minutes=5)  # for which somebody has said that they tell a receiver
+FORGOTTEN = timedelta(days=7)  # after which nobody has a trouble any more that was not told again
+LONGEST = 300  # letters of a message
+SHORT = 8  # letters that stand for a policy's name
+
+
+class Key(NamedTuple):
+    """Which trouble: of one policy, or (`policy` None) of many together."""
+
+    what: What
+    policy: str | None
+    phase: str | None
+    kind: str | None
+
+    @classmethod
+    def of(cls, alarm: Alarm) -> Key:
+        """The trouble that an alarm tells; a key that is not retired is one, however that fails."""
+        kind = None if alarm.phase == "retire" else alarm.kind
+        return cls(alarm.what, alarm.policy or ALL, alarm.phase, kind)
+
+
+@dataclass
+class Trouble:
+    """One trouble: the alarm that tells it, since when it is known, and when each receiver took it last."""
+
+    alarm: Alarm
+    since: datetime
+    told: dict[str, datetime] = field(default_factory=dict)
+    over: bool = False
+    members: set[str] = field(default_factory=set)  # policies that have it beyond MANY, shortened
+
+    def shown(self, alone: int, now: datetime) -> Alarm:
+        """The alarm to tell; `alone`: policies that have the same trouble and are told one by one."""
+        if self.members:
+            return self.alarm.of_many(len(self.members) + alone)
+        policy = None if self.alarm.policy == ALL else self.alarm.policy
+        about = {**self.alarm.about, "since": _text(self.since)}
+        count = 1 + (now - self.since) // AGAIN
+        return replace(self.alarm, policy=policy, count=count, about=about)
+
+
+class Telling(NamedTuple):
+    """What is to be told to one receiver, and of which troubles that is all."""
+
+    receiver: str
+    alarm: Alarm
+    keys: tuple[Key, ...]
+
+
+class Told:
+    """All troubles of a state path. May be used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.troubles: dict[Key, Trouble] = {}
+        self._telling: dict[str, tuple[str, datetime]] = {}  # receiver -> who tells it, until when
+
+    # what is wrong
+
+    def happens(self, alarm: Alarm, now: datetime) -> None:
+        """That trouble is there, as somebody has just seen."""
+        key = Key.of(alarm)
+        found = self.troubles.get(key)
+        if found is not None:
+            found.over = False
+            return
+        together = key._replace(policy=None)
+        group, short = self.troubles.get(together), _short(key.policy)
+        if group is not None and short in group.members:
+            return
+        if self._alone(together) < MANY:
+            self.troubles[key] = Trouble(alarm, now)
+            return
+        group = self.troubles.setdefault(together, Trouble(alarm, now))
+        group.over = False
+        group.members.add(short)
+
+    def ends(self, what: What, policy: str, *, but: str | None = None) -> None:
+        """That policy has no such trouble any more, except in the phase `but`."""
+        for key, trouble in self._of(policy):
+            if key.what != what or (but is not None and key.phase == but):
+                continue
+            trouble.members.discard(_short(policy))
+            trouble.over = not trouble.members
+
+    def has(self, policy: str) -> bool:
+        """Whether anything is wrong with that policy."""
+        return any(not trouble.over for _, trouble in self._of(policy))
+
+    def failure(self, policy: str) -> Trouble | None:
+        """The failure of that policy that is known last; of one that many have, some other's."""
+        found = [one for key, one in self._of(policy) if key.what == "failed" and not one.over]
+        return max(found, key=lambda one: one.since, default=None)
+
+    def _alone(self, together: Key) -> int:
+        """How many policies have that trouble one by one."""
+        return sum(
+            other._replace(policy=None) == together for other in self.troubles if other.policy
+        )
+
+    def _of(self, policy: str) -> list[tuple[Key, Trouble]]:
+        short = _short(policy) if any(key.policy is None for key in self.troubles) else ""
+        return [
+            (key, trouble)
+            for key, trouble in self.troubles.items()
+            if key.policy == policy or (key.policy is None and short in trouble.members)
+        ]
+
+    # what is to be told
+
+    def due(self, receiver: str, now: datetime, seen: Iterable[Key]) -> list[Telling]:
+        """What that receiver is to be told now; `seen`: the troubles that go on, as somebody has just seen."""
+        seen = set(seen)
+        seen |= {key._replace(policy=None) for key in seen}
+        found, over = list[Telling](), dict[tuple[What, str | None, str], list[Key]]()
+        for key, trouble in self.troubles.items():
+            at = trouble.told.get(receiver)
+            if trouble.over and at is not None and not self._goes_on(key):
+                of_many = f"{key.phase} {key.kind}" if key.policy is None else ""
+                over.setdefault((key.what, key.policy, of_many), []).append(key)
+            elif not trouble.over and (at is None or (now - at >= AGAIN and key in seen)):
+                alone = 0 if key.policy else self._alone(key)
+                found.append(Telling(receiver, trouble.shown(alone, now), (key,)))
+        for (_, policy, _), keys in over.items():
+            told = [self.troubles[key].alarm for key in keys]
+            found.append(Telling(receiver, recovered(told, many=policy is None), tuple(keys)))
+        return found
+
+    def _goes_on(self, key: Key) -> bool:
+        """Whether that policy is in alarm of that sort all the same, for something else."""
+        others = self._of(key.policy) if key.policy else []
+        return any(other.what == key.what and not trouble.over for other, trouble in others)
+
+    def took(self, telling: Telling, now: datetime) -> None:
+        """The receiver took it."""
+        for key in telling.keys:
+            trouble = self.troubles.get(key)
+            if trouble is None:
+                continue
+            if telling.alarm.what == "recovered":
+                trouble.told.pop(telling.receiver, None)
+            else:
+                trouble.told[telling.receiver] = now
+
+    def begin(self, receiver: str, who: str, now: datetime) -> bool:
+        """Whether `who` may tell that receiver now: nobody else does."""
+        teller, until = self._telling.get(receiver, (who, now))
+        if teller != who and until > now:
+            return False
+        self._telling[receiver] = (who, now + TELLING)
+        return True
+
+    def end(self, receiver: str, who: str) -> None:
+        """`who` tells that receiver nothing more for now."""
+        if self._telling.get(receiver, ("",))[0] == who:
+            del self._telling[receiver]
+
+    def tidy(self, now: datetime) -> None:
+        """Forgets what is over and told, or never was told; and what nobody has had for long."""
+        self._telling = {name: one for name, one in self._telling.items() if one[1] > now}
+        if self._telling:  # somebody may be telling just that
+            return
+        self.troubles = {
+            key: one
+            for key, one in self.troubles.items()
+            if not (one.over and not one.told)
+            and now - max(one.told.values(), default=now) < FORGOTTEN
+        }
+
+    def merge(self, mine: Told, before: Iterable[Key]) -> None:
+        """Adds what one process did alone since it knew the troubles `before`."""
+        before = set(before)
+        for key in before - mine.troubles.keys():
+            self.troubles.pop(key, None)
+        for key, trouble in mine.troubles.items():
+            if key in self.troubles or key not in before:
+                there = self.troubles.setdefault(key, trouble)
+                there.told |= trouble.told
+                there.members |= trouble.members
+
+    # as it is kept
+
+    def kept(self) -> str:
+        """The text that `parse` reads."""
+        told = {
+            "troubles": [_kept(trouble, together=key.policy is None) for key, trouble in self.troubles.items()],
+            "telling": {name: [who, _text(until)] for name, (who, until) in self._telling.items()},
+        }  # fmt: skip
+        return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def parse(cls, text: object) -> Told:
+        """What that text says; nothing if it cannot be understood: then all is told anew."""
+        told = cls()
+        try:
+            found = json.loads(text) if isinstance(text, str) else {}
+            for one in found.get("troubles", ()):
+                key, trouble = _parsed(one)
+                told.troubles[key] = trouble
+            for name, (who, until) in found.get("telling", {}).items():
+                told._telling[str(name)] = (str(who), _instant(until))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return cls()
+        return told
+
+
+def _kept(trouble: Trouble, *, together: bool) -> dict[str, Any]:
+    fields = asdict(trouble.alarm) | {
+        "message": scrub(trouble.alarm.message[:LONGEST], "told"),
+        "since": _text(trouble.since),
+        "told": {name: _text(at) for name, at in trouble.told.items()},
+    }
+    if trouble.over:
+        fields["over"] = True
+    if together:
+        fields["members"] = "".join(sorted(trouble.members))
+    return fields
+
+
+def _parsed(fields: dict[str, Any]) -> tuple[Key, Trouble]:
+    given = {name: fields[name] for name in ("what", "policy", "message", "phase", "kind", "owner")}
+    alarm = Alarm(**given, tags=tuple(fields["tags"]), about=dict(fields["about"]))
+    told = {str(name): _instant(at) for name, at in fields["told"].items()}
+    members, key = str(fields.get("members", "")), Key.of(alarm)
+    key = key._replace(policy=None) if "members" in fields else key
+    shortened = {members[at : at + SHORT] for at in range(0, len(members), SHORT)}
+    return key, Trouble(alarm, _instant(fields["since"]), told, bool(fields.get("over")), shortened)
+
+
+def _short(policy: str | None) -> str:
+    """Eight letters for a name: among 10,000 two of them are alike once in millions of fleets."""
+    return base64.b64encode(sha256((policy or "").encode()).digest()[:6]).decode()
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _instant(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
