@@ -18,7 +18,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-crash test-crash-sample test-mutants test-leaks test-deploy bench bench-quick lint lock clean help
+.PHONY: demo dist test test-crash test-crash-sample test-mutants test-leaks test-deploy bench bench-quick lint lock clean help
 
 demo: $(READY)  ## rotate sample policies for real, between a simulated ECGrid and a local OpenBao
 	$(VENV)/bin/rotator demo
@@ -56,6 +56,9 @@ lint: $(READY)  ## ruff (rules and format) and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict rotator tests bench builder
+
+dist: $(READY)  ## wheel, source distribution, bill of materials (CycloneDX) and checksums, in dist/; the same bytes each time
+	$(VENV)/bin/python builder/release.py dist
 
 lock:  ## write the lock files anew (needs uv; UPGRADE=1 takes the newest versions)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: install it, or name it with UV=/path/to/uv" >&2; exit 1; }

@@ -193,8 +193,8 @@ def policy_reference() -> Iterator[str]:
     """A table of everything that may stand in a policy, from its JSON Schema."""
     yield "## Policies\n"
     yield "A file holds one policy, or `defaults:` and `policies:` (a list). Necessary are a user, `visibility`,"
-    yield "`schedule` and `vault.path`. `rotator schema` prints the JSON Schema for editors; to copy from, there is the"
-    yield "[sample policies](../policies).\n"
+    yield "`schedule` and `vault.path`. To copy from, there are [sample policies](../policies)"
+    yield "and the [cookbook](cookbook.md); [an editor and CI](checking-policies.md) can check them.\n"
     yield "| field | meaning |"
     yield "|---|---|"
     for name, field in json_schema()["$defs"]["fields"].items():

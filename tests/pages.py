@@ -52,6 +52,12 @@ ELSEWHERE = {
     "test_a_tick_in_a_container_rotates_against_the_sandbox_outside",
     ("docs/operations.md", "rotator adopt --ecgrid"): "tests/test_other_system.py::"
     "test_the_same_ecgrid_at_a_new_address_keeps_everything",
+    ("docs/checking-policies.md", "# .pre-commit-config.yaml"): "tests/test_release.py::"
+    "test_the_hook_for_pre_commit_refuses_a_policy_that_is_none",
+    ("docs/checking-policies.md", "# .gitlab-ci.yml"): "tests/test_release.py::"
+    "test_what_a_pipeline_runs_refuses_a_policy_that_is_none",
+    ("docs/checking-policies.md", "# .github/workflows/policies.yaml"): "tests/test_release.py::"
+    "test_what_a_pipeline_runs_refuses_a_policy_that_is_none",
     ("docs/metrics.md", "scrape_configs:"): "tests/deploy/test_prometheus.py::"
     "test_a_rotation_that_fails_raises_the_alert_and_a_daemon_that_dies_another",
     ("vault/README.md", "rotator vault-policy"): "tests/test_vault_policy.py::"

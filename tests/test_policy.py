@@ -429,7 +429,7 @@ def _valid(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
             not isinstance(value, dict) or value.keys() <= schema["properties"].keys()
         ),
     }
-    silent = {"description", "title", "$schema", "$defs"}
+    silent = {"description", "title", "$schema", "$id", "$defs"}
     return all(checks[key](inner) for key, inner in schema.items() if key not in silent)
 
 

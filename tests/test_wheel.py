@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -115,14 +116,20 @@ def test_the_runbook_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     assert wheel.read("rotator/reporting/runbook.md") == (ROOT / "docs" / "runbook.md").read_bytes()
 
 
-def test_the_manual_and_the_completions_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    """Where man(1), bash, zsh and fish look below the prefix; the license is in it too."""
+def test_the_manual_the_documents_and_the_completions_are_in_the_wheel(
+    wheel: zipfile.ZipFile,
+) -> None:
+    """Where man(1), bash, zsh, fish and readers look below the prefix; the license is in it too."""
     data = f"rotator-{rotator.__version__}.data/data/share/"
     shared = {
         name.removeprefix(data): wheel.read(name)
         for name in wheel.namelist()
         if name.startswith(data)
     }
+    documents = {name for name in shared if name.startswith("doc/")}
+    told = {name.removeprefix("doc/rotator/"): shared.pop(name) for name in documents}
+    written = {name for name in files() if re.fullmatch(r"(docs/)?[^/]+\.md", name)}
+    assert told == {name: (ROOT / name).read_bytes() for name in written}
     assert shared == {
         "man/man1/rotator.1": (ROOT / "man/rotator.1").read_bytes(),
         "bash-completion/completions/rotator": (ROOT / "completions/rotator").read_bytes(),

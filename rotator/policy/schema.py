@@ -21,6 +21,7 @@ def json_schema() -> Schema:
     own = ("name", "user_id", "users")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:rotator:policies",
         "title": "rotator policies",
         "description": "One rotation policy, or defaults and a list of policies.",
         "oneOf": [{"$ref": "#/$defs/policy"}, {"$ref": "#/$defs/list"}],
