@@ -208,8 +208,8 @@ class _Clock:
         self._interleaving._pause(self._actor, "sleep", seconds)
 
 
-def quiet_end(scene: Scene) -> list[str]:
-    """Lets clean ticks follow and names everything that is not as it must be."""
+def quiet_end(scene: Scene, *, forward: bool = True) -> list[str]:
+    """Lets clean ticks follow and names everything that is not as it must be; `forward`: nobody rolled back."""
     results = []
     for _ in range(4):
         scene.pass_time(minutes=20)
@@ -241,7 +241,7 @@ def quiet_end(scene: Scene) -> list[str]:
         wrongs.append("something is still staged")
     if record.underway is not None:
         wrongs.append("a rotation is still open")
-    return wrongs + went_back(scene)
+    return wrongs + (went_back(scene) if forward else [])
 
 
 def strays(scene: Scene, outcomes: list[str]) -> list[str]:

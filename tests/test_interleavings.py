@@ -19,6 +19,7 @@ from conftest import SEED
 from interleave import CALM, Chances, Interleaving, quiet_end
 from worlds import POLICY, Process, Scene
 
+from rotator.rotation import Order, tend
 from rotator.sandbox.ecgrid import Switches
 
 # Of all kinds together; `make test-crash-sample` and `make test-crash` ask for more.
@@ -141,6 +142,42 @@ def test_schedules_that_failed_once_converge(
 ) -> None:
     """They are drawn no more; this keeps them."""
     assert wrongs_of(tmp_path, kind, pair, setting, seed) == []
+
+
+def roll_back(process: Process) -> Any:
+    """To the key before."""
+    return tend(process.run(Order("rollback", reason="again", named=True)))
+
+
+BACK: dict[str, list[Callable[[Process], Any]]] = {
+    "rollback-rotate": [roll_back, rotate],
+    "rollback-tick": [roll_back, tick],
+    "rollback-repair": [roll_back, repair],
+    "rollback-rollback": [roll_back, roll_back],
+    "rollback-leaked": [roll_back, leaked],
+}
+WITH_A_KEY_BEFORE = ("adds", "alternates", "two destinations", "shows masks", "service, alternates")
+
+
+@pytest.mark.parametrize("due", [False, True])
+@pytest.mark.parametrize("setting", WITH_A_KEY_BEFORE)
+@pytest.mark.parametrize("pair", BACK)
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_schedules_with_a_rollback_converge(
+    tmp_path: Path, kind: str, pair: str, setting: str, due: bool
+) -> None:
+    """The key before is alive, or its grace is over and it is being retired at that moment."""
+    chosen = SETTINGS[setting]
+    masked = {name: how for name, how in chosen.switches.items() if name != "keyset"}
+    for number in range(-(-RUNS // (10 * len(WITH_A_KEY_BEFORE) * len(BACK) * len(KINDS)))):
+        seed = SEED + number
+        scene = scene_of(tmp_path, seed, Setting(chosen.policy, True, masked, chosen.form))
+        assert scene.rotator().rotate().outcome == "rotated"
+        scene.pass_time(hours=13 if due else 1)
+        done = Interleaving(scene, BACK[pair], seed, KINDS[kind]).run()
+        wrongs = done.wrongs + done.faults() + quiet_end(scene, forward=False)
+        told = [str(actor.result) for actor in done.actors]
+        assert not wrongs, (kind, pair, setting, due, seed, wrongs, told, done.trace)
 
 
 DEPTH = int(os.environ.get("ROTATOR_TEST_DEPTH", "7"))  # `make test-crash` goes deeper

@@ -115,7 +115,8 @@ class Commands:
 class Scenario:
     """A policy, an account, and the command that is killed.
 
-    `adopted`: the policy was adopted before. `due`: it was, a month ago, so that a tick rotates it.
+    `adopted`: the policy was adopted before. `due`: it was, a month ago, so that a tick rotates it. `back`: it was
+    rotated since, and is rolled back; what `befalls` the older key comes after the kill.
     """
 
     account: Mapping[str, Any]
@@ -126,6 +127,8 @@ class Scenario:
     own: bool = False
     login: bool = False
     form: str = "portal"
+    back: bool = False
+    befalls: str = ""
 
     @property
     def text(self) -> str:
@@ -173,6 +176,17 @@ SCENARIOS = {
     "service, own key, two users, REST": Scenario(
         {}, REST, users=(OPERATOR, OTHER_OPERATOR), own=True, form="service"
     ),
+    "back": Scenario(ADDS, back=True),
+    "back, refused": Scenario(ADDS, back=True, befalls="refused"),
+    "back, gone": Scenario(ADDS, back=True, befalls="gone"),
+    "back, another's": Scenario(ADDS, back=True, befalls="another's"),
+    "back, two destinations": Scenario(ADDS, "also: [{path: dr}]\n", back=True),
+    "back, two destinations, refused": Scenario(
+        ADDS, "also: [{path: dr}]\n", back=True, befalls="refused"
+    ),
+    "back, two users": Scenario(REPLACES, users=(USER, OTHER), back=True),
+    "back, own key": Scenario(ADDS, back=True, **OWN),  # type: ignore[arg-type]  # the same
+    "back, service, two users": Scenario({}, SOAP, users=(USER, OTHER), form="service", back=True),
 }
 
 
@@ -238,6 +252,8 @@ class Place:
         simulator.switch(**scenario.account)
         if scenario.due:
             self.pass_time(MONTH)
+        if scenario.back:
+            assert self.run("rotate", "edi").code == 0
         self.issued_before = simulator.issued()
 
     def pass_time(self, by: timedelta) -> None:
@@ -270,7 +286,31 @@ class Place:
         """The command of this scenario."""
         if self.scenario.due:
             return self.run("run", "--once", kill=kill)
+        if self.scenario.back:
+            return self.run("rollback", "edi", kill=kill)
         return self.run("rotate", "edi", kill=kill)
+
+    def tick(self) -> Done:
+        """What comes a while later."""
+        self.pass_time(PAUSE)
+        return self.run("run", "--once", "--json")
+
+    def befall(self) -> None:
+        """What happens to the older key, unless it is the record's current one already."""
+        at = f"{self.mount}/data/ecgrid/{self.number}?version=1"
+        record = self.document(f"state/{self.number}/record/edi") or {}
+        if not self.scenario.befalls or record["current"]["key_id"] in self.found:
+            return
+        value = self.vault.call("GET", at)["data"]["data"]["api_key"]
+        if self.scenario.befalls == "gone":
+            body = {"versions": [1]}
+            self.vault.call("PUT", f"{self.mount}/destroy/ecgrid/{self.number}", body)
+            return
+        (older,) = self.ids_of(value)
+        assert older is not None
+        self.simulator.remove_key(older)
+        if self.scenario.befalls == "another's":
+            self.simulator.add_key(OTHER, value=value)
 
     # what is there
 
@@ -306,7 +346,7 @@ class Place:
             if elsewhere.get("api_key") != value:
                 wrongs.append("the further destination shows another key")
         issued = self.simulator.issued() - self.issued_before
-        if issued > 2:
+        if issued > (0 if self.scenario.back else 2):
             wrongs.append(f"{issued} keys were issued")
         ours = {current.get("key_id"), *(other["key_id"] for other in record.get("others", []))}
         debts = [json.loads(debt) for debt in record.get("retiring", [])]
@@ -330,8 +370,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 
 def sample(undisturbed: Place, kills: list[Kill], name: str) -> list[Kill]:
-    """One kill after ECGrid was asked for a key, and for half of the scenarios one anywhere."""
-    issue = max(one.number for one in undisturbed.requests if one.issues)
+    """One kill after ECGrid was asked for a key (or the claim), and for half of the scenarios one anywhere."""
+    claims = (one.number for one in undisturbed.requests if one.is_write("/record/edi"))
+    issue = max((one.number for one in undisturbed.requests if one.issues), default=next(claims))
     draw = random.Random(f"{SEED} {name}")
     late = draw.choice([kill for kill in kills if kill.number >= issue])
     return [late, draw.choice(kills)] if draw.random() < 0.5 else [late]
@@ -380,8 +421,10 @@ def test_one_tick_mends_whatever_was_killed(
             killed = place.rotate(kill)
             met = len(place.requests) >= kill.number
             cut = place.requests[kill.number - 1 if met else -1]
-            place.pass_time(PAUSE)
-            mended = place.run("run", "--once", "--json")
+            place.befall()
+            mended = place.tick()
+            for _ in range(2 if place.scenario.back else 0):
+                mended = place.tick()
             wrongs = place.wrongs()
             if killed.code != (-signal.SIGKILL if met else 0):
                 wrongs.append(f"the command ended by itself with {killed.code}")

@@ -17,7 +17,10 @@ from interleave import quiet_end
 from memory import _Path
 from worlds import ADMIN, USER, Scene
 
+from rotator.errors import Permanent
+from rotator.journal import FORMAT, SINCE, Record
 from rotator.keys import Secret
+from rotator.rotation import Order, tend
 from rotator.vault import At
 
 RECORDS = Path(__file__).parent / "records"
@@ -149,6 +152,48 @@ def test_a_staged_key_of_the_version_before_is_the_one_that_is_published(
     scene.rotator().tick()
     assert (scene.published().value, scene.issued()) == (staged.key.value, issued)
     assert told["seconds"] > 0
+
+
+def test_a_record_of_the_version_before_knows_no_way_back(tmp_path: Path) -> None:
+    """Nor whether what it replaced had leaked: nothing is written. What this version replaces may come back."""
+    scene, _ = left(tmp_path, "in-grace")
+    written = len(scene.store.log)
+    order = Order("rollback", named=True)
+    result = tend(scene.rotator().run(order))
+    assert (result.outcome, result.error and result.error["kind"]) == (
+        "failed",
+        "rotation.NoWayBack",
+    )
+    assert len(scene.store.log) == written
+    assert scene.rotator().rotate().outcome == "rotated"
+    document = scene.store.read(scene.vault.record_at("edi"), None)
+    assert document is not None
+    assert document.data["format"] == 1
+    assert set(document.data) <= KNOWN
+    assert tend(scene.rotator().run(order)).outcome == "rolled-back"
+    assert scene.works() == USER
+
+
+def test_a_rollback_under_way_is_refused_by_the_version_before(tmp_path: Path) -> None:
+    """Its record has a newer format until it is settled, and so has one that is held until it is released."""
+    scene, _ = left(tmp_path, "in-grace")
+    scene.rotator().rotate()
+
+    def dies(call: str) -> str:
+        if call.startswith("vault write ecgrid/"):
+            raise KeyboardInterrupt
+        return "go"
+
+    with pytest.raises(KeyboardInterrupt):
+        tend(scene.rotator(dies).run(Order("rollback", named=True)))
+    document = scene.store.read(scene.vault.record_at("edi"), None)
+    assert document is not None
+    assert document.data["format"] == max(SINCE.values()) == FORMAT
+    with pytest.raises(Permanent, match="upgrade this one"):
+        Record.parse({**document.data, "format": FORMAT + 1}, "here")
+    scene.pass_time(minutes=4)
+    assert scene.rotator().tick().outcome == "rolled-back"
+    assert scene.stored().record.kept()["format"] == 1
 
 
 def test_a_clock_that_was_ahead_holds_nothing_up(tmp_path: Path) -> None:

@@ -280,6 +280,22 @@ def hold(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("name", shell_complete=_offered)
+@click.option("--reason", metavar="TEXT", default="", help="Why, for the history.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen; write nothing anywhere.")
+@as_json
+@click.pass_obj
+def rollback(given: dict[str, str], /, **options: Any) -> None:
+    """Publish the key before again, if ECGrid accepts it still; the newer one ends after the grace.
+
+    Once more goes forward again. What was replaced with `--grace 0s` never comes back.
+    """
+    from rotator.cli import act
+
+    act.rollback(given, **options)
+
+
+@main.command()
 @policies(all_="Every policy.")
 @click.option(
     "--brake", is_flag=True, help="Issuing goes on at full speed, once, for all policies."

@@ -54,13 +54,25 @@ def rotate(
                 _end(fleet, None, found, json_, named=named)
             order = Order(
                 "demand",
-                reason=visible(" ".join(reason.split())) or "on demand",
+                reason=_reason(reason) or "on demand",
                 since=since,
                 grace=overlap,
                 retire_now=overlap == timedelta(0),
                 named=named,
             )
             _carry_out(fleet, policies, order, json_, dry_run=dry_run)
+
+
+def rollback(given: dict[str, str], *, name: str, reason: str, dry_run: bool, json_: bool) -> None:
+    """`rotator rollback`."""
+    with exits(), fleet_from(given) as fleet:
+        policies = choose(fleet.policies, Choice((name,)))
+        order = Order("rollback", reason=_reason(reason) or "rollback", named=True)
+        _carry_out(fleet, policies, order, json_, dry_run=dry_run)
+
+
+def _reason(text: str) -> str:
+    return visible(" ".join(text.split()))
 
 
 def run(

@@ -28,7 +28,7 @@ STYLES = {
     "retired": "green", "would-rotate": "cyan", "due": "yellow", "busy": "yellow", "rotating": "yellow",
     "failed": "bold red", "overdue": "bold red", "drift": "bold red", "no-key": "bold red",
     "not-published": "red", "unreadable": "red", "refused": "red", "not-adopted": "yellow", "paused": "dim",
-    "held": "yellow", "released": "green",
+    "held": "yellow", "released": "green", "rolled-back": "green",
 }  # fmt: skip
 MANY = 20  # results, of which those that are not due are left out
 PIPE_WIDTH = 400  # lines in a pipe are never wrapped

@@ -26,6 +26,7 @@ from rotator.journal.parts import (
     RELEASE,
     REPAIR,
     RETIREMENT,
+    ROLLBACK,
     ROTATION,
     Baseline,
     Caller,
@@ -57,6 +58,7 @@ __all__ = [
     "RELEASE",
     "REPAIR",
     "RETIREMENT",
+    "ROLLBACK",
     "ROTATION",
     "SINCE",
     "WATCH",
@@ -77,12 +79,20 @@ __all__ = [
     "known_from",
 ]
 
-FORMAT = 3  # the newest that this version reads
+FORMAT = 4  # the newest that this version reads
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
 # before goes on reading the steady ones.
-SINCE = {"drifted": 2, "underway.speaks": 2, "underway.made": 2, "underway.looks": 2, "hold": 3}
+SINCE = {
+    "drifted": 2,
+    "underway.speaks": 2,
+    "underway.made": 2,
+    "underway.looks": 2,
+    "hold": 3,
+    "underway.older": 4,
+    "underway.debt": 4,
+}
 # What is kept behind the nonce, in this order.
-NOTES = ("ecgrid", "previous_key", "previous_issue", "previous_id")
+NOTES = ("ecgrid", "previous_key", "previous_issue", "previous_id", "before", "leaked")
 HISTORY = 50  # lines of it that the record remembers
 ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
 ISSUE_WINDOW = timedelta(hours=24)
@@ -105,6 +115,10 @@ class Record(Value):
     previous_key: Annotated[Literal["accepted", "refused"] | None, Field(exclude=True)] = None
     previous_issue: Annotated[str, Field(exclude=True)] = ""
     previous_id: Annotated[int | None, Field(exclude=True)] = None
+    # Fingerprints: of the key before, which a rollback may publish again; and of the one that is being replaced with
+    # `--grace 0s`, which it never may, nor any that was before.
+    before: Annotated[str, Field(exclude=True)] = ""
+    leaked: Annotated[str, Field(exclude=True)] = ""
     hmac_key: Annotated[str, Field(repr=False)]
     current: Held | None = None
     others: tuple[
@@ -290,6 +304,17 @@ class Record(Value):
         """Without that debt."""
         return self.change(retiring=tuple(debt for debt in self.retiring if debt.key_id != key_id))
 
+    def leaking(self) -> Record:
+        """With the current key, and any before it, never to be published again once it is replaced."""
+        return self.change(before="", leaked=self.current.fingerprint if self.current else "")
+
+    def _before(self, next_one: str) -> str:
+        """The fingerprint of the key before, once that of `next_one` is the current one's."""
+        current = self.current.fingerprint if self.current else ""
+        if current == next_one:
+            return self.before
+        return "" if current == self.leaked else current
+
     def knowing(self, user_id: int, visibility: Visibility, keys: tuple[Known, ...]) -> Record:
         """With that baseline."""
         return self.change(known={**self.known, f"{user_id}/{visibility.value}": keys})
@@ -364,9 +389,12 @@ class Record(Value):
             others.append(self.current)
         known = [k for k in self.baseline(ref.user_id, visibility) or () if k.key_id != ref.key_id]
         known.append(Known(key_id=ref.key_id, created=ref.created, fingerprint=held.fingerprint))
-        return self.change(current=held, others=tuple(others), rotated_at=now).knowing(
-            ref.user_id, visibility, tuple(known)
-        )
+        return self.change(
+            current=held,
+            others=tuple(others),
+            rotated_at=now,
+            before=self._before(held.fingerprint),
+        ).knowing(ref.user_id, visibility, tuple(known))
 
     def previous_of(self, user_id: int) -> Held | None:
         """The key of that user that this policy published last, current or not."""

@@ -13,7 +13,7 @@ from rotator.system import Description, Surface
 
 # What a line of the history may be about.
 ROTATION, ADOPTION, REPAIR, RETIREMENT = "rotation", "adoption", "repair", "retirement"
-HOLD, RELEASE = "hold", "release"
+HOLD, RELEASE, ROLLBACK = "hold", "release", "rollback"
 NOTES_OF_PAST = ("rotation", "what", "proof")
 LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
 
@@ -55,16 +55,29 @@ class Claim(Value):
     until: datetime
 
 
+class Debt(Value):
+    """A key that is to be retired: one that was replaced, or a stray."""
+
+    key_id: int
+    user_id: int
+    visibility: Visibility | None = None
+    why: Literal["replaced", "stray"]
+    due_at: datetime  # when it is tried, or tried again
+    waits: str | None = None  # why it could not be retired yet
+    tried: int = 0  # times in a row that it was tried, and failed
+
+
 class Underway(Value):
     """A rotation that has begun and is not settled.
 
     `sent` counts the issuing requests that may have been carried out: each before it is sent, and no longer once it is
     proved that nothing was made. `made` of them made a key that nobody will publish; `looks` since the last of them
     could read the user's keys and found nothing new. `refusals` counts the runs whose probe refused the staged key.
+    A rollback publishes `older` again; `debt` is what was owed for that key, restored if it is undone.
     """
 
     run: str
-    kind: Literal["rotate", "adopt", "repair"]
+    kind: Literal["rotate", "adopt", "repair", "rollback"]
     reason: str
     by: str
     user_id: int
@@ -79,6 +92,8 @@ class Underway(Value):
     made: int = 0
     looks: int = 0
     refusals: int = 0
+    older: Known | None = None
+    debt: Debt | None = None
 
 
 class Drift(Value):
@@ -92,18 +107,6 @@ class Drift(Value):
         """When it is probed again: after a while that doubles, up to a day."""
         known = self.probed_at - self.since
         return self.probed_at + min(max(known, timedelta(seconds=30)), LONGEST_PROBING)
-
-
-class Debt(Value):
-    """A key that is to be retired: one that was replaced, or a stray."""
-
-    key_id: int
-    user_id: int
-    visibility: Visibility | None = None
-    why: Literal["replaced", "stray"]
-    due_at: datetime  # when it is tried, or tried again
-    waits: str | None = None  # why it could not be retired yet
-    tried: int = 0  # times in a row that it was tried, and failed
 
 
 class Hold(Value):

@@ -56,6 +56,7 @@ LEVELS = {
     "rotation.retired": logging.INFO,
     "rotation.failed": logging.ERROR,
     "rotation.given_up": logging.WARNING,
+    "rotation.undone": logging.WARNING,
     "rotation.failure_not_recorded": logging.ERROR,
     "rotation.answer_lost": logging.WARNING,
     "rotation.past_limit": logging.ERROR,

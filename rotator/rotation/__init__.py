@@ -248,6 +248,8 @@ def _record_failure(run: Run, error: RotatorError) -> None:
     """
     if run.stored is None or isinstance(error, FenceLost):
         return
+    if run.order.what == "rollback" and run.began is None:
+        return  # nothing is written unless there is a way back
     if isinstance(error, HeldBack | Waits) and run.lost is not None:
         error = run.lost
     if isinstance(error, HeldBack | Waits):
@@ -290,7 +292,8 @@ def _close_unissued(run: Run, error: str | None) -> None:
         return  # a failure before the first claim leaves no trace in Vault
     record, underway = run.record, run.underway
     unissued = not may_have_asked(run.hand) and run.staged is None
-    closes = underway is not None and unissued and underway.sent <= 1
+    back = underway is not None and underway.kind == "rollback"  # finished, or undone, by the next
+    closes = underway is not None and unissued and underway.sent <= 1 and not back
     if closes:
         issued = record.issued[:-1] if is_counted(run.hand) else record.issued
         record = record.change(underway=None, issued=issued)

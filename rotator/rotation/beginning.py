@@ -6,7 +6,7 @@ run has read already.
 
 from __future__ import annotations
 
-from rotator.errors import Failure, RotatorError, Transient
+from rotator.errors import Failure, Permanent, RotatorError, Transient
 from rotator.journal import Failed
 from rotator.rotation import due
 from rotator.rotation.hand import Nothing
@@ -84,7 +84,7 @@ def wanted(run: Run) -> due.Kind | None:
     """The kind of rotation that is to be begun; a drift that was found asks for a repair."""
     if run.sync == "drifted":
         return "repair"
-    if run.answered:
+    if run.answered or run.outcome == due.ROLLED_BACK:
         return None
     kind = due.kind_wanted(run.policy, run.record, run.order, run.now())
     if kind == "rotate" and lost_its_record(run):
@@ -106,6 +106,16 @@ def lost_its_record(run: Run) -> bool:
         return False
     there = run.last_seen(run.main)
     return there is not None and there.policy == run.policy.name
+
+
+def refuse_open(run: Run) -> None:
+    """Raises Permanent (`rotation.Open`) for a rollback that meets a rotation which it has not begun itself."""
+    if run.order.what == "rollback" and run.rotation.run != run.began:
+        raise Permanent(
+            "a rotation is open, and goes first: the next tick finishes it, and so does `rotator check --repair "
+            f"{run.policy.name}`. Give the command again then",
+            kind="rotation.Open",
+        )
 
 
 def must_wait(run: Run) -> bool:

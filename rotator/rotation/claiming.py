@@ -6,7 +6,7 @@ import secrets
 
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
-from rotator.journal import Held, Known, Underway, known_from
+from rotator.journal import Held, Known, Record, Underway, known_from
 from rotator.keys import Secret, Seen, Visibility
 from rotator.rotation import beginning, due, evidence, own, previous, proving, restraint
 from rotator.rotation.hand import Hand, Nothing, Unproved, Unseen
@@ -24,7 +24,7 @@ def claim(run: Run) -> None:
         return
     by_itself = kind == "repair" or bool(run.record.failed)
     underway = opening(run, kind)
-    record = run.record.change(underway=underway)
+    record = leaking(run).change(underway=underway)
     if underway.sent:
         record = record.counting_issue(run.now(), beyond_schedule=by_itself)
     run.hand = Nothing(counted=bool(underway.sent) and by_itself)
@@ -98,18 +98,25 @@ def left_alone(held: Held) -> str:
 
 def take_over(run: Run) -> None:
     """Claims a rotation that another run left open; whatever it may have issued is looked for first."""
+    beginning.refuse_open(run)
     be_urgent(run)
     run.world.vault.kv.outlast(run.world.deadline)
-    run.save(run.record)
+    run.save(leaking(run))
     underway = run.rotation
     run.account.go_on(underway.speaks)
-    if underway.issue is not run.policy.issue and lacks_its_calls(run):
+    made = underway.kind != "rollback"
+    if made and underway.issue is not run.policy.issue and lacks_its_calls(run):
         give_up(run)
         return
     run.hand = left_in_hand(run, underway)
     run.warn("finishes a rotation that was interrupted")
     run.world.report("rotation.recovered", staged=isinstance(run.hand, Unproved))
     proving.see_if_shown(run)
+
+
+def leaking(run: Run) -> Record:
+    """The record; with `--grace 0s` the current key has leaked, and is never to be published again."""
+    return run.record.leaking() if run.order.retire_now else run.record
 
 
 def left_in_hand(run: Run, underway: Underway) -> Hand:

@@ -18,7 +18,8 @@ GRAIN = timedelta(
     seconds=1
 )  # Vault tells whole seconds: times of two processes are compared no closer than this
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
-Kind = Literal["rotate", "adopt", "repair"]
+Kind = Literal["rotate", "adopt", "repair", "rollback"]
+ROLLED_BACK = "rolled-back"  # the outcome
 # What a tick may have to do: finish an open rotation, look while a lost request may still land, begin a rotation, run
 # hooks, write a further destination, retire keys, and say that one could not be retired.
 Work = Literal["finish", "look", "begin", "hooks", "fill", "retire", "say"]
@@ -29,7 +30,7 @@ class Order:
     """What is asked of a run; `named`: a person named the policy: no hold keeps it back, nor what others do.
 
     `schedule`: what is due, and whatever was interrupted. `demand`: a key issued after `since`. `adopt`: take over
-    the present key. `repair`: make Vault hold what ECGrid accepts.
+    the present key. `repair`: make Vault hold what ECGrid accepts. `rollback`: publish the key before again.
     """
 
     what: str
@@ -84,6 +85,8 @@ def fits(policy: Policy, record: Record) -> bool:
 
 def kind_wanted(policy: Policy, record: Record, order: Order, now: datetime) -> Kind | None:
     """What kind of rotation the order asks for, given the record: None if nothing is to be begun."""
+    if order.what == "rollback":
+        return "rollback"
     if holding_back(record, order, now) is not None:
         return None
     if not fits(policy, record):

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from rotator.journal import ADOPTION, REPAIR, RETIREMENT, ROTATION, Debt, Past, Place, Record
+from rotator.journal import (
+    ADOPTION,
+    REPAIR,
+    RETIREMENT,
+    ROLLBACK,
+    ROTATION,
+    Debt,
+    Past,
+    Place,
+    Record,
+)
 from rotator.journal import Underway as Open
 from rotator.keys import ApiKey
 from rotator.rotation.run import Run
 
-OF_KIND = {"rotate": ROTATION, "adopt": ADOPTION, "repair": REPAIR}
-OF_ORDER = {"schedule": ROTATION, "demand": ROTATION, "adopt": ADOPTION, "repair": REPAIR}
+OF_KIND = {"rotate": ROTATION, "adopt": ADOPTION, "repair": REPAIR, "rollback": ROLLBACK}
+OF_ORDER = {**OF_KIND, "schedule": ROTATION, "demand": ROTATION}
 WHY = {"replaced": "its grace is over", "stray": "it was issued, and never to be published"}
 
 

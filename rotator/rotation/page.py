@@ -2,10 +2,8 @@
 
     observe -> claim -> issue -> stage | read back | probe -> publish -> settle -> (after the grace) retire
 
-`run`, `rotate`, `adopt`, repair and the recovery of whatever was interrupted are this one function: look, choose, act,
-look again, until nothing is left to do. What is next is chosen by what is open in the record, whose it is, and what the
-run has in hand of it; so it does not matter which process did the step before, or died in it.
-What makes it safe is said where it is done: `run.py` (fence, patience, check-and-set), and in the steps' own modules.
+`run`, `rotate`, `rollback`, `adopt`, repair and recovery are this one function: look, choose by what is open in the
+record, whose it is, and what the run has in hand, act, look again. Why it is safe: `run.py`, and each step's module.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from rotator.rotation import (
     publishing,
     restoring,
     retiring,
+    rolling,
     telling,
 )
 from rotator.rotation.hand import Nothing, Proved, Shown, Unproved, Unseen
@@ -53,6 +52,7 @@ ALWAYS = (
 NOTHING_OPEN = (
     # A back-off that is not over; else what is due, asked for, or needed. The claim proves that Vault can be written.
     Step("claim", beginning.wait, when=beginning.must_wait),
+    Step("claim", rolling.claim, when=rolling.is_wanted),
     Step("claim", claiming.claim, when=beginning.is_wanted),
     # What a lost fence has left: a key that this run issued, something staged that belongs to no rotation.
     Step("settle", retiring.settle_orphan, when=retiring.has_orphan),
@@ -76,6 +76,7 @@ def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
     else:
         match run.hand:
             case Nothing():  # is there a key that will do? Else ECGrid is asked for one, once
+                yield Step("verify", rolling.go_on, when=rolling.is_open)
                 yield Step("verify", finding.find, when=finding.may_find)
                 yield Step("issue", issuing.issue)
             case Unseen():  # look before anything is issued again
@@ -93,8 +94,7 @@ def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
 def rotate(run: Run) -> set[Step]:
     """Does everything that is to be done for one policy now; `run` tells the outcome. Returns what it took `once`.
 
-    Raises Failure with `run.phase` set to the phase that failed, or Busy if another rotator holds the claim. What was
-    done until then is recorded, and the next run goes on from there.
+    Raises Failure with `run.phase` set to what failed, or Busy. Whichever run comes next goes on from what is recorded.
     """
     taken: set[Step] = set()
     while True:

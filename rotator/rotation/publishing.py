@@ -114,6 +114,8 @@ def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
         run.warn(claiming.left_alone(previous))
     elif previous is not None and previous.fingerprint != record.fingerprint(key.value):
         closed = closed.owing(named(run, previous), "replaced", now + run.grace)
+    if not due.fits(run.policy, record):  # a new start: what was before is no way back
+        closed = closed.change(before="")
     places = ledger(run, key)
     dropped = [
         place for place in record.places if not any(place.same_place(other) for other in places)
@@ -154,6 +156,8 @@ def outcome(run: Run, underway: Underway) -> str:
     """The word for what a settled rotation did."""
     if underway.kind == "repair":
         return "repaired"
+    if underway.kind == "rollback":
+        return due.ROLLED_BACK
     on_demand = run.order.what == "demand" and underway.sent > 0
     if underway.kind == "adopt" and run.outcome is None and not on_demand:
         return "adopted"

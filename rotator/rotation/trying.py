@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from rotator.errors import Forbidden, NotFound
 from rotator.keys import ApiKey, KeyRef, Visibility
 from rotator.policy import Exec
-from rotator.rotation import beginning, claiming, drift, due, finding, restraint
+from rotator.rotation import beginning, claiming, drift, due, finding, restraint, rolling
 from rotator.rotation.run import Run
 
 ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")  # AuthLevels that may act for other users
@@ -61,6 +61,7 @@ def look(run: Run) -> None:
 def go_on(run: Run) -> Plan:
     """A rotation is open: what there is to say of it; on demand another one follows."""
     underway = run.rotation
+    beginning.refuse_open(run)
     run.world.vault.require([run.policy])
     run.patiently(lambda: run.world.whose.own_user(run.within()))
     run.warn(
@@ -75,6 +76,8 @@ def go_on(run: Run) -> Plan:
 def begin(run: Run, kind: due.Kind) -> Plan:
     """A rotation, an adoption or a repair that would be begun: everything up to the claim is done, or has failed."""
     run.world.vault.kv.sure_of_time()
+    if kind == "rollback":
+        return roll_back(run)
     underway = claiming.opening(run, kind)
     run.note(run.record.change(underway=underway))
     require_user(run, underway.user_id, underway.visibility)
@@ -147,6 +150,20 @@ def take(run: Run, key: ApiKey) -> Plan:
     )
     tell_hooks(run)
     return Plan("would-rotate", key.ref.user_id, key.ref.key_id)
+
+
+def roll_back(run: Run) -> Plan:
+    """The key before would be published again, and the present one owed its end where it is the same user's."""
+    rolling.prepare(run)
+    ref = (key := rolling.key_before(run)).ref
+    rolling.warn_of_age(run, key)
+    run.warn(f"would publish {ref.words} again, at {_would_show(run, key)}")
+    current, newer = run.record.current, run.record.previous_of(ref.user_id)
+    same = newer is not None and newer == current and not run.generates
+    until = tell_end(run, newer.ref if same and newer is not None else None)
+    tell_hooks(run)
+    previous = current.key_id if current else None
+    return Plan("would-rotate", ref.user_id, ref.key_id, previous, until)
 
 
 def issue(run: Run, user_id: int, taken: KeyRef | None = None) -> Plan:

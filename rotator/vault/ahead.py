@@ -64,6 +64,9 @@ def _moved(record: Record, now: datetime, lead: timedelta) -> Record:
         before = record.rotated_at
         since = before if before is not None and before <= now else _LONG_AGO
         underway = underway.model_copy(update={"began": since})
+    if underway is not None and underway.debt is not None:
+        debt = underway.debt.model_copy(update={"due_at": ahead(underway.debt.due_at)})
+        underway = underway.model_copy(update={"debt": debt})
     if failed is not None:
         times = {"at": past(failed.at), "retry_at": ahead(failed.retry_at)}
         failed = failed.model_copy(update=times)
