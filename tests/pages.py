@@ -52,6 +52,10 @@ ELSEWHERE = {
     "test_a_tick_in_a_container_rotates_against_the_sandbox_outside",
     ("docs/operations.md", "rotator adopt --ecgrid"): "tests/test_other_system.py::"
     "test_the_same_ecgrid_at_a_new_address_keeps_everything",
+    ("docs/consumers.md", "# external-secrets.yaml"): "tests/test_recipes.py::"
+    "test_the_operators_know_every_field_of_their_objects",
+    ("docs/consumers.md", "# vault-secrets-operator.yaml"): "tests/test_recipes.py::"
+    "test_the_operators_know_every_field_of_their_objects",
     ("docs/checking-policies.md", "# .pre-commit-config.yaml"): "tests/test_release.py::"
     "test_the_hook_for_pre_commit_refuses_a_policy_that_is_none",
     ("docs/checking-policies.md", "# .gitlab-ci.yml"): "tests/test_release.py::"
