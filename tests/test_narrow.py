@@ -374,6 +374,7 @@ def test_variables_of_libraries_change_nothing_that_is_printed(
     narrow: Rotator, command: str
 ) -> None:
     """Neither colours in a pipe, nor files, nor debugging."""
+    narrow.environment["ROTATOR_METRICS__TEXTFILE"] = str(narrow.directory / "metrics")
     assert narrow("run", "--once").code == 0
     usual = narrow(*command.split())
     narrow.environment |= POISON

@@ -404,3 +404,17 @@ def test_a_setting_with_what_cannot_be_seen_says_so(tmp_path: Path) -> None:
     environ = {"ROTATOR_VAULT__ROLE": "edi\u200brole"}
     with pytest.raises(BadInput, match=r"its character 4 U\+200B ZERO WIDTH SPACE"):
         Settings.load(environ, tmp_path)
+
+
+def test_what_a_pipe_gave_is_kept_since_it_gives_it_only_once() -> None:
+    """A file would be read again."""
+    value = secrets.token_hex(16)
+    out, into = os.pipe()
+    os.write(into, value.encode())
+    os.close(into)
+    try:
+        settings = Settings.load({"ROTATOR_ECGRID__API_KEY_FILE": f"/dev/fd/{out}"})
+        assert settings.ecgrid.api_key == Secret(value)
+        assert settings.read_again("ecgrid.api_key") is None
+    finally:
+        os.close(out)
