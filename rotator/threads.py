@@ -18,6 +18,8 @@ from rotator.errors import Failure
 T = TypeVar("T")
 R = TypeVar("R")
 
+Tell = Callable[[int], None]  # how many are done
+
 
 def no_thread() -> Failure:
     """The failure of what cannot be done without a thread."""
@@ -68,7 +70,7 @@ class Hands:
                 raise error
         return [one.result() for one in ended[: len(calls)]]
 
-    def map(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    def map(self, call: Callable[[T], R], items: Iterable[T], tell: Tell | None = None) -> list[R]:
         """The answers for all items, several asked for at once; raises the first error when all is done."""
         numbered = list(enumerate(items))
         answers: dict[int, R] = {}
@@ -82,6 +84,8 @@ class Hands:
                 if number is None:
                     return
                 answers[number] = call(item)  # type: ignore[arg-type]  # an item if there is a number
+                if tell is not None:
+                    tell(len(answers))
 
         self.together([work] * min(len(numbered), self._most))
         return [answers[number] for number, _ in numbered]

@@ -172,7 +172,7 @@ def test_help_and_version_cost_no_more_than_click(shell: Shell) -> None:
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
-def test_there_is_colourat_a_terminal_only_and_not_with_no_color(rotator_command: Rotator) -> None:
+def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_command: Rotator) -> None:
     """In a pipe there is no escape code at all, whatever TERM says; lines are not wrapped there."""
     rotator_command.policy(
         "a-policy-with-a-long-name",

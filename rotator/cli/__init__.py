@@ -354,6 +354,7 @@ def validate(given: dict[str, str], /, **options: Any) -> None:
 
 
 @main.command()
+@policies()
 @reports
 @click.pass_obj
 def doctor(given: dict[str, str], /, **options: Any) -> None:

@@ -22,6 +22,7 @@ from rotator.cli.common import (
     length_of,
     policies_from,
 )
+from rotator.cli.folding import Told, counts, folded
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over, would_take_over
@@ -29,6 +30,8 @@ from rotator.letters import visible
 from rotator.policy import Policy
 from rotator.reporting.alarms import CheckIns, slug
 from rotator.rotation import Check, Order, Result
+
+IN_SYNC = "in-sync"
 
 
 def rotate(
@@ -129,41 +132,44 @@ def check(
         if repair:
             order = Order("repair", reason="check --repair", named=bool(chosen.names))
             _carry_out(fleet, policies, order, json_, dry_run=dry_run)
-        found = fleet.check(policies)
-        told = dict(output.worth_telling(found.items(), lambda one: not _in_sync(one[1])))
+        with output.counting("policies", len(policies)) as tell:
+            found = fleet.check(policies, tell)
+        checked = {name: _checked(one) for name, one in found.items()}
+        told = dict(output.worth_telling(checked.items(), lambda one: one[1]["state"] != IN_SYNC))
         without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
-            rows = [{"policy": name, **_checked(one)} for name, one in told.items()]
+            rows = [{"policy": name, **one} for name, one in told.items()]
             output.print_json({"results": rows, "without_policy": without})
         elif told or not is_quiet():
-            out = output.console()
-            out.print(
-                output.table(
-                    ("POLICY", "STATE", "WHY"),
-                    (
-                        (name, _checked(one)["state"], _checked(one)["why"])
-                        for name, one in told.items()
-                    ),
-                )
-            )
-            for name, one in told.items():
-                for warning in _checked(one)["warnings"]:
-                    out.print(output.plain(f"{name}: {warning}"))
-            if without:
-                out.print(output.plain(f"records without a policy here: {', '.join(without)}"))
-        if any(isinstance(one, Failure) for one in found.values()):
-            sys.exit(FAILED)
-        sys.exit(0 if all(map(_in_sync, found.values())) else OUT_OF_SYNC)
-
-
-def _in_sync(one: Check | Failure) -> bool:
-    return isinstance(one, Check) and one.state == "in-sync"
+            _print_checked(told, without)
+        states = {one["state"] for one in checked.values()}
+        sys.exit(FAILED if "failed" in states else OUT_OF_SYNC if states - {IN_SYNC} else 0)
 
 
 def _checked(one: Check | Failure) -> dict[str, Any]:
     if isinstance(one, Failure):
         return {"state": "failed", "why": f"{one} [{one.kind}]", "warnings": []}
     return {"state": one.state, "why": one.why, "warnings": one.warnings}
+
+
+def _print_checked(checked: dict[str, dict[str, Any]], without: list[str]) -> None:
+    """What is wrong first, what is alike once, and how many are in which state."""
+    ranked = sorted(
+        checked.items(),
+        key=lambda item: (item[1]["state"] != "failed", item[1]["state"] == IN_SYNC),
+    )
+    out = output.console()
+    states = folded(
+        (Told(one["state"], "", name, one["why"]) for name, one in ranked), fine=IN_SYNC
+    )
+    rows = ((one.title, one.state, one.text) for one in states)
+    out.print(output.table(("POLICY", "STATE", "WHY"), rows))
+    told = (Told("warning", "", name, text) for name, one in ranked for text in one["warnings"])
+    for warning in folded(told, fine=""):
+        out.print(output.plain(f"{warning.title}: {warning.text}"))
+    if without:
+        out.print(output.plain(f"records without a policy here: {', '.join(without)}"))
+    print(counts(one["state"] for _, one in ranked))
 
 
 def adopt(

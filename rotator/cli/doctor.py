@@ -4,105 +4,168 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
-from rotator.cli import output
+from rotator.cli import Choice, is_quiet, output
+from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, exits, fleet_from
+from rotator.cli.folding import Told, counts, folded
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NotFound, Refused, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.voice import CLOCK_SKEW
 from rotator.keys import Agreement, Issue, Verify
-from rotator.policy import Destination, Policy
+from rotator.policy import Policy
 from rotator.rotation import Order, claiming, own, previous
 from rotator.rotation.trying import ADMINS
 from rotator.system import Surface
+from rotator.threads import Hands
+from rotator.vault import At, Stored
 from rotator.vault.layout import Rights
 from rotator.vault.login import USES
 
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
+Readable = dict[str, Stored | None]  # the records of policies whose paths can be read
+STATES: tuple[State, ...] = ("failed", "warning", "ok")  # as they are told
+SAMPLE = 5  # policies of each pair of calls whose users are looked at
 LIMIT = 10.0  # seconds for one question
 LARGE = 256 * 1024  # bytes of a secret from which on it is told
 
 
 @dataclass(frozen=True)
 class Line:
-    """One finding: what was tried, how it went, and what to do."""
+    """One finding: what was tried, for which policy if for one, how it went, and what to do."""
 
     state: State
     what: str
     found: str
+    policy: str = ""
+
+    @property
+    def title(self) -> str:
+        """What was tried, and for whom."""
+        return f"{self.what} {self.policy}".strip()
 
 
-def doctor(given: dict[str, str], *, json_: bool) -> None:
+@dataclass(frozen=True)
+class Scope:
+    """Which policies are examined; of those that were not `named` only some have their users looked at."""
+
+    policies: list[Policy]
+    named: bool
+
+    def sample(self, policies: list[Policy]) -> list[Policy]:
+        """Those of them whose users are looked at: from the first to the last."""
+        if self.named or len(policies) <= SAMPLE:
+            return policies
+        return [policies[at * (len(policies) - 1) // (SAMPLE - 1)] for at in range(SAMPLE)]
+
+
+def doctor(given: dict[str, str], *, chosen: Choice, json_: bool) -> None:
     """`rotator doctor`."""
     with exits(), fleet_from(given) as fleet:
-        lines = list(findings(fleet))
+        scope = Scope(choose(fleet.policies, chosen), bool(chosen.names))
+        lines = sorted(findings(fleet, scope), key=lambda line: STATES.index(line.state))
+        told = output.worth_telling(lines, lambda line: line.state == "failed")
         if json_:
-            output.print_json({"checks": [asdict(line) for line in lines]})
-        else:
-            output.console().print(
-                output.table(
-                    ("STATE", "CHECK", "FOUND"),
-                    ((line.state, line.what, line.found) for line in lines),
-                )
-            )
+            checks = [{"state": one.state, "what": one.title, "found": one.found} for one in told]
+            output.print_json({"checks": checks})
+        elif told or not is_quiet():
+            alike = folded((Told(one.state, one.what, one.policy, one.found) for one in told), "ok")
+            rows = ((one.state, one.title, one.text) for one in alike)
+            output.console().print(output.table(("STATE", "CHECK", "FOUND"), rows))
+            print(counts(line.state for line in lines))
         sys.exit(FAILED if any(line.state == "failed" for line in lines) else 0)
 
 
-def findings(fleet: Fleet) -> Iterator[Line]:
+def findings(fleet: Fleet, scope: Scope | None = None) -> Iterator[Line]:
     """All findings, in the order in which they depend on each other."""
+    scope = scope or Scope(fleet.policies, named=False)
     vault_line = _try("Vault login", lambda: _vault_login(fleet))
     yield vault_line
-    readable = set()
+    readable: Readable = {}
     if vault_line.state != "failed":
         yield from _ends(fleet)
         yield _try("Vault clock", lambda: _clock(fleet))
-        for policy in fleet.policies:
-            rights = _try(f"Vault rights for {policy.name}", partial(_rights, fleet, policy))
-            yield rights
-            readable |= {policy.name} if rights.state != "failed" else set()
+        yield from _in_vault(fleet, scope.policies, readable)
         if readable:
             yield _try("Vault rights for what ECGrid speaks", lambda: _system_rights(fleet))
             yield _try("Vault rights for what was told", lambda: _told_rights(fleet))
-    yield from _of_ecgrid(fleet, readable)
+    yield from _of_ecgrid(fleet, scope, readable)
 
 
-def _of_ecgrid(fleet: Fleet, readable: set[str]) -> Iterator[Line]:
-    """Of ECGrid; `readable` are the policies whose records can be read."""
+def _in_vault(fleet: Fleet, policies: list[Policy], readable: Readable) -> list[Line]:
+    """Of each policy, several at once: its rights, its record, which is noted, and what is published."""
+    rights = [fleet.vault.rights(policy) for policy in policies]
+    with suppress(RotatorError):  # which the lines will tell: this spares them a request each
+        fleet.vault.kv.missing({path: what for one in rights for path, what in one.items()})
+    hands = Hands(fleet.settings.concurrency, "doctor")
+    mounts = cache(lambda mount: fleet.server.expiring(At(mount, "")))
+    with output.counting("policies in Vault", len(policies)) as tell:
+
+        def one(policy: Policy) -> Line:
+            look = partial(_rights, fleet, policy, readable, mounts)
+            return _try("Vault rights for", look, policy.name)
+
+        try:
+            return hands.map(one, policies, tell)
+        finally:
+            hands.close()
+
+
+def _of_ecgrid(fleet: Fleet, scope: Scope, readable: Readable) -> Iterator[Line]:
+    """Of ECGrid."""
     yield _try("ECGrid REST", lambda: _version(fleet, Verify.GET_KEY))
     yield _try("ECGrid REST speaks", lambda: _speaks(fleet, "rest"))
-    if any(policy.over_soap for policy in fleet.policies):
+    if any(policy.over_soap for policy in scope.policies):
         yield _try("ECGrid SOAP", lambda: _version(fleet, Verify.KEY_GET))
         yield _try("ECGrid SOAP speaks", lambda: _speaks(fleet, "soap"))
     credential = _try("ECGrid credential", lambda: _credential(fleet))
     yield credential
     if credential.state != "failed":
         yield _try("whose ECGrid", lambda: _whose(fleet))
-        offered = []
-        for pair, policies in _pairs(fleet.policies).items():
+        for pair, policies in _pairs(scope.policies).items():
             calls = _try(f"calls of {pair}", partial(_calls, fleet, policies))
             yield calls
-            offered += policies if calls.state != "failed" else []
-        for policy in offered:
-            if policy.name in readable:
-                for what, look in (("own key and", _own_key), ("grace of", _grace)):
-                    line = _try(f"{what} {policy.name}", partial(look, fleet, policy))
-                    if line.state != "ok":
-                        yield line
-            for user_id in policy.users:
-                yield _try(f"keys of {policy.name}", partial(_family, fleet, policy, user_id))
+            if calls.state != "failed":
+                yield from _of_policies(fleet, policies, readable)
+                yield from _of_users(fleet, scope.sample(policies), policies)
 
 
-def _try(what: str, look: Callable[[], Finding]) -> Line:
+def _of_policies(fleet: Fleet, policies: list[Policy], readable: Readable) -> Iterator[Line]:
+    """What takes no request to ECGrid beyond one for all, where it deserves to be told."""
+    for policy in (policy for policy in policies if policy.name in readable):
+        stored = readable[policy.name]
+        looks = {
+            "own key and": partial(_own_key, fleet, policy),
+            "grace of": partial(_grace, policy, stored),
+        }
+        lines = (_try(what, look, policy.name) for what, look in looks.items())
+        yield from (line for line in lines if line.state != "ok")
+
+
+def _of_users(fleet: Fleet, sample: list[Policy], policies: list[Policy]) -> Iterator[Line]:
+    """The keys of the users of some policies, which tell how this account treats those of all."""
+    users = [(policy, user_id) for policy in sample for user_id in policy.users]
+    with output.counting("users in ECGrid", len(users)) as tell:
+        for number, (policy, user_id) in enumerate(users):
+            yield _try("keys of", partial(_family, fleet, policy, user_id), policy.name)
+            tell(number + 1)
+    if len(sample) < len(policies):
+        text = f"{len(sample)} of {len(policies)} policies: `rotator doctor NAME...` looks at those that it names"
+        yield Line("ok", "users that were looked at", text)
+
+
+def _try(what: str, look: Callable[[], Finding], policy: str = "") -> Line:
     try:
         state, found = look()
     except RotatorError as error:
         state, found = "failed", f"{error} [{error.kind}]"
-    return Line(state, what, found)
+    return Line(state, what, found, policy)
 
 
 def _vault_login(fleet: Fleet) -> Finding:
@@ -144,38 +207,42 @@ def _clock(fleet: Fleet) -> Finding:
     return "ok", "this machine and Vault agree on the time"
 
 
-def _rights(fleet: Fleet, policy: Policy) -> Finding:
+def _rights(
+    fleet: Fleet, policy: Policy, readable: Readable, mount_expires: Callable[[str], bool]
+) -> Finding:
     missing = fleet.vault.kv.missing(fleet.vault.rights(policy))
     if missing:
         lacks = "; ".join(
             f"{path}: {', '.join(sorted(what))}" for path, what in sorted(missing.items())
         )
-        return "failed", f"missing capabilities: {lacks}. Add them to the rotator's Vault policy"
-    places = [fleet.vault.record_at(policy.name), *fleet.vault.places(policy)]
-    for at in places:
-        fleet.vault.kv.read(at)
+        return "failed", (
+            f"missing capabilities: {lacks}. Add them to the rotator's Vault policy: `rotator vault-policy` prints "
+            "one that has them"
+        )
+    record = fleet.vault.record_at(policy.name)
+    readable[policy.name] = fleet.vault.record(policy.name)
     run = fleet.run_of(policy, Order("schedule"))
-    for to in policy.destinations:
-        claiming.refuse_others(run, fleet.vault.published(to))
-    expiring = [str(at) for at in places if fleet.server.expiring(at)]
+    sizes = {}
+    for to, at in zip(policy.destinations, fleet.vault.places(policy), strict=True):
+        there = fleet.vault.published(to)
+        claiming.refuse_others(run, there)
+        sizes[at] = fleet.vault.size(to, there)
+    expiring = [
+        str(at) for at in (record, *sizes) if mount_expires(at.mount) or fleet.server.expiring(at)
+    ]
     if expiring:
         return (
             "failed",
             f"versions delete themselves (delete_version_after) at {', '.join(expiring)}: set it to 0s",
         )
-    large = [(to, size) for to in policy.destinations if (size := _size(fleet, to)) > LARGE]
+    large = [f"{at} ({size // 1024} KiB)" for at, size in sizes.items() if size > LARGE]
     if large:
-        told = ", ".join(f"{to.mount}/{to.path} ({size // 1024} KiB)" for to, size in large)
         text = (
-            f"large: {told}. Near the limit of Vault's storage (raft: `max_entry_size`) nothing can be published "
-            "any more: move the other fields elsewhere"
+            f"large: {', '.join(large)}. Near the limit of Vault's storage (raft: `max_entry_size`) nothing can be "
+            "published any more: move the other fields elsewhere"
         )
         return "warning", text
-    return "ok", ", ".join(str(at) for at in places[1:])
-
-
-def _size(fleet: Fleet, to: Destination) -> int:
-    return fleet.vault.size(to, fleet.vault.published(to))
+    return "ok", ", ".join(str(at) for at in sizes)
 
 
 def _version(fleet: Fleet, verify: Verify) -> Finding:
@@ -258,15 +325,12 @@ def _credential(fleet: Fleet) -> Finding:
 
 def _own_key(fleet: Fleet, policy: Policy) -> Finding:
     """Whether a rotation of this policy would cut the rotator off."""
-    run = fleet.run_of(policy, Order("schedule"))
-    run.observe()
-    own.check(run)
+    own.check(fleet.run_of(policy, Order("schedule")))
     return "ok", "another user's, or cared for"
 
 
-def _grace(fleet: Fleet, policy: Policy) -> Finding:
+def _grace(policy: Policy, stored: Stored | None) -> Finding:
     """Whether this account was seen to end a replaced key before its grace was over."""
-    stored = fleet.vault.record(policy.name)
     if policy.grace and stored and previous.answer(policy, stored.record) == "refused":
         return "warning", (
             "this account ends the replaced key at once, whatever the grace: consumers are cut off until they read the "

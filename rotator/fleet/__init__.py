@@ -31,7 +31,7 @@ from rotator.reporting.standing import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend
 from rotator.rotation.right import Free, Right
 from rotator.settings import Settings
-from rotator.threads import Hands
+from rotator.threads import Hands, Tell
 from rotator.vault import Stored, TimeInDoubt
 
 T = TypeVar("T")
@@ -390,8 +390,8 @@ class Fleet:
         results = {one.policy: one for one in [*found.results, *tried]}
         return [results[policy.name] for policy in mine]
 
-    def check(self, policies: list[Policy]) -> dict[str, Check | Failure]:
-        """Compares ECGrid with Vault for each policy, changing nothing; a side that cannot be read is a Failure."""
+    def check(self, policies: list[Policy], tell: Tell | None = None) -> dict[str, Check | Failure]:
+        """Compares ECGrid with Vault, changing nothing; what cannot be read is a Failure. `tell`: how many are done."""
         try:
             self.whose.require(policies)
         except HeldBack as error:
@@ -405,7 +405,8 @@ class Fleet:
 
         hands = Hands(self.settings.concurrency, "check")
         try:
-            return dict(zip([p.name for p in policies], hands.map(one, policies), strict=True))
+            found = hands.map(one, policies, tell)
+            return dict(zip([p.name for p in policies], found, strict=True))
         finally:
             hands.close()
 

@@ -17,7 +17,7 @@ from rotator.keys import Among, Issue, Me, Person, Verify, Visibility
 from rotator.policy.adding import Calls
 from rotator.settings import Settings
 from rotator.system import Surface
-from rotator.threads import Hands
+from rotator.threads import Hands, Tell
 
 T = TypeVar("T")
 
@@ -34,7 +34,6 @@ PAIRS = (
 )
 NO_KEY = "has no key yet: adopting it issues the first one"
 UNTOLD = "whether it has a key was not told [{}]"
-Tell = Callable[[int], None]  # how many are done
 
 
 @dataclass(frozen=True)
@@ -110,21 +109,19 @@ class Census:
 
     def notes(self, people: Iterable[Person], calls: Calls, tell: Tell) -> dict[int, str]:
         """What a reader should know of those users' keys: that there is none, or why that could not be found out."""
-        people, done = list(people), count(1)
+        people = list(people)
 
         def one(person: Person) -> str:
             try:
-                note = self._patiently(lambda: self._note(person.user_id, calls))
+                return self._patiently(lambda: self._note(person.user_id, calls))
             except Transient as error:
                 if error.kind != "ecgrid.InternalError":  # of that user alone, as it may be
                     raise
-                note = UNTOLD.format(error.kind)
-            tell(next(done))
-            return note
+                return UNTOLD.format(error.kind)
 
         hands = Hands(self._concurrency, "census")
         try:
-            found = hands.map(one, people)
+            found = hands.map(one, people, tell)
         finally:
             hands.close()
         return {person.user_id: note for person, note in zip(people, found, strict=True) if note}

@@ -219,15 +219,16 @@ class Server:
         )
 
     def expiring(self, at: At) -> bool:
-        """Whether versions at that path, or in its whole mount, delete themselves (`delete_version_after`)."""
-        for url in (f"/v1/{at.mount}/config", f"/v1/{at.mount}/metadata/{at.path}"):
-            try:
-                answer = self._ask(partial(self._wire.request, "get", url))
-            except (NotFound, Forbidden):
-                continue
-            if fields(answer).get("delete_version_after", "0s") not in ("0s", "0", ""):
-                return True
-        return False
+        """Whether versions at that path, or (none given) in the whole mount, delete themselves.
+
+        API: `delete_version_after` of GET MOUNT/metadata/PATH, or MOUNT/config.
+        """
+        url = f"/v1/{at.mount}/metadata/{at.path}" if at.path else f"/v1/{at.mount}/config"
+        try:
+            answer = self._ask(partial(self._wire.request, "get", url))
+        except (NotFound, Forbidden):
+            return False
+        return fields(answer).get("delete_version_after", "0s") not in ("0s", "0", "")
 
     def _is_kv2(self, mount: str) -> None:
         """Raises Permanent unless KV v2 is mounted there; asked once per mount. API: sys/internal/ui/mounts."""
