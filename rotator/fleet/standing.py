@@ -15,7 +15,6 @@ from rotator.reporting.told import Trouble
 from rotator.rotation import Result, previous
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
 from rotator.rotation.ending import RetirementFailed
-from rotator.rotation.retiring import pause
 from rotator.vault import Stored
 
 DRIFTED = "policy.Drifted"
@@ -134,7 +133,7 @@ def _not_retired(record: Record) -> Failed | None:
     if debt is None:
         return None
     return Failed(
-        at=debt.due_at - pause(debt.tried),
+        at=debt.tried_at,
         phase="retire",
         kind=RetirementFailed.kind,
         message=f"key {debt.key_id} could not be retired: {debt.waits}",

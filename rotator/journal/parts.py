@@ -16,6 +16,8 @@ ROTATION, ADOPTION, REPAIR, RETIREMENT = "rotation", "adoption", "repair", "reti
 HOLD, RELEASE, ROLLBACK = "hold", "release", "rollback"
 NOTES_OF_PAST = ("rotation", "what", "proof")
 LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
+POSTPONED = timedelta(minutes=10)  # until a look that said no is taken again
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)  # of a debt that failed
 
 
 class Known(Value):
@@ -65,6 +67,24 @@ class Debt(Value):
     due_at: datetime  # when it is tried, or tried again
     waits: str | None = None  # why it could not be retired yet
     tried: int = 0  # times in a row that it was tried, and failed
+
+    def put_off(self, why: str, now: datetime, *, failed: bool) -> Debt:
+        """The same, waiting: with a back-off that grows where it `failed`, else until a look is taken again."""
+        tried = self.tried + 1 if failed else 0
+        later = {"waits": why[:300], "tried": tried, "due_at": now + _pause(tried)}
+        return self.model_copy(update=later)
+
+    @property
+    def tried_at(self) -> datetime:
+        """When it was tried last, and put off."""
+        return self.due_at - _pause(self.tried)
+
+
+def _pause(tried: int) -> timedelta:
+    """How long a debt waits that was tried, and failed, so many times in a row."""
+    if not tried:
+        return POSTPONED
+    return min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(tried - 1, 10)))
 
 
 class Underway(Value):

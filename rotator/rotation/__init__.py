@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
-from rotator.journal import Debt, Failed
+from rotator.journal import Debt, changes
 from rotator.policy import Policy
 from rotator.reporting import scrub
 from rotator.rotation import due, evidence, previous, retiring, trying
@@ -38,8 +38,6 @@ __all__ = [
     "would",
 ]
 
-FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
-LONGEST_IN_TROUBLE = timedelta(minutes=5)  # while consumers may have a dead key
 STOPPED = "stopped"  # in the history: the process was told to stop
 LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
 
@@ -257,30 +255,20 @@ def _record_failure(run: Run, error: RotatorError) -> None:
             _close_unissued(run, None)
         return
     if run.phase != "retire":
-        run.note(run.record.change(failed=_failed(run, error)))
+        failed = changes.failed(
+            run.record,
+            run.now(),
+            phase=run.phase,
+            kind=error.kind,
+            message=scrub(str(error)[:500], "record"),
+            digest=run.policy.digest,
+            may_have_issued=may_have_asked(run.hand),
+            wish=getattr(error, "retry_after", None),
+        )
+        run.note(failed)
     elif not run.mine:
         return  # the debts keep it
     _close_unissued(run, error.kind)
-
-
-def _failed(run: Run, error: RotatorError) -> Failed:
-    last, now = run.record.failed, run.now()
-    before = last.attempts if last and last.digest == run.policy.digest else 0
-    well = not may_have_asked(run.hand) and run.record.drifted is None
-    longest = LONGEST_BACK_OFF if well else LONGEST_IN_TROUBLE
-    pause = min(longest, FIRST_BACK_OFF * 2 ** min(before, 10))
-    wish = min(getattr(error, "retry_after", None) or 0.0, LONGEST_BACK_OFF.total_seconds())
-    return Failed(
-        at=now,
-        phase=run.phase,
-        kind=error.kind,
-        message=scrub(str(error)[:500], "record"),
-        attempts=before + 1,
-        retry_at=None
-        if error.kind == "ecgrid.NotReplaced"
-        else now + max(pause, timedelta(seconds=wish)),
-        digest=run.policy.digest,
-    )
 
 
 def _close_unissued(run: Run, error: str | None) -> None:
@@ -295,8 +283,7 @@ def _close_unissued(run: Run, error: str | None) -> None:
     back = underway is not None and underway.kind == "rollback"  # finished, or undone, by the next
     closes = underway is not None and unissued and underway.sent <= 1 and not back
     if closes:
-        issued = record.issued[:-1] if is_counted(run.hand) else record.issued
-        record = record.change(underway=None, issued=issued)
+        record = changes.closed(record, counted=is_counted(run.hand))
     if error is not None and (closes or error != STOPPED):
         record = evidence.failed(run, record, error)
     if not run.mine and record.claim is not None:

@@ -6,7 +6,7 @@ import secrets
 
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
-from rotator.journal import Held, Known, Record, Underway, known_from
+from rotator.journal import Held, Known, Record, Underway, changes, known_from
 from rotator.keys import Secret, Seen, Visibility
 from rotator.rotation import beginning, due, evidence, own, previous, proving, restraint
 from rotator.rotation.hand import Hand, Nothing, Unproved, Unseen
@@ -24,11 +24,8 @@ def claim(run: Run) -> None:
         return
     by_itself = kind == "repair" or bool(run.record.failed)
     underway = opening(run, kind)
-    record = leaking(run).change(underway=underway)
-    if underway.sent:
-        record = record.counting_issue(run.now(), beyond_schedule=by_itself)
     run.hand = Nothing(counted=bool(underway.sent) and by_itself)
-    run.save(record.knowing(underway.user_id, underway.visibility, underway.baseline))
+    run.save(changes.begun(leaking(run), underway, run.now(), beyond_schedule=by_itself))
     prove_room(run)
     run.began = underway.run
     told = {"kind": kind, "user_id": underway.user_id, "reason": run.order.reason}
@@ -157,7 +154,7 @@ def give_up(run: Run) -> None:
         f"the rotation that was begun by `issue: {underway.issue.value}` was given up: this ECGrid does not have that "
         "call, and shows no key that it may have made"
     )
-    run.give_back(evidence.failed(run, record.change(underway=None), NoSuchCall.kind))
+    run.give_back(evidence.failed(run, changes.closed(record), NoSuchCall.kind))
     run.forget()
     run.sync = "doubted"
     run.world.report("rotation.given_up", issue=underway.issue.value)

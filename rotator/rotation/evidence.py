@@ -14,6 +14,7 @@ from rotator.journal import (
     Past,
     Place,
     Record,
+    changes,
 )
 from rotator.journal import Underway as Open
 from rotator.keys import ApiKey
@@ -62,12 +63,8 @@ def ended(run: Run, user_id: int, key_id: int | None, reason: str, proof: str) -
 
 def retired(run: Run, debt: Debt, proof: str) -> Record:
     """The record without that debt, which was paid."""
-    record = ended(run, debt.user_id, debt.key_id, WHY[debt.why], proof).not_owing(debt.key_id)
-    known = {
-        place: tuple(one for one in keys if one.key_id != debt.key_id)
-        for place, keys in record.known.items()
-    }
-    return record.change(known=known)
+    record = ended(run, debt.user_id, debt.key_id, WHY[debt.why], proof)
+    return changes.ended(record, debt.key_id)
 
 
 def failed(run: Run, record: Record, error: str) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
-from rotator.journal import Underway
+from rotator.journal import Underway, changes
 from rotator.keys import Agreement, ApiKey, KeyRef, Secret, Seen
 from rotator.rotation import claiming, issuing, restraint
 from rotator.rotation.hand import Nothing, Proved, Shown
@@ -25,7 +25,7 @@ def find(run: Run) -> None:
     if key is not None:
         found(run, underway, key)
     else:
-        one_more(run, underway)
+        one_more(run)
 
 
 def one_that_will_do(run: Run, underway: Underway) -> ApiKey | None:
@@ -170,7 +170,7 @@ def told(run: Run, value: Secret, user_id: int) -> KeyRef:
 
 def found(run: Run, underway: Underway, key: ApiKey) -> None:
     """Goes on with a key that is there: proved by the probe just now."""
-    run.note(run.record.change(underway=underway.model_copy(update={"user_id": key.ref.user_id})))
+    run.note(changes.is_for(run.record, key.ref.user_id))
     key = issuing.taken(run, key)
     # An older version than was written may be a standby's: then only a check-and-set on it tells.
     shown = run.covers(key.value, run.main) and not run.lags(run.main)
@@ -183,13 +183,12 @@ def found(run: Run, underway: Underway, key: ApiKey) -> None:
     run.world.report("rotation.found", key_id=key.ref.key_id, kind=underway.kind)
 
 
-def one_more(run: Run, underway: Underway) -> None:
+def one_more(run: Run) -> None:
     """No key will do: one is issued, counted before it is sent."""
     on_demand = run.order.what == "demand"
     restraint.may_ask(run)
-    record = run.record.counting_issue(run.now(), beyond_schedule=not on_demand)
     run.hand = Nothing(counted=not on_demand)
-    run.save(record.change(underway=underway.model_copy(update={"sent": underway.sent + 1})))
+    run.save(changes.asking(run.record, run.now(), beyond_schedule=not on_demand))
 
 
 def foreign(run: Run, shown: list[Seen]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rotator.errors import AnswerLost, Failure, Forbidden, NotFound, Permanent, Refused, Transient
-from rotator.journal import LOOKS, WATCH, known_from
+from rotator.journal import LOOKS, changes
 from rotator.keys import ApiKey, KeyRef, Seen
 from rotator.rotation import restraint
 from rotator.rotation.claiming import read_if_any
@@ -132,7 +132,6 @@ def unaccounted(run: Run) -> int:
 
 def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
     """Notes the new keys that are not taken: strays, or, in doubt, left to a person. They are not new any more."""
-    record, underway, now = run.record, run.rotation, run.now()
     for seen in others:
         if seen in in_doubt:
             run.warn(
@@ -140,15 +139,8 @@ def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
                 "else's, and is left alone. Remove it by hand if it is not"
             )
         else:
-            record = record.owing(seen.ref, "stray", now)
             run.warn(f"{seen.ref.words} was issued and cannot be used: {fate(seen)}")
-    before = {known.key_id for known in underway.baseline}
-    more = [known for known in known_from(record, others) if known.key_id not in before]
-    changes = {
-        "baseline": (*underway.baseline, *more),
-        "made": underway.made + len(others) - len(in_doubt),
-    }
-    run.note(record.change(underway=underway.model_copy(update=changes)))
+    run.note(changes.accounted(run.record, others, in_doubt, run.now()))
 
 
 def take_published(run: Run) -> bool:
@@ -188,8 +180,7 @@ def look_once(run: Run) -> list[Seen]:
             shown[read.ref.key_id] = read
     new = [seen for seen in shown.values() if run.record.is_new(seen, underway)]
     if not new and (read is not None if run.generates else read_all):
-        looked = underway.model_copy(update={"looks": min(underway.looks + 1, LOOKS)})
-        run.note(run.record.change(underway=looked))
+        run.note(changes.looked_in_vain(run.record))
     return sorted(
         new,
         key=lambda seen: (seen.ref.created or underway.began, seen.ref.key_id or 0),
@@ -217,12 +208,9 @@ def again(run: Run) -> None:
     now, on_demand = run.now(), run.order.what == "demand"
     restraint.may_ask(run, again=True)
     run.asked_again += 1
-    record, underway = run.record, run.rotation
-    name, over = run.policy.name, run.staged.version if run.staged else 0
+    underway, name, over = run.rotation, run.policy.name, run.staged.version if run.staged else 0
     run.staged = run.patiently(
         lambda: run.world.vault.stage(name, underway.run, run.id, None, over)
     )
-    record = record.counting_issue(now, beyond_schedule=not on_demand)
-    underway = underway.model_copy(update={"sent": underway.sent + 1, "looks": 0})
-    run.save(record.change(underway=underway, watch_until=now + WATCH))
+    run.save(changes.asking_again(run.record, now, beyond_schedule=not on_demand))
     run.hand = Nothing(asked=True, counted=not on_demand)

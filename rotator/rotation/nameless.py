@@ -7,7 +7,7 @@ refused.
 from __future__ import annotations
 
 from rotator.errors import AnswerLost, Failure, Refused
-from rotator.journal import Held
+from rotator.journal import Held, changes
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.rotation import evidence, finding, restraint
 from rotator.rotation.ending import VALUE_REFUSED, accepts, earlier
@@ -65,8 +65,7 @@ def end_all(run: Run) -> list[str]:
         if why is not None:
             failed.append(f"user {other.user_id}'s key is not ended: {why}")
         elif run.generates:
-            rest = tuple(held for held in run.record.others if held is not other)
-            run.note(run.record.change(others=rest))
+            run.note(changes.superseded(run.record, other))
             note_end(run, other.user_id)
     owed = {run.record.fingerprint_of(debt.key_id) for debt in run.record.retiring}
     for value in values(run):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rotator.errors import Failure, Forbidden, NotFound, Permanent, Refused, Transient
-from rotator.journal import known_from
+from rotator.journal import changes
 from rotator.keys import Agreement, ApiKey, Secret, Seen
 from rotator.rotation.hand import Nothing, Proved, Shown, Unproved, may_have_asked
 from rotator.rotation.run import Run
@@ -174,8 +174,7 @@ def unproved(run: Run, key: ApiKey, trouble: Failure) -> None:
     if underway is None or run.staged is None or run.staged.key is None:
         return
     if trouble.kind in UNFIT and underway.refusals == 0:
-        counted = underway.model_copy(update={"refusals": 1})
-        run.note(run.record.change(underway=counted))
+        run.note(changes.refused_once(run.record))
         return
     if trouble.kind not in (*UNFIT, "ecgrid.NotConfirmed"):
         return
@@ -199,15 +198,7 @@ def surely_wrong(run: Run, key: ApiKey) -> bool:
 
 def abandon(run: Run, key: ApiKey) -> None:
     """Gives the staged key up as a stray. The rotation starts over from looking: another request may have landed."""
-    known = known_from(run.record, [Seen(key.ref, key.value)])
-    underway = run.rotation.model_copy(
-        update={
-            "baseline": (*run.rotation.baseline, *known),
-            "refusals": 0,
-            "made": run.rotation.made + 1,
-        }
-    )
-    record = run.record.owing(key.ref, "stray", run.now()).change(underway=underway)
+    record = changes.given_up(run.record, key, run.now())
     run.fenced(run.world.timeout)
     run.world.vault.unstage(run.policy.name)
     run.save(record)

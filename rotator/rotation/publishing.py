@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
-from rotator.journal import Held, Place, Record, Underway
+from rotator.journal import Held, Place, Record, Underway, changes
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.policy import Destination
 from rotator.rotation import claiming, due, evidence, finding, proving
-from rotator.rotation.hand import Shown
+from rotator.rotation.hand import Known, Shown
 from rotator.rotation.run import Run
 
 
@@ -87,13 +87,14 @@ def read_back(run: Run, key: ApiKey, to: Destination, version: int) -> None:
 
 def settle(run: Run) -> None:
     """Destroys the staged value, then closes the record: the new key current, the one it replaces to be retired."""
-    key, underway, vault = run.in_hand.key, run.rotation, run.world.vault
+    held, underway, vault = run.in_hand, run.rotation, run.world.vault
+    key = held.key
     show_elsewhere(run, key)
     if run.staged is not None:
         run.fenced(run.world.timeout)
         run.patiently(lambda: vault.unstage(run.policy.name))
     now = run.now()
-    record = close(run, key, underway, now)
+    record = close(run, held, underway, now)
     run.give_back(record)
     run.staged = None
     run.forget()
@@ -104,37 +105,33 @@ def settle(run: Run) -> None:
     run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=run.outcome)
 
 
-def close(run: Run, key: ApiKey, underway: Underway, now: datetime) -> Record:
+def close(run: Run, held: Known, underway: Underway, now: datetime) -> Record:
     """The record of the settled rotation."""
-    adopted = underway.sent == 0
-    record, previous = run.record, run.record.previous_of(key.ref.user_id)
-    visibility = key.ref.visibility or underway.visibility
-    closed = record.holding(key, visibility, now, None if adopted else underway.began)
-    if previous is not None and previous.visibility != visibility:
+    key, record, places = held.key, run.record, ledger(run, held.key)
+    previous, visibility = record.previous_of(key.ref.user_id), key.ref.visibility
+    replaced = None
+    if previous is not None and previous.visibility != (visibility or underway.visibility):
         run.warn(claiming.left_alone(previous))
     elif previous is not None and previous.fingerprint != record.fingerprint(key.value):
-        closed = closed.owing(named(run, previous), "replaced", now + run.grace)
+        replaced = named(run, previous)
+    for place in record.places:
+        if not any(place.same_place(other) for other in places):
+            run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
+    closed = changes.settled(
+        record,
+        underway,
+        key,
+        now,
+        past=evidence.settled(run, key, outcome(run, underway), places, now),
+        replaced=replaced,
+        until=now + run.grace,
+        places=places,
+        users=run.policy.users,
+    )
     if not due.fits(run.policy, record):  # a new start: what was before is no way back
         closed = closed.change(before="")
-    places = ledger(run, key)
-    dropped = [
-        place for place in record.places if not any(place.same_place(other) for other in places)
-    ]
-    for place in dropped:
-        run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
-    past = evidence.settled(run, key, outcome(run, underway), places, now)
-    return closed.change(
-        underway=None,
-        others=tuple(held for held in closed.others if held.user_id in run.policy.users),
-        places=places,
-        failed=None,
-        drifted=None,
-        hold=record.held(now),
-        issued=record.explained(),
-        hooks_due=places[0] if run.policy.after else None,
-        owner_reads=record.owner_reads or run.in_hand.by_owner,
-        checked_at=now,
-    ).remembering(past)
+    hooks_due = places[0] if run.policy.after else None
+    return closed.change(hooks_due=hooks_due, owner_reads=record.owner_reads or held.by_owner)
 
 
 def named(run: Run, previous: Held) -> KeyRef:
@@ -215,10 +212,7 @@ def fill(run: Run) -> None:
         run.note(run.record.change(places=ledger(run, key)))
         raise  # the claim is given back where the failure is recorded
     now = run.now()
-    later = [
-        d.model_copy(update={"due_at": max(d.due_at, now + run.grace)}) for d in run.record.retiring
-    ]
-    run.give_back(run.record.change(places=ledger(run, key), retiring=tuple(later), failed=None))
+    run.give_back(changes.filled(run.record, ledger(run, key), now, run.grace))
     mark(run, key, now)
     run.outcome = run.outcome or "repaired"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from rotator.errors import HeldBack, Permanent, Refused, Transient
-from rotator.journal import Drift, Record
+from rotator.journal import Record, changes
 from rotator.keys import Secret
 from rotator.rotation.beginning import Waits
 from rotator.rotation.due import told
@@ -144,8 +144,7 @@ def refuses(run: Run, value: Secret) -> bool:
 
 def note_drift(run: Run) -> Record:
     """The published key is refused: written with the next change of the record."""
-    known, now = run.record.drifted, run.now()
-    run.note(run.record.change(drifted=Drift(since=known.since if known else now, probed_at=now)))
+    run.note(changes.drifting(run.record, run.now()))
     return run.record
 
 

@@ -6,18 +6,13 @@ the policy until it is proved.
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from rotator.errors import Failure, NoSuchCall, Refused
-from rotator.journal import Debt, Held
+from rotator.journal import Debt, Held, changes
 from rotator.keys import Secret
 from rotator.rotation import evidence, nameless, previous
 from rotator.rotation.ending import Postponed, RetirementFailed, accepts, end, value_of
 from rotator.rotation.run import Run
 from rotator.vault import StaleRead
-
-POSTPONED = timedelta(minutes=10)  # until a look that said no is taken again
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)  # after a failure
 
 
 def has_due_debts(run: Run) -> bool:
@@ -69,14 +64,7 @@ def everything_now(run: Run, *, ask: bool) -> None:
     now = run.now()
     if ask:
         nameless.name_all(run)
-    record = run.record
-    for other in record.others:
-        record = record.owing(other.ref, "replaced", now)
-    due_now = tuple(
-        debt.model_copy(update={"due_at": min(debt.due_at, now)}) for debt in record.retiring
-    )
-    rest = tuple(other for other in record.others if other.key_id is None)
-    run.note(record.change(retiring=due_now, others=rest))
+    run.note(changes.all_due(run.record, now))
 
 
 def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
@@ -119,21 +107,10 @@ def drop(run: Run, debt: Debt, failed: list[str]) -> None:
 
 def put_off(run: Run, debt: Debt, why: str, failed: list[str]) -> None:
     """The debt waits: with a back-off that grows where it `failed`, else until the next look."""
-    tried = debt.tried + 1 if failed else 0
     if not failed:
         run.warn(f"key {debt.key_id} is not retired yet: {why}")
-    later = debt.model_copy(
-        update={"waits": why[:300], "tried": tried, "due_at": run.now() + pause(tried)}
-    )
-    rest = [other for other in run.record.retiring if other.key_id != debt.key_id]
-    run.note(run.record.change(retiring=(*rest, later)))
-
-
-def pause(tried: int) -> timedelta:
-    """How long a debt waits that was tried, and failed, so many times in a row."""
-    if not tried:
-        return POSTPONED
-    return min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(tried - 1, 10)))
+    later = debt.put_off(why, run.now(), failed=bool(failed))
+    run.note(changes.put_off(run.record, later))
 
 
 def unfit(run: Run, current: Held) -> str | None:
