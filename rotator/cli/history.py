@@ -113,10 +113,7 @@ def _print(lines: list[Line], complete: dict[str, datetime]) -> None:
     out = output.console()
     rows = [_row(line) for line in reversed(lines)]
     whole = output.table(COLUMNS, rows)
-    if (
-        out.measure(whole, options=out.options.update(max_width=output.PIPE_WIDTH)).maximum
-        <= out.width
-    ):
+    if output.fits(out, whole):
         out.print(whole)
     else:
         for row in rows:

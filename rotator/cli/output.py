@@ -30,6 +30,9 @@ STYLES = {
     "not-published": "red", "unreadable": "red", "refused": "red", "not-adopted": "yellow", "paused": "dim",
     "held": "yellow", "released": "green", "rolled-back": "green",
 }  # fmt: skip
+RESULT = ("POLICY", "OUTCOME", "USER", "KEY", "REPLACES", "OLD ENDS", "TOOK", "PUBLISHED")
+# Columns of texts and paths, which are folded where the screen is too narrow for all.
+FOLDED = ("POLICY", "PUBLISHED", "WHY", "FOUND", "CHECK", "MEANS", "BY", "")
 MANY = 20  # results, of which those that are not due are left out
 PIPE_WIDTH = 400  # lines in a pipe are never wrapped
 
@@ -52,13 +55,21 @@ def print_json(value: object) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table without lines; cells that name a state are coloured."""
+    """A table without lines, of which nothing is cut off; cells that name a state are coloured."""
     from rich.table import Table
 
-    made = Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
+
+
+def fits(out: Console, drawn: Table) -> bool:
+    """Whether it can be shown without folding anything."""
+    as_wide_as_need_be = out.options.update(max_width=PIPE_WIDTH)
+    return out.measure(drawn, options=as_wide_as_need_be).maximum <= out.width
 
 
 def _cell(value: object) -> Text:
@@ -121,26 +132,14 @@ def results(found: list[Result], json_: bool) -> None:
     out = console()
     if len(told) > MANY:
         told = [result for result in told if result.outcome != "not-due"]
-    if told:
-        out.print(
-            table(
-                ("POLICY", "OUTCOME", "USER", "KEY", "REPLACES", "PUBLISHED", "TOOK"),
-                (
-                    (
-                        result.policy,
-                        result.outcome,
-                        result.user_id,
-                        result.key_id,
-                        result.previous_key_id,
-                        ", ".join(
-                            f"{p['mount']}/{p['path']} v{p['version']}" for p in result.published
-                        ),
-                        f"{result.duration_s:.2f}s",
-                    )
-                    for result in told
-                ),
-            )
-        )
+    rows = [_row(result) for result in told]
+    whole = table(RESULT, rows)
+    beneath = not fits(out, whole)  # then the places stand beneath, by policy as all that is long
+    if rows:
+        out.print(table(RESULT[:-1], (row[:-1] for row in rows)) if beneath else whole)
+    for result, row in zip(told, rows, strict=True):
+        if beneath and row[-1]:
+            out.print(plain(f"{result.policy}: published at {row[-1]}"))
     for result in told:
         if result.error:
             out.print(
@@ -155,6 +154,27 @@ def results(found: list[Result], json_: bool) -> None:
     if not is_quiet():
         summary = ", ".join(f"{count} {name}" for name, count in summary_of(found).items())
         out.print(summary or "nothing to do")
+
+
+def _row(result: Result) -> tuple[object, ...]:
+    return (
+        result.policy,
+        result.outcome,
+        result.user_id,
+        result.key_id,
+        result.previous_key_id,
+        _old_ends(result),
+        f"{result.duration_s:.2f}s",
+        ", ".join(f"{p['mount']}/{p['path']} v{p['version']}" for p in result.published),
+    )
+
+
+def _old_ends(result: Result) -> str | None:
+    """How long the replaced key lives on."""
+    if result.previous_key_until is None or result.started_at is None:
+        return None
+    ended = result.started_at + timedelta(seconds=result.duration_s)
+    return distance(result.previous_key_until, ended)
 
 
 @contextmanager

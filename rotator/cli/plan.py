@@ -78,6 +78,9 @@ def _print(rows: list[Ahead], span: tuple[datetime, datetime], *, ics: bool, jso
                         "user_id": row.user_id,
                         "at": output.instant(row.at),
                         "why": row.why,
+                        "previous_key_until": output.instant(row.old_until)
+                        if row.old_until
+                        else None,
                     }
                     for row in rows
                 ],
@@ -94,11 +97,18 @@ def _table(rows: list[Ahead], now: datetime) -> None:
     terminal = sys.stdout.isatty()
     shown = rows[:ROWS] if terminal else rows
     cells = (
-        (output.instant(row.at), output.distance(row.at, now), row.policy, row.user_id, row.why)
+        (
+            output.instant(row.at),
+            output.distance(row.at, now),
+            row.policy,
+            row.user_id,
+            row.why,
+            output.instant(row.old_until),
+        )
         for row in shown
     )
     if rows:
-        out.print(output.table(("AT", "", "POLICY", "USER", "WHY"), cells))
+        out.print(output.table(("AT", "", "POLICY", "USER", "WHY", "OLD ENDS"), cells))
     if len(shown) < len(rows):
         out.print(f"... and {len(rows) - len(shown)} more; --json shows them all")
     if terminal:

@@ -101,7 +101,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
         return output.distance(datetime.fromisoformat(text), now) if text else "-"
 
     drawn = output.table(
-        ("POLICY", "STATE", "USER", "KEY", "AGE", "MAX", "LAST", "NEXT"),
+        ("POLICY", "STATE", "USER", "KEY", "AGE", "MAX", "LAST", "NEXT", "OLD ENDS"),
         (
             (
                 one["policy"],
@@ -112,6 +112,7 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
                 output.span(one["max_age_s"]),
                 ahead(one["last_rotated_at"]),
                 ahead(one["next_due_at"]),
+                ahead(one["previous_key_until"]),
             )
             for one in rows
         ),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice, takewhile
 from typing import Literal
 
 from rotator.journal import Record
+from rotator.keys import Issue
 from rotator.policy import Policy
 from rotator.rotation.due import due_since, fits, is_overdue, may_begin
+from rotator.rotation.previous import answer
 
 MOST = 1000  # rotations of one policy that a plan shows
 
@@ -23,13 +25,15 @@ class Ahead:
 
     `first`: the policy is new, and begins with a rotation. `late`: its time has passed, so it begins now, or as soon
     as window and freeze let it; `overdue`: the same beyond `max_age`. `retry`: the last failure's back-off ends then.
-    `held`: it would begin earlier, but for a person's hold.
+    `held`: it would begin earlier, but for a person's hold. `old_until`: when the key that it replaces is to end; None
+    where it replaces none, or where that ends at once.
     """
 
     policy: str
     user_id: int
     at: datetime
     why: Why
+    old_until: datetime | None = None
 
 
 def ahead(policy: Policy, record: Record | None, now: datetime, until: datetime) -> list[Ahead]:
@@ -42,10 +46,23 @@ def ahead(policy: Policy, record: Record | None, now: datetime, until: datetime)
     known = record or Record.new(policy.name)
     instants = takewhile(lambda one: one[0] <= until, _instants(policy, known, now, until))
     start = known.current.user_id if known.current and fits(policy, known) else None
+    grace = _grace(policy, known)
     return [
-        Ahead(policy.name, _user(policy, start, turn), at, why)
+        Ahead(
+            policy.name,
+            _user(policy, start, turn),
+            at,
+            why,
+            at + grace if grace and why != "first" else None,
+        )
         for turn, (at, why) in enumerate(islice(instants, MOST))
     ]
+
+
+def _grace(policy: Policy, record: Record) -> timedelta:
+    """How long a replaced key will live on, as far as is known of this account."""
+    ends_at_once = policy.issue is Issue.GENERATE or answer(policy, record) == "refused"
+    return timedelta(0) if ends_at_once else policy.grace
 
 
 def _user(policy: Policy, published: int | None, turn: int) -> int:

@@ -175,12 +175,32 @@ def found(run: Run, underway: Underway, key: ApiKey) -> None:
     # An older version than was written may be a standby's: then only a check-and-set on it tells.
     shown = run.covers(key.value, run.main) and not run.lags(run.main)
     run.hand = Shown(key, "found") if shown else Proved(key, "found")
+    say_which(run, underway, key)
     if key.ref.key_id is None and not run.generates:
         run.warn(
             f"nobody tells the id of user {key.ref.user_id}'s key: once it is replaced it cannot be retired. Give the "
             "rotator's user the right to see the user's keys, or remove it at ECGrid by hand then"
         )
     run.world.report("rotation.found", key_id=key.ref.key_id, kind=underway.kind)
+
+
+def say_which(run: Run, underway: Underway, key: ApiKey) -> None:
+    """Warns where an adoption takes another key than the record's: which, and why."""
+    current = run.record.current
+    if underway.kind != "adopt" or current is None or run.record.shows(key.value):
+        return
+    if current.user_id != key.ref.user_id:  # a new start, which is told elsewhere
+        return
+    if run.covers(key.value, run.main):
+        why = f"{run.main.mount}/{run.main.path} shows it"
+    else:
+        why = (
+            f"{run.main.mount}/{run.main.path} does not show the record's key, and this is the newest whose value "
+            "ECGrid shows in full and accepts"
+        )
+    run.warn(
+        f"{key.ref.words} is published, and not {current.ref.words}, which the record has: {why}"
+    )
 
 
 def one_more(run: Run) -> None:

@@ -354,7 +354,7 @@ def _ahead(view: View) -> str:
             named[day].append(policy)
     most = max(len(policies) for policies in named.values())
     if not most:
-        return f"<p>No rotation is due in the next {DAYS} days.</p>"
+        return f"<p>No rotation is due in the next {DAYS} days.</p>{_in_grace(view)}"
     total = sum(len(policies) for policies in named.values())
     summary = f"{total:,} rotations in the next {DAYS} days, {most:,} on the busiest"
     columns = "".join(
@@ -367,8 +367,20 @@ def _ahead(view: View) -> str:
     return (
         f'<svg class="ahead" viewBox="0 0 600 72" role="img" aria-label="{summary}">{columns}</svg>'
         f'<p class="scale" aria-hidden="true">{scale}</p><p><small>{summary}</small></p>'
-        f'<details id="days"><summary>Which, and when (UTC)</summary><ol>{listed}</ol></details>'
+        f'<details id="days"><summary>Which, and when (UTC)</summary><ol>{listed}</ol></details>{_in_grace(view)}'
     )
+
+
+def _in_grace(view: View) -> str:
+    """How many replaced keys live on, and when the first and the last of them end."""
+    ends = sorted(one for row in view.standing.rows if (one := row["previous_key_until"]))
+    if not ends:
+        return ""
+    now, last = view.standing.at, ""
+    if len(ends) > 1:
+        last = f", the last {_when(ends[-1], now, 'due ')}"
+    number = f"{len(ends):,} replaced keys live on" if last else "1 replaced key lives on"
+    return f"<p>{number}: it ends {_when(ends[0], now, 'due ')}{last}</p>"
 
 
 def _column(number: int, day: date, count: int, most: int) -> str:
