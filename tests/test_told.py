@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from conftest import Finished, Rotator, VaultServer, events
 from terminal import at_a_terminal, shown_on
@@ -62,7 +66,9 @@ def test_until_when_the_old_key_lives_is_told(rotator_command: Rotator) -> None:
     (row,) = [one for one in plan if one["policy"] == "edi"]
     assert row["previous_key_until"] > row["at"]
     assert {one["previous_key_until"] for one in plan if one["policy"] == "gen"} == {None}
-    assert f" {row['previous_key_until']}" in rotator_command("plan", "--for", "31d").stdout
+    assert re.search(
+        r"OLD ENDS\s*\n.* edi .* in \d+d\b", rotator_command("plan", "--for", "31d").stdout
+    )
 
 
 def test_adopt_says_which_key_it_publishes_instead_of_the_records(
@@ -96,8 +102,94 @@ def test_tables_are_whole_in_eighty_columns(rotator_command: Rotator) -> None:
             assert f"{path} v2" in " ".join(shown.split()), shown
 
 
-def at_eighty_columns(command: Rotator, *typed: str) -> str:
+def test_what_is_printed_at_a_terminal_is_not_logged_there_as_well(
+    rotator_command: Rotator, simulator: Running
+) -> None:
+    """Each result once; in a pipe the log has it as before. A policy's warning is for those who ask."""
+    rotator_command.policy("edi", POLICY + "    grace: 1m\n")
+    shown = at_eighty_columns(rotator_command, "rotate", "edi")
+    assert shown.count("rotated") == 2  # the row, and the summary
+    assert "rotation.outcome" not in shown
+    simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
+    shown = at_eighty_columns(rotator_command, "rotate", "edi")
+    assert shown.count("ecgrid.AccessDenied") == 1
+    piped = rotator_command("rotate", "edi")
+    assert [one["error"] for one in events(piped.stderr, "rotation.failed")] == [
+        "ecgrid.AccessDenied"
+    ]
+    assert "policy.warning" not in piped.stderr
+    assert "warning" in rotator_command("validate").stdout
+
+
+def test_a_sealed_vault_is_told_once_with_how_long_it_is_waited_for(
+    rotator_command: Rotator,
+) -> None:
+    """A line that goes away at a terminal; one event in the log, however long it lasts."""
+    rotator_command.policy("edi", POLICY)
+    with sealed_vault() as addr:
+        away = {"VAULT_ADDR": addr, "ROTATOR_DEADLINE": "5s", "ROTATOR_CLAIM_TTL": "20s"}
+        piped = rotator_command.start("rotate", "edi", **away).finish()
+        assert piped.code == 1
+        assert [one["error"] for one in events(piped.stderr, "fleet.waiting")] == ["vault.Sealed"]
+        shown = at_eighty_columns(rotator_command, "rotate", "edi", **away)
+    assert shown.count("fleet.waiting") == 1
+    assert re.search(r"waits for Vault, for \ds at most \[vault\.Sealed\]", shown)
+
+
+def test_progress_has_a_count_and_the_time_that_is_left(
+    rotator_command: Rotator, simulator: Running
+) -> None:
+    """While several are rotated at a terminal."""
+    for number in range(4):
+        simulator.simulator.add_user(6000 + number)
+        text = POLICY.replace("5001", str(6000 + number)).replace("ecgrid/edi", f"ecgrid/{number}")
+        rotator_command.policy(f"edi-{number}", text)
+    simulator.simulator.add_fault(Fault("latency", call="KeySet", seconds=0.5, times=None))
+    shown = at_eighty_columns(rotator_command, "rotate", "--all", ROTATOR_CONCURRENCY="1")
+    assert re.search(r"[1-3] of 4 done, \d+s left", shown)
+
+
+def test_watch_says_what_it_does_not_show(rotator_command: Rotator) -> None:
+    """On a screen of ten lines; the alarming ones come first."""
+    for number in range(30):
+        text = POLICY.replace("5001", str(6000 + number)).replace("ecgrid/edi", f"ecgrid/{number}")
+        rotator_command.policy(f"edi-{number}", text)
+    size = {"COLUMNS": "80", "LINES": "10", "NO_COLOR": "1"}
+    with at_a_terminal(rotator_command, "status", "--watch", **size) as (_, screen):
+        shown = shown_on(screen, "policies more")
+    assert re.search(r"\.\.\. and 2[0-9] of 30 policies more", shown)
+
+
+def at_eighty_columns(command: Rotator, *typed: str, **environment: str) -> str:
     """What a terminal of that width shows, without the styles of its letters."""
-    with at_a_terminal(command, *typed, COLUMNS="80", NO_COLOR="1") as (_, screen):
+    size = {"COLUMNS": "80", "NO_COLOR": "1"}
+    with at_a_terminal(command, *typed, **size, **environment) as (_, screen):
         shown = shown_on(screen)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+
+
+@contextmanager
+def sealed_vault() -> Iterator[str]:
+    """The address of what answers as a sealed Vault does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"errors": ["Vault is sealed"]}'
+            self.send_response(503)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -51,7 +52,8 @@ def rotate(
             named = bool(chosen.names)
             policies = choose(fleet.policies, chosen, enabled=True)
             try:
-                since = fleet.patiently(fleet.vault_time)
+                with _watched(fleet, [], json_):
+                    since = fleet.patiently(fleet.vault_time)
             except RotatorError as error:
                 found = (fleet.not_seen if dry_run else fleet.failed)(policies, error)
                 _end(fleet, None, found, json_, named=named)
@@ -107,7 +109,8 @@ def run(
                 with fleet.reports.ticking(check_ins):
                     return fleet.tick(part)
 
-            results = _seen(fleet, fleet.of_shard(part), tick)
+            with _watched(fleet, [], json_):
+                results = _seen(fleet, fleet.of_shard(part), tick)
             summary = output.summary_of(results)
             reporting.event("run.summary", **summary)
             _end(fleet, stop, results, json_, named=False)
@@ -256,10 +259,20 @@ def _carry_out(
     if dry_run:
         _end(fleet, None, fleet.dry_run(chosen, order), json_, named=order.named)
     stop = Stop(fleet)
-    with output.progress([policy.name for policy in chosen], wanted=not json_) as tell:
-        fleet.progress = tell
+    with _watched(fleet, chosen, json_):
         results = fleet.tend(chosen, order)
     _end(fleet, stop, results, json_, named=order.named)
+
+
+@contextmanager
+def _watched(fleet: Fleet, policies: list[Policy], json_: bool) -> Iterator[None]:
+    """Meanwhile a terminal shows how far the work is; what is printed there afterwards is not logged there, too."""
+    names = [policy.name for policy in policies]
+    if not json_ and sys.stdout.isatty() and sys.stderr.isatty():
+        fleet.prints_results()
+    with output.progress(names, wanted=not json_ and not is_quiet()) as shown:
+        fleet.progress, fleet.waits, fleet.done = shown.tell, shown.waits, shown.done
+        yield
 
 
 def _end(

@@ -129,8 +129,9 @@ def fleet_from(
 
     needed = [Settings.require_vault, *([Settings.require_ecgrid] if ecgrid else [])]
     settings, policies = input_from(given, None, *needed)
-    for problem in warnings(policies):
-        reporting.event("policy.warning", message=str(problem))
+    if serving:  # a command would say them each time: `validate` does so when asked
+        for problem in warnings(policies):
+            reporting.event("policy.warning", message=str(problem))
     reporting.start_sentry(
         settings.sentry.dsn, settings.sentry.environment, settings.sentry.release
     )

@@ -16,7 +16,7 @@ from rotator.cli import is_quiet
 from rotator.letters import as_json, visible
 
 if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
 
@@ -33,6 +33,7 @@ STYLES = {
 RESULT = ("POLICY", "OUTCOME", "USER", "KEY", "REPLACES", "OLD ENDS", "TOOK", "PUBLISHED")
 # Columns of texts and paths, which are folded where the screen is too narrow for all.
 FOLDED = ("POLICY", "PUBLISHED", "WHY", "FOUND", "CHECK", "MEANS", "BY", "")
+SOON = 1.0  # seconds from which on a single policy's progress is shown
 MANY = 20  # results, of which those that are not due are left out
 PIPE_WIDTH = 400  # lines in a pipe are never wrapped
 
@@ -178,28 +179,59 @@ def _old_ends(result: Result) -> str | None:
 
 
 @contextmanager
-def progress(names: Sequence[str], wanted: bool) -> Iterator[Callable[[str, str], None]]:
-    """A live line per policy on stderr while several are worked on at a terminal; else nothing."""
-    if not wanted or not sys.stderr.isatty() or len(names) < 2:
-        yield lambda policy, event: None
+def progress(names: Sequence[str], wanted: bool) -> Iterator[Progress]:
+    """At a terminal, on stderr: what goes on, how many are done, and how long the rest will take.
+
+    One policy alone is shown once it takes a while.
+    """
+    shown = Progress(names)
+    if not wanted or not sys.stderr.isatty():
+        yield shown
         return
     from rich.console import Console
     from rich.live import Live
 
-    state = dict.fromkeys(names, "waiting")
-
-    def picture() -> Table:
-        shown = [item for item in state.items() if item[1] != "waiting"][-15:]
-        return table(("POLICY", "NOW"), shown)
-
-    live = Live(picture(), console=Console(stderr=True), refresh_per_second=8, transient=True)
+    live = Live(
+        console=Console(stderr=True),
+        refresh_per_second=8,
+        transient=True,
+        get_renderable=shown.picture,
+    )
     with live, reporting.lines_through(sys.stderr):  # which is the display's own by now
+        yield shown
 
-        def tell(policy: str, event: str) -> None:
-            state[policy] = event.removeprefix("rotation.")
-            live.update(picture())
 
-        yield tell
+class Progress:
+    """What is known of the work on some policies; many threads tell it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._state = dict.fromkeys(names, "waiting")
+        self._done, self._waits = 0, ""
+        self._began = time.monotonic()
+
+    def tell(self, policy: str, event: str) -> None:
+        """What it does now."""
+        self._state[policy] = event.removeprefix("rotation.")
+
+    def done(self) -> None:
+        """The work on one of them has ended."""
+        self._done += 1
+
+    def waits(self, why: str | None, left: float) -> None:
+        """What Vault is waited for, and for how many seconds at most; None: no more."""
+        self._waits = f"waits for Vault, for {span(left)} at most [{why}]" if why else ""
+
+    def picture(self) -> Group | Text:
+        """What is shown of it."""
+        from rich.console import Group
+
+        took, total = time.monotonic() - self._began, len(self._state)
+        if not self._waits and (total == 0 or (total == 1 and took < SOON)):
+            return plain("")
+        going = [item for item in list(self._state.items()) if item[1] != "waiting"][-15:]
+        left = span(took / self._done * (total - self._done)) if self._done else "some time"
+        words = self._waits or f"{self._done} of {total} done, {left} left"
+        return Group(table(("POLICY", "NOW"), going), plain(words)) if going else plain(words)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _table(rows: list[Ahead], now: datetime) -> None:
             row.policy,
             row.user_id,
             row.why,
-            output.instant(row.old_until),
+            output.distance(row.old_until, now),
         )
         for row in shown
     )

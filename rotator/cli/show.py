@@ -19,7 +19,7 @@ from rotator.policy import Policy, json_schema, warnings
 from rotator.reporting.standing import is_too_old
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
 
     from rotator.fleet import Fleet
 
@@ -89,8 +89,26 @@ def _watch(fleet: Fleet, policies: list[Policy], states: tuple[str, ...]) -> Non
                 live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
                 rows.sort(key=lambda one: one["state"] not in ALARMING)
-                live.update(_drawn(rows, now, fleet.rights.why()), refresh=True)
+                live.update(_fitting(console, rows, now, fleet.rights.why()), refresh=True)
             time.sleep(WATCH_EVERY)
+
+
+def _fitting(
+    console: Console, rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]
+) -> Group:
+    """As many rows as the screen has room for, with what was last seen of them; and how many are not shown."""
+    from rich.console import Group
+
+    shown = rows[: console.height]
+    while True:
+        drawn, left = _drawn(shown, now, held), len(rows) - len(shown)
+        if left:
+            rest = f"... and {left} of {len(rows)} policies more; the alarming ones come first"
+            drawn = Group(*drawn.renderables, output.plain(rest, "bold"))
+        over = len(console.render_lines(drawn, pad=False)) - console.height
+        if over <= 0 or len(shown) <= 1:
+            return drawn
+        shown = shown[: max(1, len(shown) - over)]
 
 
 def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -> Group:

@@ -81,6 +81,8 @@ class Fleet:
         )
         self.rights.stopping = self.stopping.is_set
         self.reports.heed = self.rights.saw
+        # Is told what Vault is waited for, and for how many seconds at most; None: no more.
+        self.waits: Callable[[str | None, float], None] = lambda _why, _left: None
         self._rounds = Rounds(
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
@@ -106,6 +108,10 @@ class Fleet:
         self.reports.close()
         self._rounds.close()
         self._around.close()
+
+    def prints_results(self) -> None:
+        """The command prints what comes of each policy where the log is read, too: the log leaves it out."""
+        self._voice.printed = True
 
     def ready(self) -> None:
         """Sees to it that work can begin; raises Failure if no thread can be had for it."""
@@ -245,16 +251,22 @@ class Fleet:
         return [policy for policy in self.policies if shard is None or in_shard(policy.name, shard)]
 
     def patiently(self, call: Callable[[], T]) -> T:
-        """Calls again while Vault is away; raises its last error once the deadline is over."""
-        until = self.boot() + self.settings.deadline.total_seconds()
-        while True:
-            try:
-                return call()
-            except Transient as error:
-                if self.stopping.is_set() or self.boot() > until:
-                    raise
-                reporting.event("fleet.waiting", error=error.kind, message=str(error))
-            time.sleep(1.0)
+        """Calls again while Vault is away, which is told once; raises its last error once the deadline is over."""
+        until, told = self.boot() + self.settings.deadline.total_seconds(), ""
+        try:
+            while True:
+                try:
+                    return call()
+                except Transient as error:
+                    if self.stopping.is_set() or self.boot() > until:
+                        raise
+                    if error.kind != told:
+                        reporting.event("fleet.waiting", error=error.kind, message=str(error))
+                    told = error.kind
+                    self.waits(error.kind, until - self.boot())
+                time.sleep(1.0)
+        finally:
+            self.waits(None, 0.0)
 
     def _work_off(self, tasks: list[Task], over: Callable[[], bool]) -> dict[str, Result]:
         """Does these tasks, and tells the due index what came of it."""

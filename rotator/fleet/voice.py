@@ -29,6 +29,7 @@ class Voice:
     def __init__(self, reports: Reports, boot: Callable[[], float]) -> None:
         self._reports, self._boot = reports, boot
         self.failing: set[str] = set()
+        self.printed = False  # results are printed where the log is read: each is told once
         self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
 
     def event(self, run: Run, name: str, fields: Mapping[str, object]) -> None:
@@ -50,7 +51,7 @@ class Voice:
             return
         self.failing.add(result.policy)
         kind, message = error["kind"], error["message"]
-        if self._is_news(result.policy, f"{phase} {kind}"):
+        if self._is_news(result.policy, f"{phase} {kind}") and not self.printed:
             reporting.event(
                 "rotation.failed",
                 policy=result.policy,
@@ -68,6 +69,8 @@ class Voice:
         if result.outcome != "busy":
             self._told.pop(result.policy, None)
         elif not self._is_news(result.policy, "busy"):
+            return
+        if self.printed:
             return
         reporting.event(
             "rotation.outcome",
