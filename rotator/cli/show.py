@@ -118,6 +118,9 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
     def ahead(text: str | None) -> str:
         return output.distance(datetime.fromisoformat(text), now) if text else "-"
 
+    def again(told: dict[str, Any]) -> str:
+        return f", tried again {ahead(told['retry_at'])}" if told["retry_at"] else ""
+
     drawn = output.table(
         ("POLICY", "STATE", "USER", "KEY", "AGE", "MAX", "LAST", "NEXT", "OLD ENDS"),
         (
@@ -147,7 +150,9 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
             for one in paused
         ),
         *(
-            output.plain(f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]")
+            output.plain(
+                f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]{again(told)}"
+            )
             for name, told in failures
         ),
     )
