@@ -139,6 +139,8 @@ def test_the_command_prints_a_table_json_and_a_calendar(rotator_command: Rotator
     assert rotator_command("run", "--once").code == 0
     due = rotator_command("status", "--json").json["policies"][0]["next_due_at"]
     (row,) = rotator_command("plan", "--for", "40d", "--json").json["rotations"]
+    until = row.pop("previous_key_until")
+    assert until > due
     assert row == {"policy": "edi", "user_id": 5001, "at": due, "why": "scheduled"}
     assert "1 rotation\n" in rotator_command("plan", "--for", "40d").stdout
     assert rotator_command("plan", "--for", "1d", "--json").json["rotations"] == []

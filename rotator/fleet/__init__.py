@@ -6,7 +6,6 @@ work that it begins; `tend` carries out an order on demand.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Literal, Self, TypeVar
 
-from rotator import reporting
 from rotator.ends import End
-from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError, Transient
+from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError
 from rotator.fleet.crew import Crew, Task
+from rotator.fleet.patience import Waits, outlast
 from rotator.fleet.reports import Reports
 from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
@@ -81,8 +80,7 @@ class Fleet:
         )
         self.rights.stopping = self.stopping.is_set
         self.reports.heed = self.rights.saw
-        # Is told what Vault is waited for, and for how many seconds at most; None: no more.
-        self.waits: Callable[[str | None, float], None] = lambda _why, _left: None
+        self.waits: Waits = lambda _why, _left: None  # is told what Vault is waited for
         self._rounds = Rounds(
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
@@ -252,21 +250,8 @@ class Fleet:
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Calls again while Vault is away, which is told once; raises its last error once the deadline is over."""
-        until, told = self.boot() + self.settings.deadline.total_seconds(), ""
-        try:
-            while True:
-                try:
-                    return call()
-                except Transient as error:
-                    if self.stopping.is_set() or self.boot() > until:
-                        raise
-                    if error.kind != told:
-                        reporting.event("fleet.waiting", error=error.kind, message=str(error))
-                    told = error.kind
-                    self.waits(error.kind, until - self.boot())
-                time.sleep(1.0)
-        finally:
-            self.waits(None, 0.0)
+        until = self.boot() + self.settings.deadline.total_seconds()
+        return outlast(call, lambda: until - self.boot(), self.stopping.is_set, self.waits)
 
     def _work_off(self, tasks: list[Task], over: Callable[[], bool]) -> dict[str, Result]:
         """Does these tasks, and tells the due index what came of it."""

@@ -373,7 +373,7 @@ def _ahead(view: View) -> str:
 
 def _in_grace(view: View) -> str:
     """How many replaced keys live on, and when the first and the last of them end."""
-    ends = sorted(one for row in view.standing.rows if (one := row["previous_key_until"]))
+    ends = sorted(one for row in view.standing.rows if (one := row.get("previous_key_until")))
     if not ends:
         return ""
     now, last = view.standing.at, ""
