@@ -29,7 +29,7 @@ def test_quiet_tells_only_what_failed(rotator_command: Rotator, simulator: Runni
     well = [
         *("adopt --all", "rotate edi", "run --once", "status", "status --strict", "check"),
         *("check --repair", "plan", "history", "validate", "hold edi --for 1d --reason x"),
-        *("release edi", "release --brake", "rotate edi --dry-run"),
+        *("release edi", "release --brake", "doctor", "rotate edi --dry-run"),
     ]
     for typed in well:
         assert rotator_command(*typed.split(), "--quiet") == Finished(0, "", ""), typed
@@ -110,6 +110,11 @@ def test_what_is_printed_at_a_terminal_is_not_logged_there_as_well(
     shown = at_eighty_columns(rotator_command, "rotate", "edi")
     assert shown.count("rotated") == 2  # the row, and the summary
     assert "rotation.outcome" not in shown
+    shown = at_eighty_columns(rotator_command, "rotate", "edi", "--grace", "0s")
+    assert len(re.findall(r"edi: key \d+ is ended", shown)) == 2
+    assert "rotation." not in shown
+    shown = at_eighty_columns(rotator_command, "run", "--once")
+    assert (shown.count("1 not-due"), shown.count("run.summary")) == (1, 0)
     simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
     shown = at_eighty_columns(rotator_command, "rotate", "edi")
     assert shown.count("ecgrid.AccessDenied") == 1

@@ -111,8 +111,8 @@ def run(
 
             with _watched(fleet, [], json_):
                 results = _seen(fleet, fleet.of_shard(part), tick)
-            summary = output.summary_of(results)
-            reporting.event("run.summary", **summary)
+            if not output.is_screen(json_):
+                reporting.event("run.summary", **output.summary_of(results))
             _end(fleet, stop, results, json_, named=False)
 
 
@@ -268,7 +268,7 @@ def _carry_out(
 def _watched(fleet: Fleet, policies: list[Policy], json_: bool) -> Iterator[None]:
     """Meanwhile a terminal shows how far the work is; what is printed there afterwards is not logged there, too."""
     names = [policy.name for policy in policies]
-    if not json_ and sys.stdout.isatty() and sys.stderr.isatty():
+    if output.is_screen(json_):
         fleet.prints_results()
     with output.progress(names, wanted=not json_ and not is_quiet()) as shown:
         fleet.progress, fleet.waits, fleet.done = shown.tell, shown.waits, shown.done

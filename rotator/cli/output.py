@@ -50,6 +50,11 @@ def console() -> Console:
     )
 
 
+def is_screen(json_: bool) -> bool:
+    """Whether results are printed for a person who sees the log, too."""
+    return not json_ and sys.stdout.isatty() and sys.stderr.isatty()
+
+
 def print_json(value: object) -> None:
     """One JSON object."""
     print(as_json(json.dumps(value, indent=2, ensure_ascii=False)))

@@ -34,7 +34,10 @@ class Voice:
 
     def event(self, run: Run, name: str, fields: Mapping[str, object]) -> None:
         """An event of a run; that it failed is told with its outcome, unless that is not the outcome."""
-        if name == "rotation.failed" and fields.get("phase") != "retire":
+        failed = name == "rotation.failed"
+        if failed and (self.printed or fields.get("phase") != "retire"):
+            return
+        if self.printed and name == "rotation.retired" and run.order.retire_now:
             return
         policy, whose = run.policy.name, dict[str, object]()
         if reporting.is_failure(name):
