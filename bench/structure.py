@@ -26,6 +26,15 @@ BRANCHES = (
     ast.Assert,
 )
 CHANGES = {"add", "append", "clear", "discard", "extend", "pop", "remove", "update"}
+# What a run consists of: the name by which it has each part, and the part's class.
+PARTS = {
+    "": "Run",
+    "sight": "Sight",
+    "claim": "Fence",
+    "patiently": "Patience",
+    "holding": "Holding",
+    "outcome": "Outcome",
+}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -102,21 +111,42 @@ def fields(tree: ast.Module, name: str) -> list[str]:
     return list(dict.fromkeys([*told, *writes(owner, "self")]))
 
 
-def of_run() -> dict[str, set[str]]:
-    """Each field of a run, and the modules that write it."""
+def of_run(more: str = "") -> dict[str, set[str]]:
+    """Each field of a run and of its parts, and the modules that write it; `more` is one module more.
+
+    A part writes its own; whoever else does so is counted.
+    """
     folder = PACKAGE / "rotation"
-    home = ast.parse((folder / "run.py").read_text())
-    owner = next(
-        node for node in home.body if isinstance(node, ast.ClassDef) and node.name == "Run"
-    )
-    writers: dict[str, set[str]] = {name: set() for name in fields(home, "Run")}
-    for name in writes(owner, "self"):
-        writers[name].add("run")
-    for path in sorted(folder.glob("*.py")):
-        for name in writes(ast.parse(path.read_text()), "run"):
-            if name in writers:
-                writers[name].add(path.stem)
+    sources = {path.stem: ast.parse(path.read_text()) for path in sorted(folder.glob("*.py"))}
+    home = {
+        node.name: (module, tree)
+        for module, tree in sources.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    writers: dict[str, set[str]] = {}
+    for part, owner in PARTS.items():
+        module, tree = home[owner]
+        dotted = f"run.{part}".rstrip(".")
+        for name in fields(tree, owner):
+            writers[f"{part}.{name}".lstrip(".")] = (
+                {module} if is_changed(tree, owner, name) else set()
+            )
+        for other, source in {**sources, "more": ast.parse(more)}.items():
+            for name in writes(source, dotted):
+                writers.get(f"{part}.{name}".lstrip("."), set()).add(other)
     return writers
+
+
+def is_changed(tree: ast.Module, name: str, field: str) -> bool:
+    """Whether a class changes that field of its own once it is made."""
+    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    later = (
+        node
+        for node in owner.body
+        if isinstance(node, Function) and node.name not in ("__init__", "__post_init__")
+    )
+    return any(field in writes(method, "self") for method in later)
 
 
 def told() -> list[str]:
@@ -133,7 +163,7 @@ def told() -> list[str]:
     writers = of_run()
     shared = sum(len(by) > 1 for by in writers.values())
     rows.append(f"fields of a run: {len(writers)}, {shared} of them written by several modules")
-    return rows + [f"  {name:14}{', '.join(sorted(by)) or '-'}" for name, by in writers.items()]
+    return rows + [f"  {name:22}{', '.join(sorted(by)) or '-'}" for name, by in writers.items()]
 
 
 def row(room: str, parts: list[tuple[ast.Module, str]]) -> str:

@@ -16,6 +16,7 @@ from worlds import USER, Process, Scene
 
 from rotator.fleet import brake
 from rotator.rotation import ending, page, proving, publishing, restraint, retiring
+from rotator.rotation.fence import Fence
 from rotator.rotation.hand import Nothing, Unseen
 from rotator.rotation.run import Run
 
@@ -30,7 +31,7 @@ def claims_are_ignored(patch: Patch) -> None:
 
 def there_is_no_fence(patch: Patch) -> None:
     """A run that was frozen past its claim goes on as if nothing had happened."""
-    patch.setattr(Run, "fenced", lambda self, seconds: seconds)
+    patch.setattr(Fence, "fenced", lambda self, seconds: seconds)
     patch.setattr(publishing, "still_claimed", lambda run: True)
 
 
@@ -62,7 +63,8 @@ def lost_answers_are_not_looked_for(patch: Patch) -> None:
     lines = page.lines
 
     def careless(run: Run, taken: set[page.Step]) -> Any:
-        run.hand = Nothing(asked=True) if isinstance(run.hand, Unseen) else run.hand
+        if isinstance(run.hand, Unseen):
+            run.holding.take(Nothing(asked=True))
         return lines(run, taken)
 
     patch.setattr(page, "lines", careless)

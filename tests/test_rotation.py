@@ -348,7 +348,7 @@ def test_what_a_lagging_standby_shows_is_not_settled(tmp_path: Path) -> None:
     process = scene.rotator()
     process.kv.lag = lambda at: int(at.path == "ecgrid/edi")
     run = process.run(Order("repair"))
-    run.sync = "drifted"  # as a look found it, a moment before the other run published
+    run.sight.drifted()  # as a look found it, a moment before the other run published
     tend(run)
     assert scene.stored().record.shows(scene.published().value)
     assert scene.works() == USER

@@ -315,10 +315,10 @@ class Fleet:
                 result = tend(run)
             finally:
                 self.rights.ends(run, result)
-            self.reports.failed_before(policy.name, run.failing)
-        if run.stored is not None:
-            self._settled.append(Ended(policy, run.stored, began))
-            self.reports.board.saw(policy.name, run.stored)
+            self.reports.failed_before(policy.name, run.sight.failing)
+        if run.sight.stored is not None:
+            self._settled.append(Ended(policy, run.sight.stored, began))
+            self.reports.board.saw(policy.name, run.sight.stored)
         if result.error and result.error["kind"] == Gone.kind:
             with suppress(RotatorError):  # else within the hour
                 self.index.lower(policy.name)

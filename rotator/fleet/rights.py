@@ -23,7 +23,7 @@ from rotator.policy import Policy
 from rotator.rotation import Order, Result, Run
 from rotator.rotation.beginning import Stopped
 from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
-from rotator.rotation.run import Clock
+from rotator.rotation.world import Clock
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
 from rotator.vault.index import DueIndex
@@ -110,8 +110,8 @@ class Rights:
 
     def ends(self, run: Run, result: Result | None) -> None:
         """That run has ended."""
-        stored = run.stored
-        if stored is not None and run.mine:  # what could not be written is over all the same
+        stored = run.sight.stored
+        if stored is not None and run.claim.mine:  # what could not be written is over all the same
             stored = Stored(stored.record.change(claim=None), stored.version)
         worked = result is not None and result.outcome in ENDED
         self.brake.ends(run.policy.name, stored, worked=worked)

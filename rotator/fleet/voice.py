@@ -16,7 +16,7 @@ REPEAT = 900.0  # seconds in which one and the same trouble of a policy is told 
 def which(run: Run) -> dict[str, object]:
     """Which run it is, for every report of it, by its id, as in the history; and which rotation it is at."""
     attempt = (
-        run.failing.attempts + 1 if run.failing else 1
+        run.sight.failing.attempts + 1 if run.sight.failing else 1
     )  # the how-manieth in a row that may fail
     named = rotation_of(run)
     rotation = {"rotation": named} if named else {}

@@ -20,7 +20,8 @@ from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.evidence import rotation_of
 from rotator.rotation.hand import is_counted, may_have_asked
 from rotator.rotation.page import rotate
-from rotator.rotation.run import Clock, Report, Run, World
+from rotator.rotation.run import Run
+from rotator.rotation.world import Clock, Report, World
 
 __all__ = [
     "Busy",
@@ -117,7 +118,7 @@ def _tended(run: Run) -> Result:
         return _busy(run, busy)
     except Stopped as why:
         _close_unissued(run, STOPPED)
-        result = _result(run, run.outcome or "unchanged")
+        result = _result(run, run.outcome.word or "unchanged")
         result.stopped, result.begun = run.world.stopping(), False
         if not result.stopped:
             result.outcome = "not-due"
@@ -147,9 +148,9 @@ def _told(fault: Exception) -> Failure:
 
 
 def _result(run: Run, outcome: str) -> Result:
-    result = Result(run.policy.name, outcome, warnings=run.warnings)
-    if run.stored is not None:
-        record = run.stored.record
+    result = Result(run.policy.name, outcome, warnings=run.outcome.warnings)
+    if run.sight.stored is not None:
+        record = run.sight.stored.record
         told = previous.told(run.policy, record)
         result.previous_key, result.previous_key_until = (
             told["previous_key"],
@@ -159,12 +160,12 @@ def _result(run: Run, outcome: str) -> Result:
             result.user_id, result.key_id = record.current.user_id, record.current.key_id
         settled = record.settled()
         if outcome == "retired":
-            result.key_id = run.ended[0]
-        elif run.outcome is not None and settled is not None:
+            result.key_id = run.outcome.ended[0]
+        elif run.outcome.word is not None and settled is not None:
             result.previous_key_id = settled.previous_key_id
     result.published = [
         {"mount": mount, "path": path, "version": version}
-        for (mount, path), version in run.versions.items()
+        for (mount, path), version in run.outcome.versions.items()
     ]
     return result
 
@@ -181,8 +182,8 @@ def _success(run: Run, *, retired: bool) -> Result:
     hold = due.holding_back(run.record, run.order, run.now())
     if hold is not None and run.order.what == "demand":
         run.warn(f"{due.told(hold)}: `rotator rotate {run.policy.name}` rotates it all the same")
-    result = _result(run, run.outcome or quiet)
-    lacking = [] if run.others_claim else due.lacking(run.policy, run.record)
+    result = _result(run, run.outcome.word or quiet)
+    lacking = [] if run.claim.others else due.lacking(run.policy, run.record)
     missing = ", ".join(f"{to.mount}/{to.path}" for to in lacking)
     if missing:
         result.outcome, result.phase = "failed", "publish"
@@ -213,8 +214,8 @@ def _failure(run: Run, error: RotatorError) -> Result:
     """The result of a failure, which is recorded first, if Vault lets us."""
     waits = isinstance(error, Waits)
     _record_failure(run, error)
-    if run.phase == "retire" and run.outcome is not None:
-        result = _result(run, run.outcome)
+    if run.phase == "retire" and run.outcome.word is not None:
+        result = _result(run, run.outcome.word)
         result.failed_retiring = True
         result.warnings.append(str(error))
     else:
@@ -244,14 +245,14 @@ def _record_failure(run: Run, error: RotatorError) -> None:
     What was held back leaves nothing but that: it neither failed anew, nor is it history. But if the answer to an
     issuing request was lost before, that is the failure.
     """
-    if run.stored is None or isinstance(error, FenceLost):
+    if run.sight.stored is None or isinstance(error, FenceLost):
         return
-    if run.order.what == "rollback" and run.began is None:
+    if run.order.what == "rollback" and run.holding.began is None:
         return  # nothing is written unless there is a way back
     if isinstance(error, HeldBack | Waits) and run.lost is not None:
         error = run.lost
     if isinstance(error, HeldBack | Waits):
-        if run.mine:
+        if run.claim.mine:
             _close_unissued(run, None)
         return
     if run.phase != "retire":
@@ -265,8 +266,8 @@ def _record_failure(run: Run, error: RotatorError) -> None:
             may_have_issued=may_have_asked(run.hand),
             wish=getattr(error, "retry_after", None),
         )
-        run.note(failed)
-    elif not run.mine:
+        run.sight.note(failed)
+    elif not run.claim.mine:
         return  # the debts keep it
     _close_unissued(run, error.kind)
 
@@ -276,21 +277,21 @@ def _close_unissued(run: Run, error: str | None) -> None:
 
     `error` is for the history; None: nothing to remember.
     """
-    if run.stored is None or (run.stored.version == 0 and not run.mine):
+    if run.sight.stored is None or (run.sight.stored.version == 0 and not run.claim.mine):
         return  # a failure before the first claim leaves no trace in Vault
     record, underway = run.record, run.underway
-    unissued = not may_have_asked(run.hand) and run.staged is None
+    unissued = not may_have_asked(run.hand) and run.sight.staged is None
     back = underway is not None and underway.kind == "rollback"  # finished, or undone, by the next
     closes = underway is not None and unissued and underway.sent <= 1 and not back
     if closes:
         record = changes.closed(record, counted=is_counted(run.hand))
     if error is not None and (closes or error != STOPPED):
         record = evidence.failed(run, record, error)
-    if not run.mine and record.claim is not None:
+    if not run.claim.mine and record.claim is not None:
         return  # another run's claim: the record is theirs to write
-    run.deadline = max(run.deadline, run.world.clock.boot() + LAST_WORDS)
+    run.patiently.allow(LAST_WORDS)
     try:
-        run.give_back(record)
+        run.claim.give_back(record)
     except RotatorError as lost:  # also an order to stop, while it waited for Vault
         run.world.report("rotation.failure_not_recorded", policy=run.policy.name, error=lost.kind)
 

@@ -40,9 +40,9 @@ class Waits(Failure):
 
 def is_stopped(run: Run) -> bool:
     """Whether the process is to stop and nothing can have been issued; past that, the rotation is finished first."""
-    if not isinstance(run.hand, Nothing) or run.hand.asked or run.orphan is not None:
+    if not isinstance(run.hand, Nothing) or run.hand.asked or run.holding.orphan is not None:
         return False
-    return run.world.stopping() and (run.mine or is_wanted(run))
+    return run.world.stopping() and (run.claim.mine or is_wanted(run))
 
 
 def stop(run: Run) -> None:
@@ -52,21 +52,21 @@ def stop(run: Run) -> None:
 
 def is_claimed_elsewhere(run: Run) -> bool:
     """Whether another run's claim still holds, and this run wants something that needs one."""
-    if run.others_claim is None:
+    if run.claim.others is None:
         return False
-    return run.record.underway is not None or run.orphan is not None or is_wanted(run)
+    return run.record.underway is not None or run.holding.orphan is not None or is_wanted(run)
 
 
 def wait_or_leave(run: Run) -> None:
     """Leaves the policy to the run that holds the claim; a run that has a key in hand waits for the outcome."""
-    claim = run.record.claim
+    claim, orphan = run.record.claim, run.holding.orphan
     if claim is None:
         run.observe()
-    elif run.orphan is None:
+    elif orphan is None:
         raise Busy(f"claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}")
-    elif run.world.clock.boot() > run.deadline:
+    elif run.patiently.is_over:
         raise Transient(
-            f"this run issued {run.orphan.key.ref.words}, lost its claim to {claim.by}, and has not seen what came of "
+            f"this run issued {orphan.key.ref.words}, lost its claim to {claim.by}, and has not seen what came of "
             "it: the next run looks",
             kind=CONTENDED,
         )
@@ -77,40 +77,45 @@ def wait_or_leave(run: Run) -> None:
 
 def is_wanted(run: Run) -> bool:
     """Whether a rotation is to be begun."""
-    return run.record.underway is None and run.orphan is None and wanted(run) is not None
+    return run.record.underway is None and run.holding.orphan is None and wanted(run) is not None
 
 
 def wanted(run: Run) -> due.Kind | None:
     """The kind of rotation that is to be begun; a drift that was found asks for a repair."""
-    if run.sync == "drifted":
+    if run.sight.sync == "drifted":
         return "repair"
-    if run.answered or run.outcome == due.ROLLED_BACK:
+    if run.outcome.answered or run.outcome.word == due.ROLLED_BACK:
         return None
     kind = due.kind_wanted(run.policy, run.record, run.order, run.now())
     if kind == "rotate" and lost_its_record(run):
         return "adopt"
-    if kind is None and run.order.what == "adopt" and run.outcome is None and shows_nothing(run):
+    if (
+        kind is None
+        and run.order.what == "adopt"
+        and run.outcome.word is None
+        and shows_nothing(run)
+    ):
         return "adopt"
     return kind
 
 
 def shows_nothing(run: Run) -> bool:
     """Whether the first destination has no value: it was deleted, or taken out by hand."""
-    there = run.last_seen(run.main)
+    there = run.sight.last_at(run.main)
     return there is None or there.value is None
 
 
 def lost_its_record(run: Run) -> bool:
     """Whether there is no record, and a secret that this policy has marked: the record was lost."""
-    if run.stored is None or not run.record.is_blank:
+    if run.sight.stored is None or not run.record.is_blank:
         return False
-    there = run.last_seen(run.main)
+    there = run.sight.last_at(run.main)
     return there is not None and there.policy == run.policy.name
 
 
 def refuse_open(run: Run) -> None:
     """Raises Permanent (`rotation.Open`) for a rollback that meets a rotation which it has not begun itself."""
-    if run.order.what == "rollback" and run.rotation.run != run.began:
+    if run.order.what == "rollback" and run.rotation.run != run.holding.began:
         raise Permanent(
             "a rotation is open, and goes first: the next tick finishes it, and so does `rotator check --repair "
             f"{run.policy.name}`. Give the command again then",

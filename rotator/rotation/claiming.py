@@ -24,10 +24,10 @@ def claim(run: Run) -> None:
         return
     by_itself = kind == "repair" or bool(run.record.failed)
     underway = opening(run, kind)
-    run.hand = Nothing(counted=bool(underway.sent) and by_itself)
-    run.save(changes.begun(leaking(run), underway, run.now(), beyond_schedule=by_itself))
+    run.holding.take(Nothing(counted=bool(underway.sent) and by_itself))
+    run.claim.save(changes.begun(leaking(run), underway, run.now(), beyond_schedule=by_itself))
     prove_room(run)
-    run.began = underway.run
+    run.holding.begin(underway.run)
     told = {"kind": kind, "user_id": underway.user_id, "reason": run.order.reason}
     run.world.report("rotation.started", **told)
 
@@ -61,12 +61,12 @@ def opening(run: Run, kind: due.Kind) -> Underway:
 
 def prove_room(run: Run) -> None:
     """Shows that Vault takes a secret as large as the one that will be published, where that is large and grows."""
-    vault, staged, name = run.world.vault, run.staged, run.policy.name
-    sizes = {to: vault.unproved_size(to, run.seen(to)) for to in run.policy.destinations}
+    vault, staged, name = run.world.vault, run.sight.staged, run.policy.name
+    sizes = {to: vault.unproved_size(to, run.sight.at(to)) for to in run.policy.destinations}
     to, size = max(sizes.items(), key=lambda one: one[1])
     if size:
         run.patiently(lambda: vault.prove_room(name, run.rotation.run, to, size, staged))
-        run.staged = None
+        run.sight.nothing_staged()
 
 
 def say_what_is_odd(run: Run) -> None:
@@ -98,14 +98,14 @@ def take_over(run: Run) -> None:
     beginning.refuse_open(run)
     be_urgent(run)
     run.world.vault.kv.outlast(run.world.deadline)
-    run.save(leaking(run))
+    run.claim.save(leaking(run))
     underway = run.rotation
     run.account.go_on(underway.speaks)
     made = underway.kind != "rollback"
     if made and underway.issue is not run.policy.issue and lacks_its_calls(run):
         give_up(run)
         return
-    run.hand = left_in_hand(run, underway)
+    run.holding.take(left_in_hand(run, underway))
     run.warn("finishes a rotation that was interrupted")
     run.world.report("rotation.recovered", staged=isinstance(run.hand, Unproved))
     proving.see_if_shown(run)
@@ -118,13 +118,13 @@ def leaking(run: Run) -> Record:
 
 def left_in_hand(run: Run, underway: Underway) -> Hand:
     """What there is of a rotation that was taken over: this run's own key for it, or the staged one, or none."""
-    staged, orphan = run.staged, run.orphan
+    staged, orphan = run.sight.staged, run.holding.orphan
     if (
         orphan is not None
         and orphan.of == underway.run
         and not run.record.owes(orphan.key.ref.key_id)
     ):
-        run.orphan = None
+        run.holding.without_orphan()
         return Unproved(orphan.key, "answered")
     if staged is not None and staged.key is not None and staged.run == underway.run:
         return Unproved(staged.key, "made" if underway.sent else "found")
@@ -154,15 +154,15 @@ def give_up(run: Run) -> None:
         f"the rotation that was begun by `issue: {underway.issue.value}` was given up: this ECGrid does not have that "
         "call, and shows no key that it may have made"
     )
-    run.give_back(evidence.failed(run, changes.closed(record), NoSuchCall.kind))
-    run.forget()
-    run.sync = "doubted"
+    run.claim.give_back(evidence.failed(run, changes.closed(record), NoSuchCall.kind))
+    run.holding.let_go()
+    run.sight.doubt()
     run.world.report("rotation.given_up", issue=underway.issue.value)
 
 
 def be_urgent(run: Run) -> None:
     """What is past issue goes first; one that failed shares with what is due, unless consumers have a dead key."""
-    if run.record.failed is None or run.record.drifted is not None or run.staged is not None:
+    if run.record.failed is None or run.record.drifted is not None or run.sight.staged is not None:
         run.account.urgent()
     else:
         run.ask_as(Urgency.STUCK)
@@ -176,7 +176,7 @@ def is_left_over(run: Run) -> bool:
 
 def give_back(run: Run) -> None:
     """Gives it back: else others would wait until it ends."""
-    run.give_back(run.record)
+    run.claim.give_back(run.record)
 
 
 def prepare(run: Run, user_id: int, visibility: Visibility) -> None:
@@ -185,11 +185,9 @@ def prepare(run: Run, user_id: int, visibility: Visibility) -> None:
     vault.require([run.policy])
     vault.kv.outlast(run.world.deadline)
     for to in run.policy.destinations:
-        refuse_others(run, run.seen(to))
+        refuse_others(run, run.sight.at(to))
     run.account.reserve(REQUESTS)
-    run.deadline = (
-        run.world.clock.boot() + run.world.deadline
-    )  # waiting for the rate does not count
+    run.patiently.begin_anew()  # waiting for the rate does not count
     own.check(run)
     for warning in run.patiently(lambda: run.account.require(user_id, visibility, run.within())):
         run.warn(warning)
@@ -213,7 +211,7 @@ def refuse_blind_probe(run: Run) -> None:
     try:
         run.patiently(lambda: run.probe(Secret(secrets.token_hex(16))))
     except (Refused, Forbidden, NotFound):
-        run.note(run.record.change(probe_tells=True))
+        run.sight.note(run.record.change(probe_tells=True))
         return
     raise Permanent(
         "ECGrid answers a call made with a random key: the probe cannot tell a good key from a bad one. "

@@ -23,16 +23,16 @@ class Check:
 
 def compare(run: Run) -> Check:
     """Compares what Vault publishes with what ECGrid accepts; raises Failure if one of them cannot be read."""
-    if run.stored is None:
+    if run.sight.stored is None:
         run.observe()
-    there = run.seen(run.main)
+    there = run.sight.at(run.main)
     user_id = run.record.current.user_id if run.record.current else run.policy.users[0]
     if there is None or there.value is None:
         return unpublished(run, user_id)
     user_id = there.user_id or user_id
     check = compare_published(run, there, there.value, user_id)
     for to in run.policy.destinations[1:]:
-        if check.state == "in-sync" and not run.covers(there.value, to):
+        if check.state == "in-sync" and not run.sight.covers(there.value, to):
             check.state = "not-published"
             check.why = f"{to.mount}/{to.path} does not show the key that {there.at} shows"
     if run.record.underway is not None:
@@ -103,10 +103,10 @@ def unpublished(run: Run, user_id: int) -> Check:
 
 def is_asked_for(run: Run) -> bool:
     """Whether to look for drift now: once, when it was ordered, or while a lost request may still land."""
-    if run.sync in ("looked", "drifted") or run.record.underway is not None:
+    if run.sight.sync in ("looked", "drifted") or run.record.underway is not None:
         return False
     watched = run.order.what == "schedule" and due.may_still_land(run.record, run.now())
-    return run.order.what == "repair" or watched or run.sync == "doubted"
+    return run.order.what == "repair" or watched or run.sight.sync == "doubted"
 
 
 def look(run: Run) -> None:
@@ -114,12 +114,12 @@ def look(run: Run) -> None:
 
     A published key that is refused for the first time is believed to be after a second probe, some time later.
     """
-    run.sync = "looked"
-    run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
+    run.sight.looked()
+    run.sight.look_at_staged()
     check = compare(run)
     if check.refused and run.record.drifted is None:
         run.world.clock.sleep(run.world.deadline / 10)
-        run.look_again(run.main)
+        run.sight.again_at(run.main)
         check = compare(run)
     if check.refused:
         restraint.note_drift(run)
@@ -127,12 +127,12 @@ def look(run: Run) -> None:
     record = run.record
     if check.state != "in-sync":
         run.world.report("policy.drift", state=check.state)
-    elif record.current is not None and run.others_claim is None:
+    elif record.current is not None and run.claim.others is None:
         now = run.now()
         # What failed was on demand, or is well again; what is still wanted has still failed.
         wanted = due.kind_wanted(run.policy, record, due.SCHEDULE, now)
         failed = record.failed if wanted else None
-        run.give_back(record.change(checked_at=now, failed=failed, drifted=None))
+        run.claim.give_back(record.change(checked_at=now, failed=failed, drifted=None))
 
 
 def heed(run: Run, check: Check) -> None:
@@ -144,4 +144,4 @@ def heed(run: Run, check: Check) -> None:
     run.warn(f"found {check.state}: {check.why}")
     # What nobody may look at, and was never adopted, is a person's to begin with.
     if check.state != "refused" or run.record.current is not None:
-        run.sync = "drifted"
+        run.sight.drifted()

@@ -98,7 +98,7 @@ def value_of(run: Run, debt: Debt) -> Secret | None:
 def earlier(run: Run) -> Iterator[Published]:
     """What the destinations showed before, the latest first."""
     for to in run.policy.destinations:
-        there = run.seen(to)
+        there = run.sight.at(to)
         if there is not None:
             yield from run.world.vault.earlier(to, there.version)
 
@@ -136,7 +136,7 @@ def read_shows(run: Run, debt: Debt, value: Secret | None) -> bool:
 def refuse_shown(run: Run, debt: Debt, view: View | None, published: Secret) -> None:
     """Raises Postponed if the key is shown anywhere: by a destination under its id, or by ECGrid with that value."""
     for to in run.policy.destinations:
-        there = run.seen(to)
+        there = run.sight.at(to)
         if there is not None and there.key_id == debt.key_id:
             raise Postponed(f"{to.mount}/{to.path} shows it")
     for seen in view.shown if view else ():

@@ -70,7 +70,7 @@ def retired(run: Run, debt: Debt, proof: str) -> Record:
 def failed(run: Run, record: Record, error: str) -> Record:
     """The record, with this run's failure: of what is open or was closed by it, else of what it was to do."""
     underway: Open | None = run.record.underway
-    took = timedelta(seconds=run.world.clock.boot() - run.started)
+    took = timedelta(seconds=run.world.clock.boot() - run.patiently.started)
     past = Past(
         at=run.now() - took,
         duration_s=_seconds(took),
@@ -88,9 +88,9 @@ def failed(run: Run, record: Record, error: str) -> Record:
 
 def rotation_of(run: Run) -> str | None:
     """The id of the rotation that is open, else of the one that this run has closed last; None if there is none."""
-    if run.stored is None:
+    if run.sight.stored is None:
         return None
-    record = run.stored.record
+    record = run.sight.stored.record
     if record.underway is not None:
         return record.underway.run
     closed = (past.rotation for past in reversed(record.history) if past.run == run.id)

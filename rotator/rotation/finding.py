@@ -54,7 +54,7 @@ def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | 
     """Keys that may do, the likeliest first; None for one whose value cannot be read in full."""
     if underway.kind == "repair":
         yield from staged(run)
-    there = run.seen(run.main)
+    there = run.sight.at(run.main)
     shown = all_shown(run, user_id)
     if there is not None and there.value is not None and not is_of_another_kind(run, there.value):
         ref = named(shown, there.value, user_id, there.key_id)
@@ -101,8 +101,7 @@ def is_of_another_kind(run: Run, value: Secret) -> bool:
 
 def staged(run: Run) -> Iterator[ApiKey]:
     """What an earlier rotation left staged: the cure of a drift."""
-    left = run.patiently(lambda: run.world.vault.staged(run.policy.name))
-    run.staged = left
+    left = run.sight.look_at_staged()
     if left is not None and left.key is not None:
         yield left.key
 
@@ -170,11 +169,11 @@ def told(run: Run, value: Secret, user_id: int) -> KeyRef:
 
 def found(run: Run, underway: Underway, key: ApiKey) -> None:
     """Goes on with a key that is there: proved by the probe just now."""
-    run.note(changes.is_for(run.record, key.ref.user_id))
+    run.sight.note(changes.is_for(run.record, key.ref.user_id))
     key = issuing.taken(run, key)
     # An older version than was written may be a standby's: then only a check-and-set on it tells.
-    shown = run.covers(key.value, run.main) and not run.lags(run.main)
-    run.hand = Shown(key, "found") if shown else Proved(key, "found")
+    shown = run.sight.covers(key.value, run.main) and not run.sight.lags(run.main)
+    run.holding.take(Shown(key, "found") if shown else Proved(key, "found"))
     say_which(run, underway, key)
     if key.ref.key_id is None and not run.generates:
         run.warn(
@@ -191,7 +190,7 @@ def say_which(run: Run, underway: Underway, key: ApiKey) -> None:
         return
     if current.user_id != key.ref.user_id:  # a new start, which is told elsewhere
         return
-    if run.covers(key.value, run.main):
+    if run.sight.covers(key.value, run.main):
         why = f"{run.main.mount}/{run.main.path} shows it"
     else:
         why = (
@@ -207,13 +206,13 @@ def one_more(run: Run) -> None:
     """No key will do: one is issued, counted before it is sent."""
     on_demand = run.order.what == "demand"
     restraint.may_ask(run)
-    run.hand = Nothing(counted=not on_demand)
-    run.save(changes.asking(run.record, run.now(), beyond_schedule=not on_demand))
+    run.holding.take(Nothing(counted=not on_demand))
+    run.claim.save(changes.asking(run.record, run.now(), beyond_schedule=not on_demand))
 
 
 def foreign(run: Run, shown: list[Seen]) -> list[int]:
     """The ids of live keys of the user that this policy neither published nor issued."""
-    record, there = run.record, run.seen(run.main)
+    record, there = run.record, run.sight.at(run.main)
     ours = {held.key_id for held in (record.current, *record.others) if held}
     ours |= {debt.key_id for debt in record.retiring}
     nameless = record.current is not None and record.current.key_id is None

@@ -2,7 +2,8 @@
 
     Nothing -> Unseen -> Unproved -> Proved -> Shown
 
-Only memory holds it: a run that takes a rotation over makes it anew from the record and from what is staged.
+The rules: only memory holds it, so a run that takes a rotation over makes it anew from the record and from what is
+staged; and a key that this run issued and has not shown is never forgotten, even if its fence is lost.
 """
 
 from __future__ import annotations
@@ -84,3 +85,34 @@ def may_have_asked(hand: Hand) -> bool:
 def is_counted(hand: Hand) -> bool:
     """Whether the issuing request that comes next is counted as one beyond the schedule."""
     return isinstance(hand, Nothing) and hand.counted
+
+
+class Holding:
+    """What one run has in hand."""
+
+    def __init__(self) -> None:
+        self.hand: Hand = Nothing()
+        self.orphan: Orphan | None = None
+        self.began: str | None = None  # the rotation that this run began last
+
+    def begin(self, rotation: str) -> None:
+        """This run has begun that rotation."""
+        self.began = rotation
+
+    def take(self, hand: Hand) -> None:
+        """From here on it has that in hand."""
+        self.hand = hand
+
+    def let_go(self) -> None:
+        """The rotation that was open is out of mind: it is settled, or another run's."""
+        self.hand = Nothing()
+
+    def set_aside(self, rotation: str | None) -> None:
+        """The same for a rotation that was lost to others; a key that this run issued for it is an orphan."""
+        if isinstance(self.hand, Unproved | Proved) and self.hand.came == "answered":
+            self.orphan = Orphan(self.hand.key, rotation)
+        self.let_go()
+
+    def without_orphan(self) -> None:
+        """What becomes of the orphan is known."""
+        self.orphan = None

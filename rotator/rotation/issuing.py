@@ -34,7 +34,7 @@ def issue(run: Run) -> None:
         raise
     run.issued_at = run.world.clock.boot()
     if isinstance(answer, AnswerLost):
-        run.hand = Unseen()
+        run.holding.take(Unseen())
         run.lost = Transient(LOST, kind="ecgrid.AnswerLost")
         run.world.right.spent("lost")
         run.warn(f"the answer to the issuing request was lost ({answer.kind})")
@@ -48,21 +48,23 @@ def issue(run: Run) -> None:
             kind="ecgrid.NotReplaced",
         )
     run.world.right.spent("key")
-    run.hand = Unproved(taken(run, answer), "answered")
+    run.holding.take(Unproved(taken(run, answer), "answered"))
     run.world.report("rotation.issued", key_id=answer.ref.key_id)
 
 
 def is_old(run: Run, answer: ApiKey) -> bool:
     """Whether the answer is a key that was there before: the published one, or one of the baseline."""
     before = {known.fingerprint for known in run.rotation.baseline}
-    return run.covers(answer.value, run.main) or run.record.fingerprint(answer.value) in before
+    return (
+        run.sight.covers(answer.value, run.main) or run.record.fingerprint(answer.value) in before
+    )
 
 
 def took_nothing(run: Run) -> None:
     """The last request is proved to have made nothing: it counts no longer."""
     asked, counted = may_have_asked(run.hand), is_counted(run.hand)
-    run.hand = Nothing(asked=asked)
-    run.note(run.record.taking_back(counted=counted))
+    run.holding.take(Nothing(asked=asked))
+    run.sight.note(run.record.taking_back(counted=counted))
     run.world.right.spent("nothing")
 
 
@@ -114,7 +116,7 @@ def look(run: Run) -> None:
         f"{one.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
         "between cannot be told from it"
     )
-    run.hand = Unproved(taken(run, one), "made")
+    run.holding.take(Unproved(taken(run, one), "made"))
 
 
 def is_of_any_age(run: Run, seen: Seen) -> bool:
@@ -140,12 +142,12 @@ def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
             )
         else:
             run.warn(f"{seen.ref.words} was issued and cannot be used: {fate(seen)}")
-    run.note(changes.accounted(run.record, others, in_doubt, run.now()))
+    run.sight.note(changes.accounted(run.record, others, in_doubt, run.now()))
 
 
 def take_published(run: Run) -> bool:
     """Whether the first destination already shows a key made since the claim, and ECGrid accepts it: only settle."""
-    underway, there = run.record.underway, run.seen(run.main)
+    underway, there = run.record.underway, run.sight.at(run.main)
     if underway is None or there is None or there.value is None or there.key_id is None:
         return False
     ref = KeyRef(
@@ -157,7 +159,7 @@ def take_published(run: Run) -> bool:
     key = shown.whole
     if key is None or run.record.shows(key.value) or not is_accepted(run, key):
         return False
-    run.hand = Shown(taken(run, key), "made")
+    run.holding.take(Shown(taken(run, key), "made"))
     return True
 
 
@@ -180,7 +182,7 @@ def look_once(run: Run) -> list[Seen]:
             shown[read.ref.key_id] = read
     new = [seen for seen in shown.values() if run.record.is_new(seen, underway)]
     if not new and (read is not None if run.generates else read_all):
-        run.note(changes.looked_in_vain(run.record))
+        run.sight.note(changes.looked_in_vain(run.record))
     return sorted(
         new,
         key=lambda seen: (seen.ref.created or underway.began, seen.ref.key_id or 0),
@@ -203,14 +205,11 @@ def again(run: Run) -> None:
     That nothing is staged is proved by a check-and-set on the staged path; a read might have come from a standby. The
     first request may still land, so the published key is watched for a while.
     """
-    if run.staged is not None and run.staged.key is not None:
-        note_stray(run, run.staged.key)
+    if run.sight.staged is not None and run.sight.staged.key is not None:
+        note_stray(run, run.sight.staged.key)
     now, on_demand = run.now(), run.order.what == "demand"
     restraint.may_ask(run, again=True)
     run.asked_again += 1
-    underway, name, over = run.rotation, run.policy.name, run.staged.version if run.staged else 0
-    run.staged = run.patiently(
-        lambda: run.world.vault.stage(name, underway.run, run.id, None, over)
-    )
-    run.save(changes.asking_again(run.record, now, beyond_schedule=not on_demand))
-    run.hand = Nothing(asked=True, counted=not on_demand)
+    run.sight.stage(run.rotation.run, run.id, None)
+    run.claim.save(changes.asking_again(run.record, now, beyond_schedule=not on_demand))
+    run.holding.take(Nothing(asked=True, counted=not on_demand))

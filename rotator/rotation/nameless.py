@@ -25,7 +25,7 @@ def values(run: Run) -> list[Secret]:
         for old in earlier(run)
         if old.value is not None
     ]
-    now = run.seen(run.main)
+    now = run.sight.at(run.main)
     found: list[ApiKey] = []
     for key in shown:
         known = any(key.value == other.value for other in found) or (
@@ -54,7 +54,7 @@ def name_all(run: Run) -> None:
         user_id = lives_as(run, value)
         ref = finding.told(run, value, user_id) if user_id is not None else None
         if ref is not None:
-            run.note(run.record.owing(ref, "replaced", run.now()))
+            run.sight.note(run.record.owing(ref, "replaced", run.now()))
 
 
 def end_all(run: Run) -> list[str]:
@@ -65,7 +65,7 @@ def end_all(run: Run) -> list[str]:
         if why is not None:
             failed.append(f"user {other.user_id}'s key is not ended: {why}")
         elif run.generates:
-            run.note(changes.superseded(run.record, other))
+            run.sight.note(changes.superseded(run.record, other))
             note_end(run, other.user_id)
     owed = {run.record.fingerprint_of(debt.key_id) for debt in run.record.retiring}
     for value in values(run):
@@ -84,7 +84,7 @@ def end_all(run: Run) -> list[str]:
 
 def note_end(run: Run, user_id: int) -> None:
     """Notes that the key which that user had before is ended; it has no id to be named by."""
-    run.note(evidence.ended(run, user_id, None, run.order.reason, VALUE_REFUSED))
+    run.sight.note(evidence.ended(run, user_id, None, run.order.reason, VALUE_REFUSED))
     run.warn(f"the key that user {user_id} had before is ended: {VALUE_REFUSED}")
 
 
@@ -95,7 +95,7 @@ def supersede(run: Run, other: Held) -> str | None:
         return None
     if run.world.whose.own_user_if_known() == other.user_id:
         return "it is the one that the rotator itself asks with"
-    run.save(run.record.counting_issue(run.now(), beyond_schedule=True))
+    run.claim.save(run.record.counting_issue(run.now(), beyond_schedule=True))
     within = restraint.within(run)
     try:
         answer = unknown_if_lost(

@@ -71,7 +71,7 @@ def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
     yield from ALWAYS
     if run.record.underway is None:
         yield from (step for step in NOTHING_OPEN if step not in taken)
-    elif not run.mine:  # open, and its run is gone
+    elif not run.claim.mine:  # open, and its run is gone
         yield Step("claim", claiming.take_over)
     else:
         match run.hand:
@@ -100,11 +100,11 @@ def rotate(run: Run) -> set[Step]:
     while True:
         try:
             while step := next((one for one in lines(run, taken) if one.when(run)), None):
-                run.phase = step.phase
+                run.enter(step.phase)
                 step.do(run)
                 taken |= {step} if step.once else set()
             return taken
         except FenceLost:
             run.start_again()
         except StaleRead as stale:
-            run.stale = stale
+            run.sight.lagged(stale)

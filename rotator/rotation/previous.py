@@ -31,7 +31,7 @@ def told(policy: Policy, record: Record) -> dict[str, Any]:
 
 def ask_before(run: Run, user_id: int) -> None:
     """Before the claim: whether the key that is to be replaced is accepted, while nobody knows what becomes of it."""
-    current, there = run.record.current, run.seen(run.main)
+    current, there = run.record.current, run.sight.at(run.main)
     if not run.grace or answer(run.policy, run.record) is not None or current is None:
         return
     same = (current.user_id, current.visibility) == (user_id, run.policy.visibility)
@@ -44,8 +44,8 @@ def is_to_be_asked(run: Run) -> bool:
     return (
         run.accepted
         and run.replaced is not None
-        and run.others_claim is None
-        and run.outcome is not None
+        and run.claim.others is None
+        and run.outcome.word is not None
     )
 
 
@@ -62,7 +62,7 @@ def ask_after(run: Run) -> None:
         previous_issue=run.policy.issue.value,
         previous_id=ref.key_id if run.record.owes(ref.key_id) else None,
     )
-    run.give_back(record)
+    run.claim.give_back(record)
     warn(run)
 
 
@@ -71,7 +71,7 @@ def ask_again(run: Run, debt: Debt, value: Secret | None) -> None:
     if run.record.previous_id != debt.key_id:
         return
     now = ask(run, value) if value is not None else None
-    run.note(run.record.change(previous_key=now or run.record.previous_key, previous_id=None))
+    run.sight.note(run.record.change(previous_key=now or run.record.previous_key, previous_id=None))
     warn(run)
 
 

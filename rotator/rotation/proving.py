@@ -20,10 +20,10 @@ UNFIT = ("ecgrid.NewKeyRefused", "ecgrid.OtherUser")  # the probe's verdict, whi
 def see_if_shown(run: Run) -> bool:
     """Whether the first destination shows the key in hand already, which was staged: then only settling is left."""
     held = run.hand
-    if not isinstance(held, Unproved | Proved) or run.staged is None:
+    if not isinstance(held, Unproved | Proved) or run.sight.staged is None:
         return False
-    if run.covers(held.key.value, run.main):
-        run.hand = Shown(held.key, held.came, held.by_owner)
+    if run.sight.covers(held.key.value, run.main):
+        run.holding.take(Shown(held.key, held.came, held.by_owner))
     return isinstance(run.hand, Shown)
 
 
@@ -39,30 +39,27 @@ def prove(run: Run) -> None:
     except Failure as trouble:
         unproved(run, key, trouble)
         raise
-    run.hand = Proved(key, held.came, bool(by_owner))
+    run.holding.take(Proved(key, held.came, bool(by_owner)))
     run.world.report("rotation.verified", key_id=key.ref.key_id)
 
 
 def stage(run: Run, key: ApiKey) -> None:
     """Stages the key, unless it is. The value is in memory only: this goes on past the deadline, to the claim's end."""
-    staged, underway = run.staged, run.rotation
+    staged, underway = run.sight.staged, run.rotation
     if staged is not None and staged.key is not None:
         if staged.run == underway.run and staged.key.value == key.value:
             return
         if staged.key.ref.key_id != key.ref.key_id:
             note_stray(run, staged.key)
-    over = staged.version if staged else 0
-    until = max(run.deadline, run.fence or 0.0)
-    run.staged = run.patiently(
-        lambda: run.world.vault.stage(run.policy.name, underway.run, run.id, key, over), until=until
-    )
+    until = max(run.patiently.deadline, run.claim.until or 0.0)
+    run.sight.stage(underway.run, run.id, key, until)
     run.world.report("rotation.staged", key_id=key.ref.key_id)
 
 
 def note_stray(run: Run, key: ApiKey) -> None:
     """A staged key of another rotation: nobody will publish it."""
     run.warn(f"{key.ref.words} was staged by a rotation that is over: {fate(key)}")
-    run.note(run.record.owing(key.ref, "stray", run.now()))
+    run.sight.note(run.record.owing(key.ref, "stray", run.now()))
 
 
 def fate(key: ApiKey | Seen) -> str:
@@ -171,10 +168,10 @@ def unconfirmed(run: Run, key: ApiKey, problem: str) -> Transient:
 def unproved(run: Run, key: ApiKey, trouble: Failure) -> None:
     """A key that ECGrid contradicts, no longer has, or has in two runs refused or taken for another's is a stray."""
     underway = run.record.underway
-    if underway is None or run.staged is None or run.staged.key is None:
+    if underway is None or run.sight.staged is None or run.sight.staged.key is None:
         return
     if trouble.kind in UNFIT and underway.refusals == 0:
-        run.note(changes.refused_once(run.record))
+        run.sight.note(changes.refused_once(run.record))
         return
     if trouble.kind not in (*UNFIT, "ecgrid.NotConfirmed"):
         return
@@ -199,9 +196,10 @@ def surely_wrong(run: Run, key: ApiKey) -> bool:
 def abandon(run: Run, key: ApiKey) -> None:
     """Gives the staged key up as a stray. The rotation starts over from looking: another request may have landed."""
     record = changes.given_up(run.record, key, run.now())
-    run.fenced(run.world.timeout)
+    run.claim.fenced(run.world.timeout)
     run.world.vault.unstage(run.policy.name)
-    run.save(record)
-    run.staged, run.hand = None, Nothing(asked=may_have_asked(run.hand))
+    run.claim.save(record)
+    run.sight.nothing_staged()
+    run.holding.take(Nothing(asked=may_have_asked(run.hand)))
     run.warn(f"{key.ref.words} was given up: {fate(key)}")
     run.world.report("rotation.abandoned", key_id=key.ref.key_id)

@@ -21,19 +21,19 @@ def publish(run: Run) -> None:
     key = held.key
     run.replaced = replaced(run)
     show(run, key, run.main)
-    run.hand = Shown(key, held.came, held.by_owner)
+    run.holding.take(Shown(key, held.came, held.by_owner))
     exposure = run.world.clock.boot() - run.issued_at if run.issued_at else None
     run.world.report(
         "rotation.published",
         key_id=key.ref.key_id,
-        version=run.versions[_at(run.main)],
+        version=run.outcome.versions[_at(run.main)],
         exposure_s=exposure,
     )
 
 
 def replaced(run: Run) -> ApiKey | None:
     """The key that this rotation replaces, where the first destination shows it."""
-    current, there = run.record.current, run.seen(run.main)
+    current, there = run.record.current, run.sight.at(run.main)
     if current is None or there is None or there.value is None or not run.record.shows(there.value):
         return run.replaced
     return ApiKey(current.ref, there.value)
@@ -42,18 +42,18 @@ def replaced(run: Run) -> ApiKey | None:
 def show(run: Run, key: ApiKey, to: Destination) -> None:
     """Publishes at one destination and reads it back; another writer in between is merged with, or wins the fence."""
     vault = run.world.vault
-    run.fenced(run.world.timeout)
+    run.claim.fenced(run.world.timeout)
     at = run.now()
 
     def write() -> int:
         while True:
-            before = run.seen(to)
+            before = run.sight.at(to)
             claiming.refuse_others(run, before)
             try:
                 return vault.publish(to, key, at, before)
             except Mismatch:
                 pass
-            there = run.look_again(to)
+            there = run.sight.again_at(to)
             mine_still = still_claimed(run)
             same = (there.value if there else None) == (before.value if before else None)
             if not mine_still or not same:
@@ -61,20 +61,24 @@ def show(run: Run, key: ApiKey, to: Destination) -> None:
 
     version = run.patiently(write)
     read_back(run, key, to, version)
-    run.versions[_at(to)] = version
+    run.outcome.shows(to, version)
 
 
 def still_claimed(run: Run) -> bool:
     """Whether the record in Vault is the one this run wrote last."""
     there = run.patiently(lambda: run.world.vault.record(run.policy.name))
-    return there is not None and run.stored is not None and there.version == run.stored.version
+    return (
+        there is not None
+        and run.sight.stored is not None
+        and there.version == run.sight.stored.version
+    )
 
 
 def read_back(run: Run, key: ApiKey, to: Destination, version: int) -> None:
     """Proves that Vault shows what was written: that version or a later one, with this value."""
 
     def ask() -> None:
-        there = run.look_again(to)
+        there = run.sight.again_at(to)
         if there is None or there.version < version:
             raise Transient(
                 f"{to.mount}/{to.path} does not show version {version} yet", kind="vault.StaleRead"
@@ -90,19 +94,20 @@ def settle(run: Run) -> None:
     held, underway, vault = run.in_hand, run.rotation, run.world.vault
     key = held.key
     show_elsewhere(run, key)
-    if run.staged is not None:
-        run.fenced(run.world.timeout)
+    if run.sight.staged is not None:
+        run.claim.fenced(run.world.timeout)
         run.patiently(lambda: vault.unstage(run.policy.name))
     now = run.now()
     record = close(run, held, underway, now)
-    run.give_back(record)
-    run.staged = None
-    run.forget()
-    run.sync = "looked" if run.sync == "drifted" else run.sync
-    run.answered = run.answered or (run.began == underway.run and underway.sent > 0)
-    run.outcome = outcome(run, underway)
+    run.claim.give_back(record)
+    run.sight.nothing_staged()
+    run.holding.let_go()
+    if run.sight.sync == "drifted":
+        run.sight.looked()
+    own = run.holding.began == underway.run and underway.sent > 0
+    run.outcome.settled(outcome(run, underway), answers=own)
     mark(run, key, now)
-    run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=run.outcome)
+    run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=run.outcome.word)
 
 
 def close(run: Run, held: Known, underway: Underway, now: datetime) -> Record:
@@ -156,7 +161,7 @@ def outcome(run: Run, underway: Underway) -> str:
     if underway.kind == "rollback":
         return due.ROLLED_BACK
     on_demand = run.order.what == "demand" and underway.sent > 0
-    if underway.kind == "adopt" and run.outcome is None and not on_demand:
+    if underway.kind == "adopt" and run.outcome.word is None and not on_demand:
         return "adopted"
     return "rotated"
 
@@ -165,7 +170,7 @@ def mark(run: Run, key: ApiKey, at: datetime) -> None:
     """Custom metadata, after all that matters: a failure is a warning."""
     for to in run.policy.destinations:
         try:
-            if not run.covers(key.value, to):
+            if not run.sight.covers(key.value, to):
                 continue
             run.world.vault.mark(to, run.policy.name, key.ref, at)
         except Failure as error:
@@ -181,7 +186,7 @@ def show_elsewhere(run: Run, key: ApiKey) -> None:
     """Publishes at the further destinations; one that fails is retried by every later run, and retires nothing."""
     for to in run.policy.destinations[1:]:
         try:
-            if not run.covers(key.value, to):
+            if not run.sight.covers(key.value, to):
                 show(run, key, to)
         except FenceLost:
             raise
@@ -191,7 +196,7 @@ def show_elsewhere(run: Run, key: ApiKey) -> None:
 
 def lacks_a_destination(run: Run) -> bool:
     """Whether the record says that a destination of the policy does not have the current key."""
-    return run.others_claim is None and bool(due.lacking(run.policy, run.record))
+    return run.claim.others is None and bool(due.lacking(run.policy, run.record))
 
 
 def fill(run: Run) -> None:
@@ -199,22 +204,22 @@ def fill(run: Run) -> None:
     current, missing = run.record.current, due.lacking(run.policy, run.record)
     source = shown_somewhere(run)
     if source is None or current is None:
-        run.sync = "drifted"
+        run.sight.drifted()
         return
     key = ApiKey(current.ref, source)
     run.world.vault.require([run.policy])
-    run.save(run.record)
+    run.claim.save(run.record)
     try:
         for to in missing:
-            if not run.covers(key.value, to):
+            if not run.sight.covers(key.value, to):
                 show(run, key, to)
     except Failure:
-        run.note(run.record.change(places=ledger(run, key)))
+        run.sight.note(run.record.change(places=ledger(run, key)))
         raise  # the claim is given back where the failure is recorded
     now = run.now()
-    run.give_back(changes.filled(run.record, ledger(run, key), now, run.grace))
+    run.claim.give_back(changes.filled(run.record, ledger(run, key), now, run.grace))
     mark(run, key, now)
-    run.outcome = run.outcome or "repaired"
+    run.outcome.did("repaired")
 
 
 def shown_somewhere(run: Run) -> Secret | None:
@@ -225,7 +230,7 @@ def shown_somewhere(run: Run) -> Secret | None:
         if place.version
     ]
     for to in dict.fromkeys([*run.policy.destinations, *written]):
-        there = run.seen(to)
+        there = run.sight.at(to)
         if there is not None and there.value is not None and run.record.shows(there.value):
             return there.value
     return None
@@ -236,7 +241,7 @@ def ledger(run: Run, key: ApiKey) -> tuple[Place, ...]:
 
     def version(to: Destination) -> int | None:
         try:
-            there = run.seen(to) if run.covers(key.value, to) else None
+            there = run.sight.at(to) if run.sight.covers(key.value, to) else None
         except Failure:  # reported where it was written
             return None
         return there.version if there else None

@@ -13,12 +13,12 @@ from rotator.vault import Document, StaleRead, Stored
 
 def is_suspected(run: Run) -> bool:
     """Whether a read stayed stale to the end."""
-    return run.stale is not None
+    return run.sight.stale is not None
 
 
 def knows_nothing(run: Run) -> bool:
     """Whether the record is still to be read, or to be read anew."""
-    return run.stored is None
+    return run.sight.stored is None
 
 
 def find_out(run: Run) -> None:
@@ -27,7 +27,8 @@ def find_out(run: Run) -> None:
     Raises Transient if it is not accepted, or if another run holds the claim. Where nothing is read, nothing is
     written: that it is gone counts from now on, since every act on it needs a check-and-set all the same.
     """
-    stale, run.stale = run.stale, None
+    stale = run.sight.stale
+    run.sight.lagged(None)
     if stale is None:
         return
     record_at = run.world.vault.record_at(run.policy.name)
@@ -39,8 +40,8 @@ def find_out(run: Run) -> None:
         claim_over(run, run.world.vault.stored(stale.document, record_at), stale)
     else:
         write_over(run, stale.document, stale)
-    run.sync = "doubted"
-    run.deadline = max(run.deadline, run.world.clock.boot() + run.world.deadline)
+    run.sight.doubt()
+    run.patiently.allow(run.world.deadline)
     run.warn(
         "Vault was restored from a backup: it shows older versions than were written, and drift is checked"
     )
@@ -49,31 +50,31 @@ def find_out(run: Run) -> None:
 
 def claim_over(run: Run, stored: Stored, stale: StaleRead) -> None:
     """Claims over the record as it was read."""
-    run.stored = stored
+    run.sight.believe(stored)
     leave_to_others(run, stale)
-    run.save(stored.record)
-    run.give_back(run.record)
+    run.claim.save(stored.record)
+    run.claim.give_back(run.record)
 
 
 def write_over(run: Run, document: Document, stale: StaleRead) -> None:
     """Writes a secret over itself, unchanged; where this run has no claim yet, takes one for it."""
     leave_to_others(run, stale)
-    held = run.mine
+    held = run.claim.mine
     if not held:
-        run.save(run.record)
-    run.fenced(run.world.timeout)
+        run.claim.save(run.record)
+    run.claim.fenced(run.world.timeout)
     refused = False
     try:
         run.world.vault.put(stale.at, document.data, document.version)
     except (Mismatch, Transient):
         refused = True
     if not held:
-        run.give_back(run.record)
+        run.claim.give_back(run.record)
     if refused:
         raise Transient(str(stale), kind=stale.kind)
 
 
 def leave_to_others(run: Run, stale: StaleRead) -> None:
     """Raises Transient if another run holds the claim: then it is that run's to find out."""
-    if run.others_claim is not None:
+    if run.claim.others is not None:
         raise Transient(str(stale), kind=stale.kind)

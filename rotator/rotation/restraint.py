@@ -29,7 +29,7 @@ def may_ask(run: Run, *, again: bool = False) -> None:
     """
     underway = run.record.underway
     on_demand = run.order.what == "demand"
-    if again and (run.asked_again >= MOST_AGAIN or run.world.clock.boot() > run.deadline):
+    if again and (run.asked_again >= MOST_AGAIN or run.patiently.is_over):
         raise Transient(
             "the answer to the issuing request was lost at every try, and no key was found by looking; the next run "
             "looks again, then asks again",
@@ -113,7 +113,7 @@ def within(run: Run) -> float:
     Raises TimeInDoubt while Vault's time is, and else as `Run.fenced`: a doubt may have come up since the claim.
     """
     run.world.vault.kv.sure_of_time()
-    return run.fenced(run.world.timeout)
+    return run.claim.fenced(run.world.timeout)
 
 
 # a published key that is refused
@@ -121,7 +121,7 @@ def within(run: Run) -> float:
 
 def published_is_refused(run: Run) -> bool:
     """Whether ECGrid refuses the value that Vault shows, at two probes a tenth of the deadline apart."""
-    there = run.seen(run.main)
+    there = run.sight.at(run.main)
     return there is not None and there.value is not None and is_refused(run, there.value)
 
 
@@ -144,7 +144,7 @@ def refuses(run: Run, value: Secret) -> bool:
 
 def note_drift(run: Run) -> Record:
     """The published key is refused: written with the next change of the record."""
-    run.note(changes.drifting(run.record, run.now()))
+    run.sight.note(changes.drifting(run.record, run.now()))
     return run.record
 
 

@@ -21,7 +21,7 @@ def has_due_debts(run: Run) -> bool:
     return (
         record.current is not None
         and (run.order.retire_now or bool(record.due_debts(run.now())))
-        and run.others_claim is None
+        and run.claim.others is None
     )
 
 
@@ -30,13 +30,13 @@ def retire(run: Run) -> None:
     current = run.record.current
     if current is None:
         return
-    run.save(run.record)  # the check-and-set that only one run can win
+    run.claim.save(run.record)  # the check-and-set that only one run can win
     reason, failed = second_look(run, current)
     if run.order.retire_now:
         everything_now(run, ask=reason is None)
     for debt in run.record.due_debts(run.now()):
         if debt.key_id == current.key_id:  # updated in place: nothing to retire
-            run.note(run.record.not_owing(debt.key_id))
+            run.sight.note(run.record.not_owing(debt.key_id))
         elif reason is not None:
             put_off(run, debt, reason, failed)
         else:
@@ -44,7 +44,7 @@ def retire(run: Run) -> None:
     if run.order.retire_now:
         failed += [reason] if reason else nameless.end_all(run)
     lines = run.record if not failed else evidence.failed(run, run.record, RetirementFailed.kind)
-    run.give_back(lines)
+    run.claim.give_back(lines)
     if failed:
         raise RetirementFailed("; ".join(dict.fromkeys(failed)))
 
@@ -64,7 +64,7 @@ def everything_now(run: Run, *, ask: bool) -> None:
     now = run.now()
     if ask:
         nameless.name_all(run)
-    run.note(changes.all_due(run.record, now))
+    run.sight.note(changes.all_due(run.record, now))
 
 
 def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
@@ -85,9 +85,9 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
         failed.append(f"key {debt.key_id} could not be retired: {error}")
         put_off(run, debt, str(error), failed)
         return
-    run.note(evidence.retired(run, debt, proof))
-    run.ended.append(debt.key_id)
-    run.outcome = run.outcome or "retired"
+    run.sight.note(evidence.retired(run, debt, proof))
+    run.outcome.has_ended(debt.key_id)
+    run.outcome.did("retired")
     run.world.report("rotation.retired", key_id=debt.key_id, why=debt.why, proof=proof)
     if run.order.retire_now:
         run.warn(f"key {debt.key_id} is ended: {proof}")
@@ -95,7 +95,7 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
 
 def drop(run: Run, debt: Debt, failed: list[str]) -> None:
     """The debt of a time when there were key records: this ECGrid has none, and no call that would end it."""
-    run.note(run.record.not_owing(debt.key_id))
+    run.sight.note(run.record.not_owing(debt.key_id))
     told = (
         f"key {debt.key_id} of user {debt.user_id} is not retired, and not tried again: this ECGrid shows no keys by "
         "id, and nothing proves that it is refused. If it is still there, end it at ECGrid by hand"
@@ -110,7 +110,7 @@ def put_off(run: Run, debt: Debt, why: str, failed: list[str]) -> None:
     if not failed:
         run.warn(f"key {debt.key_id} is not retired yet: {why}")
     later = debt.put_off(why, run.now(), failed=bool(failed))
-    run.note(changes.put_off(run.record, later))
+    run.sight.note(changes.put_off(run.record, later))
 
 
 def unfit(run: Run, current: Held) -> str | None:
@@ -118,11 +118,11 @@ def unfit(run: Run, current: Held) -> str | None:
 
     Raises Failure if that could not be found out.
     """
-    run.staged = run.patiently(lambda: run.world.vault.staged(run.policy.name))
-    if run.staged is not None and run.staged.key is not None:
+    run.sight.look_at_staged()
+    if run.sight.staged is not None and run.sight.staged.key is not None:
         return "a key is staged that belongs to no rotation"
     for to in run.policy.destinations:
-        there = run.look_again(to)
+        there = run.sight.again_at(to)
         if there is None or not run.record.shows(there.value):
             return f"{to.mount}/{to.path} does not show the current key"
     try:
@@ -134,7 +134,7 @@ def unfit(run: Run, current: Held) -> str | None:
 
 def published(run: Run) -> Secret:
     """The value that the first destination shows; raises Postponed if there is none."""
-    there = run.seen(run.main)
+    there = run.sight.at(run.main)
     if there is None or there.value is None:
         raise Postponed("the current key is not published")
     return there.value
@@ -145,21 +145,22 @@ def published(run: Run) -> Secret:
 
 def has_leftover(run: Run) -> bool:
     """Whether something is staged and no rotation is open: it belongs to none."""
-    return run.staged is not None and run.sync != "drifted" and run.others_claim is None
+    return run.sight.staged is not None and run.sight.sync != "drifted" and run.claim.others is None
 
 
 def clear_leftover(run: Run) -> None:
     """Notes a staged key that belongs to no rotation as a stray, and destroys the staged document."""
-    left, run.staged = run.staged, None
+    left = run.sight.staged
+    run.sight.nothing_staged()
     if left is None:
         return
     record = run.record
     if left.key is not None and not record.shows(left.key.value):
         record = record.owing(left.key.ref, "stray", run.now())
-    run.save(record)
-    run.fenced(run.world.timeout)
+    run.claim.save(record)
+    run.claim.fenced(run.world.timeout)
     run.patiently(lambda: run.world.vault.unstage(run.policy.name))
-    run.give_back(run.record)
+    run.claim.give_back(run.record)
 
 
 # a key that was issued under a fence that was lost
@@ -167,32 +168,30 @@ def clear_leftover(run: Run) -> None:
 
 def has_orphan(run: Run) -> bool:
     """Whether this run issued a key, lost its fence, and nobody has a rotation open any more."""
-    return run.orphan is not None
+    return run.holding.orphan is not None
 
 
 def settle_orphan(run: Run) -> None:
     """The key is the published one, or it is noted as a stray; if Vault shows a key that is refused, it is the cure."""
-    orphan, record = run.orphan, run.record
+    orphan, record = run.holding.orphan, run.record
     if orphan is None:
         return
-    run.staged = run.patiently(
-        lambda: run.world.vault.staged(run.policy.name)
-    )  # perhaps this run's own
+    run.sight.look_at_staged()  # perhaps this run's own
     if record.shows(orphan.key.value):
-        run.orphan = None
-        run.outcome = run.outcome or "rotated"
+        run.holding.without_orphan()
+        run.outcome.did("rotated")
         return
-    there = run.look_again(run.main)
+    there = run.sight.again_at(run.main)
     if (
         there is not None
         and there.value is not None
         and record.current is not None
         and accepts(run, there.value)
     ):
-        run.save(record.owing(orphan.key.ref, "stray", run.now()))
-        run.give_back(run.record)
-        run.orphan = None
+        run.claim.save(record.owing(orphan.key.ref, "stray", run.now()))
+        run.claim.give_back(run.record)
+        run.holding.without_orphan()
         return
-    run.orphan = None
-    run.sync = "drifted"
+    run.holding.without_orphan()
+    run.sight.drifted()
     run.world.report("rotation.drift", key_id=record.current.key_id if record.current else None)

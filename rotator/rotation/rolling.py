@@ -41,7 +41,7 @@ def claim(run: Run) -> None:
 
     Only upon the record that the command has met: one that others have written since is a person's to look at.
     """
-    if run.began is not None or run.restarts:
+    if run.holding.began is not None or run.restarts:
         conclude(run)
         return
     prepare(run)
@@ -64,8 +64,8 @@ def claim(run: Run) -> None:
     )
     if debt is not None and debt.tried:  # what was sent to end it may still land
         record = record.change(watch_until=now + WATCH)
-    run.save(record.not_owing(ref.key_id).change(underway=underway))
-    run.began = underway.run
+    run.claim.save(record.not_owing(ref.key_id).change(underway=underway))
+    run.holding.begin(underway.run)
     warn_of_age(run, key)
     take(run, key)
     run.world.report(
@@ -76,10 +76,12 @@ def claim(run: Run) -> None:
 def conclude(run: Run) -> None:
     """What another run has made of the rollback, or of the record; raises HeldBack unless it is rolled back."""
     mine = [
-        past.outcome for past in run.record.history if past.rotation and past.rotation == run.began
+        past.outcome
+        for past in run.record.history
+        if past.rotation and past.rotation == run.holding.began
     ]
     if due.ROLLED_BACK in mine:
-        run.outcome = due.ROLLED_BACK
+        run.outcome.settled(due.ROLLED_BACK)
         return
     raise HeldBack(
         "another run has written the record meanwhile, and this one has done no more: see what is published now, and "
@@ -94,7 +96,7 @@ def prepare(run: Run) -> None:
     vault.require([run.policy])
     vault.kv.outlast(run.world.deadline)
     for to in run.policy.destinations:
-        claiming.refuse_others(run, run.seen(to))
+        claiming.refuse_others(run, run.sight.at(to))
     own.check(run)
 
 
@@ -109,8 +111,8 @@ def warn_of_age(run: Run, key: ApiKey) -> None:
 
 def take(run: Run, key: ApiKey) -> None:
     """Goes on with the key before, which ECGrid has just accepted; the rotator uses its own from here on."""
-    shown = run.covers(key.value, run.main) and not run.lags(run.main)
-    run.hand = Shown(key, "found") if shown else Proved(key, "found")
+    shown = run.sight.covers(key.value, run.main) and not run.sight.lags(run.main)
+    run.holding.take(Shown(key, "found") if shown else Proved(key, "found"))
     if run.world.whose.own_user_if_known() == key.ref.user_id:
         run.account.use(key.value)
 
@@ -160,7 +162,7 @@ def shown_before(run: Run, fingerprint: str) -> Published | None:
 
 def versions(run: Run) -> Iterator[Published]:
     """What the first destination shows and showed before, the latest first, as far as Vault has it."""
-    latest = run.look_again(run.main)
+    latest = run.sight.again_at(run.main)
     if latest is None:
         return
     yield latest
@@ -216,8 +218,8 @@ def go_on(run: Run) -> None:
     """Finishes a rollback that another run began, if ECGrid accepts its key still; else undoes it."""
     underway = run.rotation
     older = underway.older or Known(key_id=None)
-    if run.staged is not None and run.staged.key is not None:
-        proving.note_stray(run, run.staged.key)
+    if run.sight.staged is not None and run.sight.staged.key is not None:
+        proving.note_stray(run, run.sight.staged.key)
     there = shown_before(run, older.fingerprint or "")
     if there is None or there.value is None:
         undo(run, "no version of the secret in Vault has it any more")
@@ -243,14 +245,14 @@ def undo(run: Run, why: str) -> None:
         record = run.record.change(places=publishing.ledger(run, key))
     debts = tuple(one for one in (underway.debt,) if one and not record.owes(one.key_id))
     closed = record.change(underway=None, retiring=(*record.retiring, *debts))
-    run.give_back(evidence.failed(run, closed, NoWayBack.kind))
-    run.forget()
-    run.sync = "doubted"
+    run.claim.give_back(evidence.failed(run, closed, NoWayBack.kind))
+    run.holding.let_go()
+    run.sight.doubt()
     run.warn(f"the rollback that was begun is undone, since {why}")
     run.world.report("rotation.undone", message=why)
 
 
 def show_again(run: Run, key: ApiKey) -> None:
     """Publishes the newer key again, where the older one was shown already and the newer one is accepted."""
-    if not run.covers(key.value, run.main) and answers_as(run, key.value) == key.ref.user_id:
+    if not run.sight.covers(key.value, run.main) and answers_as(run, key.value) == key.ref.user_id:
         publishing.show(run, key, run.main)

@@ -8,7 +8,7 @@ from rotator.rotation.run import Run
 
 def has_hooks_due(run: Run) -> bool:
     """Whether a settled rotation's hooks have not been run to their end, as far as the record knows."""
-    return run.record.hooks_due is not None and run.others_claim is None
+    return run.record.hooks_due is not None and run.claim.others is None
 
 
 def run_hooks(run: Run) -> None:
@@ -17,10 +17,10 @@ def run_hooks(run: Run) -> None:
     due, current = record.hooks_due, record.current
     if due is None:
         return
-    run.save(record)
+    run.claim.save(record)
     published = {"mount": due.mount, "path": due.path, "version": due.version}
     key_id = current.key_id if current else None
     problems = after_rotation(run.policy, key_id, published, run.world.stopping)
     for problem in problems:
         run.warn(problem)
-    run.give_back(run.record.change(hooks_due=None).noting_hooks(tuple(problems) or ("ok",)))
+    run.claim.give_back(run.record.change(hooks_due=None).noting_hooks(tuple(problems) or ("ok",)))

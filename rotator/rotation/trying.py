@@ -37,7 +37,7 @@ class Plan:
 def find_out(run: Run) -> Plan:
     """What the run would do, with a text for each thing; raises what the run itself would end with."""
     run.observe()
-    run.phase = "claim"
+    run.enter("claim")
     if beginning.is_claimed_elsewhere(run):
         beginning.wait_or_leave(run)
     if run.record.underway is not None:
@@ -52,10 +52,10 @@ def find_out(run: Run) -> Plan:
 
 def look(run: Run) -> None:
     """The drift check, but that it notes nothing, and believes a key that is refused at once."""
-    run.phase = "check"
-    run.sync = "looked"
+    run.enter("check")
+    run.sight.looked()
     drift.heed(run, drift.compare(run))
-    run.phase = "claim"
+    run.enter("claim")
 
 
 def go_on(run: Run) -> Plan:
@@ -79,7 +79,7 @@ def begin(run: Run, kind: due.Kind) -> Plan:
     if kind == "rollback":
         return roll_back(run)
     underway = claiming.opening(run, kind)
-    run.note(run.record.change(underway=underway))
+    run.sight.note(run.record.change(underway=underway))
     require_user(run, underway.user_id, underway.visibility)
     if kind == "rotate":
         return issue(run, underway.user_id)
@@ -185,10 +185,11 @@ def _would_show(run: Run, key: ApiKey | None) -> str:
     """Where a key would be published, noted as the run's versions; a destination that shows it stays as it is."""
     places = []
     for to in run.policy.destinations:
-        if key is not None and run.covers(key.value, to):
+        if key is not None and run.sight.covers(key.value, to):
             continue
-        there, at = run.seen(to), (to.mount, to.path)
-        version = run.versions[at] = run.versions.get(at, there.version if there else 0) + 1
+        there, at = run.sight.at(to), (to.mount, to.path)
+        version = run.outcome.versions.get(at, there.version if there else 0) + 1
+        run.outcome.shows(to, version)
         places.append(f"{to.mount}/{to.path} (version {version})")
     return ", ".join(places)
 
