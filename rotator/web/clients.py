@@ -95,7 +95,8 @@ class Clients:
     def close(self) -> None:
         """Listens no more; an answer that is being sent is cut off."""
         self._over = True
-        self._waker.send(b"x")
+        with suppress(OSError):  # the thread may have seen it already, and closed that too
+            self._waker.send(b"x")
         self._thread.join(PATIENCE)
 
     def _leave(self) -> None:
