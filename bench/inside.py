@@ -140,11 +140,11 @@ def page(count: str, rounds: str) -> dict[str, Any]:
 
     now = datetime.now(UTC)
     rows = [_row(number, now) for number in range(int(count))]
-    plan = [
-        (now + timedelta(hours=number % 700), f"policy-{number:05d}")
-        for number in range(int(count))
-    ]
-    view = View(Standing(now, rows), {}, plan)
+    ahead = {
+        row["policy"]: [int(day == number % 30) for day in range(31)]
+        for number, row in enumerate(rows)
+    }
+    view = View(Standing(now, rows), ahead=ahead)
     well = [Health("vault", True)]
     site = Site(lambda: well, lambda: well, lambda: b"", lambda: view)
     told: dict[str, Any] = {"json": [], "all": [], "first": []}
@@ -178,9 +178,13 @@ def _row(number: int, now: datetime) -> dict[str, Any]:
         "key_id": 100_000 + number,
         "key_age_s": number * 997 % (45 * 86400),
         "max_age_s": 45 * 86400,
+        "previous_key": "accepted",
+        "previous_key_until": None,
         "last_rotated_at": (now - timedelta(days=number % 30)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "next_due_at": (now + timedelta(days=30 - number % 30)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "state": "failed" if failed else "ok",
+        "paused_until": None,
+        "paused_reason": None,
         "last_failure": failure if failed else None,
     }
 

@@ -19,7 +19,18 @@ import rotator
 from rotator.cli import main
 from rotator.sandbox.ecgrid import Running
 
-HEAVY = ("apscheduler", "httpx", "hvac", "lxml", "pydantic", "requests", "rich", "yaml", "zeep")
+HEAVY = (
+    "apscheduler",
+    "httpx",
+    "hvac",
+    "jinja2",
+    "lxml",
+    "pydantic",
+    "requests",
+    "rich",
+    "yaml",
+    "zeep",
+)
 NOWHERE = "error: policies: does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES\n"
 NO_VAULT = (
     "error: VAULT_ADDR: is not set; give Vault's address, such as https://vault:8200\n"

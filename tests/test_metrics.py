@@ -39,7 +39,8 @@ def row(policy: str = "edi", **changes: Any) -> dict[str, Any]:
     """A policy as `status --json` shows it."""
     known = {
         "policy": policy, "user_id": 5001, "key_id": 7, "key_age_s": 3600, "max_age_s": 7200,
-        "last_rotated_at": "2026-11-21T02:00:00Z", "next_due_at": None, "state": "ok", "last_failure": None,
+        "previous_key": None, "previous_key_until": None, "last_rotated_at": "2026-11-21T02:00:00Z",
+        "next_due_at": None, "state": "ok", "paused_until": None, "paused_reason": None, "last_failure": None,
     }  # fmt: skip
     return known | changes
 

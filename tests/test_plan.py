@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from conftest import Rotator
 from worlds import POLICY, policy_from
 
 from rotator.cli.plan import calendar, chart, rotations
-from rotator.fleet.plan import MOST, Ahead, ahead
+from rotator.errors import Transient
+from rotator.fleet.plan import MOST, Ahead, Outlook, ahead
 from rotator.journal import Failed, Held, Record
 from rotator.keys import Visibility
 from rotator.policy import Policy
@@ -99,6 +101,39 @@ def test_a_very_short_schedule_does_not_fill_the_memory(tmp_path: Path) -> None:
     """The plan stops, and the command says so."""
     policy = policy_from(tmp_path, POLICY.replace("30d", "1s").replace("12h", "0"))
     assert len(ahead(policy, known(days=0), NOW, NOW + 12 * MONTH)) == MOST
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "{every: 1h}",
+        "{every: 25m}",
+        "{every: 9d, jitter: 7h}",
+        "manual",
+        '{cron: "10 */5 * * *", window: {from: "01:00", to: "20:00"}}',
+    ],
+)
+def test_the_outlook_counts_what_the_plan_tells(tmp_path: Path, schedule: str) -> None:
+    """At any later moment too, whatever is kept of what was planned before; and once the record is another one."""
+    policy = policy_from(tmp_path, POLICY.replace("{every: 30d}", schedule).replace("12h", "10m"))
+    outlook, now, record = Outlook(30), NOW, known(days=0)
+    for hours in (0, 0, 1, 5, 7, 24, 300):
+        now += timedelta(hours=hours)
+        record = known(days=-3) if hours == 24 else record
+        told = outlook.of([(policy, record)], now)[policy.name]
+        expected = Counter(one.at.date() for one in ahead(policy, record, now, now + MONTH))
+        days = [now.date() + timedelta(days=number) for number in range(31)]
+        assert list(told) == [expected[day] for day in days]
+        assert sum(told) == expected.total()
+
+
+def test_what_could_not_be_read_has_no_outlook(tmp_path: Path) -> None:
+    """A policy that was never adopted counts as adopted now, each time that it is asked for."""
+    policy, outlook = policy_from(tmp_path, POLICY), Outlook(30)
+    assert outlook.of([(policy, Transient("away", kind="vault.Timeout"))], NOW) == {}
+    for hours in (0, 30):
+        told = outlook.of([(policy, None)], NOW + timedelta(hours=hours))[policy.name]
+        assert told == (*[0] * 30, 1)
 
 
 def test_the_calendar_is_one_that_others_read() -> None:

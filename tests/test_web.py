@@ -9,9 +9,12 @@ import re
 import secrets
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,10 @@ from conftest import Rotator, Started, until
 from test_metrics import row, samples, value
 
 from rotator.keys import Secret
+from rotator.reporting import runbook
 from rotator.reporting.net import NET
 from rotator.reporting.standing import Standing
-from rotator.web import Health, Site, View, Window
+from rotator.web import Health, Owed, Site, View, Window
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
 SCRIPT = "<script>document.title='owned'</script>"
@@ -81,7 +85,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open[-2:] == ["tr", "th"] and "tbody" in self._open:
+        if self._open[-2:] in (["tr", "th"], ["th", "a"]) and "tbody" in self._open:
             self.names.append(data)
 
 
@@ -152,7 +156,8 @@ def test_nothing_from_outside_becomes_part_of_the_page() -> None:
     }
     view = a_view(
         row(SCRIPT, state="failed", last_failure=failure), owners={SCRIPT: f'"{SCRIPT}'},
-        ahead=[(datetime.now(UTC) + timedelta(days=1), SCRIPT)],
+        ahead={SCRIPT: [0, 1]}, places={"Environment": SCRIPT}, held={SCRIPT: SCRIPT},
+        owed={SCRIPT: [Owed(8, "replaced", datetime.now(UTC), SCRIPT)]},
     )  # fmt: skip
     with window(view, trouble=SCRIPT) as url:
         for query in ("", f'?q=script&state={SCRIPT}&sort="{SCRIPT}', f'?q="{SCRIPT}'):
@@ -199,6 +204,108 @@ def test_filter_and_order_come_from_the_address() -> None:
         assert Page(get(f"{url}/?sort=age").text).names[0] == "p0999"
         assert Page(get(f"{url}/?sort=nonsense&state=nonsense").text).names[0] == "p0007"
         assert "No policy fits" in get(f"{url}/?q=nothing").text
+
+
+def test_names_are_in_the_order_that_people_count_in() -> None:
+    """Also among those that are equally alarming."""
+    names = ["p1", "p2", "p2b", "p10", "q"]
+    with window(a_view(*(row(name, key_age_s=60) for name in sorted(names)))) as url:
+        for query in ("", "?sort=policy", "?sort=age", "?sort=last"):
+            assert Page(get(f"{url}/{query}").text).names == names
+
+
+def test_a_failure_is_open_and_has_what_the_runbook_says() -> None:
+    """Its message, what to do, when it is tried again, and what it means: nothing has to be looked up elsewhere."""
+    now = datetime.now(UTC)
+    failure = {
+        "at": f"{now - timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}", "phase": "claim", "kind": "vault.Sealed",
+        "message": "Vault is sealed", "retry_at": f"{now + timedelta(minutes=20):%Y-%m-%dT%H:%M:%SZ}",
+    }  # fmt: skip
+    late = failure | {"retry_at": f"{now - timedelta(minutes=3):%Y-%m-%dT%H:%M:%SZ}"}
+    never = failure | {"retry_at": None}
+    rows = [
+        row(name, state="failed", last_failure=one)
+        for name, one in (("soon", failure), ("late", late), ("never", never))
+    ]
+    entry = runbook.entries()["vault.Sealed"]
+    with window(a_view(*rows)) as url:
+        text = get(url).text
+    plain = " ".join(unescape(re.sub("<[^>]+>", "", text)).split())
+    for told in (*entry.means, entry.to_do):
+        assert told.replace("`", "") in plain
+    assert "vault.Sealed in claim, 5 min ago" in plain
+    assert "Tried again in 20 min" in plain
+    assert "To be tried again since" in plain
+    shut = re.sub("<details.*?</details>", "", text, flags=re.DOTALL)
+    assert shut.count("<p>Vault is sealed</p>") == len(rows)
+
+
+def test_the_chart_shows_what_fits() -> None:
+    """And the years that are not this one, here and in the rows."""
+    at = datetime(2026, 12, 30, 3, tzinfo=UTC)
+    ahead = {"edi": [2, 0, 5, *[0] * 28], "as2": [0, 0, 1000, *[0] * 28]}
+    rows = [row(name, next_due_at="2027-01-01T03:00:00Z") for name in ahead]
+    with window(View(Standing(at, rows), ahead=ahead)) as url:
+        everything, one = (get(f"{url}/{query}").text for query in ("", "?q=edi"))
+    assert "1,007 rotations in the next 30 days, 1,005 on the busiest" in everything
+    assert "7 rotations in the next 30 days, 5 on the busiest" in one
+    assert "as2" not in one
+    assert "<small>1 Jan 2027 03:00</small>" in one
+    assert "Fri 1 Jan 2027</time> edi" in one
+    assert "Wed 30 Dec</time> edi" in one
+
+
+def test_keys_in_grace_holds_and_the_brake_are_told() -> None:
+    """Which key lives until when, who waits for what, and what to do about it."""
+    at = datetime.now(UTC)
+    tomorrow = at + timedelta(days=1)
+    told = f"{tomorrow.day} {tomorrow:%b %H:%M}".replace(f" {at.year}", "")
+    owed = {
+        "edi": [Owed(7, "replaced", tomorrow), Owed(8, "stray", tomorrow)],
+        "dead": [Owed(9, "replaced", tomorrow)],
+        "stuck": [Owed(number, "replaced", at, "ECGrid refuses") for number in range(11, 19)],
+    }
+    rows = [
+        row(
+            "edi", paused_until="2199-01-01T00:00:00Z", paused_reason="audit & more", state="failed"
+        ),
+        row("dead", previous_key="refused"),
+        row("stuck"),
+        row("off", state="paused", paused_reason="enabled: false"),
+    ]
+    view = a_view(*rows, owed=owed, held={"fleet.Braked": "5 policies are in doubt"})
+    with window(view) as url:
+        text = get(url).text
+    for part in (
+        f"key 7 lives until {told}", f"key 8, never published, is retired {told}",
+        f"key 9 is refused already, and retired {told}", "and 3 more keys", "ECGrid refuses",
+        "1 replaced key is in its grace; it ends in 24 h",
+        "held until 1 Jan 2199 00:00: audit &amp; more", "<small>enabled: false</small>",
+        "issuing is held back: 5 policies are in doubt [fleet.Braked]<br><b>To do:</b>",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_ten_thousand_failures_are_bounded() -> None:
+    """The first page weighs what it shows; where all are shown, the later ones lead to what else is known of them."""
+    failure = {
+        "at": "2026-11-21T03:00:00Z", "phase": "claim", "kind": "vault.Sealed", "message": "x" * 200, "retry_at": None,
+    }  # fmt: skip
+    rows = [row(f"p{number}", state="failed", last_failure=failure) for number in range(10_000)]
+    view = a_view(*rows, ahead={one["policy"]: [1] * 31 for one in rows})
+    with window(view) as url:
+        assert len(get(url).content) < 600_000
+        everything = get(f"{url}/?show=all")
+        assert len(everything.content) < 15_000_000
+        assert int(everything.headers["Content-Length"]) < 600_000
+        assert everything.text.count("<details id=") == 200 + 1
+        assert 'href="/?q=p9999"' in everything.text
+
+
+def test_only_whoever_looks_at_the_page_pays_for_its_templates() -> None:
+    """A daemon at which nobody looks does not load them, so neither does any other command."""
+    code = "import sys, rotator.daemon, rotator.cli.act, rotator.cli.show; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_an_empty_fleet_says_what_to_do() -> None:
@@ -409,13 +516,52 @@ def test_the_daemon_shows_its_policies_its_health_and_its_metrics(rotator_comman
 
     until(state, "the policy is adopted")
     page = get(url).text
-    for part in ("edi-platform@example.com", "user 5001", "1 policies"):
+    for part in ("edi-platform@example.com", "user 5001", "1 policy"):
         assert part in page
     found = samples(get(f"{url}/metrics").text)
     assert value(found, "rotator_rotations_total", policy="edi", outcome="adopted") == 1
     assert value(found, "rotator_vault_token_ttl_seconds") is not None
     assert (value(found, "process_open_fds") or 0) > 0
     rotator_command.assert_silent(page, get(f"{url}/metrics").text)
+
+
+def test_the_pages_numbers_are_those_of_plan_and_status(rotator_command: Rotator) -> None:
+    """All of them, and those of one policy; holds, keys in grace and failures too, and where the rotator is at work."""
+    rotator_command.policy("hourly", POLICY.replace("30d", "1h") + "grace: 30m\n")
+    for name, user_id in (("p10", 5002), ("p2", 5003), ("p3", 5999)):
+        rotator_command.policy(
+            name,
+            f"{{user_id: {user_id}, visibility: Private, schedule: {{every: 7d}}, vault: {{path: e/{name}}}}}",
+        )
+    rotator_command.environment |= {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "6s"}
+    rotator_command.environment["SENTRY_ENVIRONMENT"] = "trial"
+    assert rotator_command("run", "--once").code == 1
+    assert rotator_command("rotate", "hourly").code == 0
+    assert rotator_command("hold", "p10", "--for", "2d", "--reason", "audit").code == 0
+    url = listening(
+        rotator_command.start("run", ROTATOR_HTTP__LISTEN="127.0.0.1:0", ROTATOR_LOG__FORMAT="json")
+    )
+    until(lambda: "held until" in get(url).text, "the page shows the hold")
+    page, only = get(f"{url}/?sort=policy").text, get(f"{url}/?q=hourly").text
+    assert Page(page).names == ["hourly", "p2", "p3", "p10"]
+    planned = rotator_command("plan", "--json").json["rotations"]
+    hourly = [one for one in planned if one["policy"] == "hourly"]
+    assert len(hourly) == 720
+    assert f"<p>{len(planned)} rotations in the next 30 days" in page
+    assert f"<p>{len(hourly)} rotations in the next 30 days" in only
+    for one in rotator_command("status", "--json").json["policies"]:
+        (shown,) = (part for part in page.split("<tr ") if f'row">{one["policy"]}<' in part)
+        assert f"user {one['user_id']}" in shown
+        assert f"</span> {one['state']}</span>" in shown
+        for name in ("last_rotated_at", "next_due_at"):
+            assert one[name] is None or f'datetime="{one[name]}"' in shown
+        assert ("lives until" in shown) is (one["previous_key_until"] is not None)
+        assert ("held until" in shown) is (one["paused_until"] is not None)
+        assert (one["last_failure"] or {"kind": "<td"})["kind"] in shown
+    vault = rotator_command.environment["VAULT_ADDR"].partition("://")[2]
+    for place in ("Environment <b>trial", f"Vault <b>{vault}", "ECGrid <b>127.0.0.1"):
+        assert f"{place}</b>" in page
+    rotator_command.assert_silent(page, only)
 
 
 def test_a_daemon_that_others_can_reach_needs_a_token_or_the_word(rotator_command: Rotator) -> None:

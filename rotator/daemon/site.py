@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from datetime import UTC, datetime
 from typing import Self
+from urllib.parse import urlsplit
 
 from rotator import reporting
 from rotator.ecgrid import Urgency
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet, in_shard
-from rotator.fleet.plan import ahead
+from rotator.fleet.plan import Outlook
+from rotator.journal import Record
 from rotator.keys import Issue, Verify
-from rotator.policy import Policy
 from rotator.reporting.standing import Standing
+from rotator.settings import Settings
 from rotator.threads import begin
-from rotator.web import Health, Site, View, Window
+from rotator.web import Health, Owed, Site, View, Window
 
 FRESH = 10.0  # seconds between two looks
 SOON = 0.2  # seconds until it is asked again whether the first turn has ended
-SHOWN_AHEAD = timedelta(days=30)
-PLANNED = 60  # rotations of one policy that the picture shows
+SHOWN_AHEAD = 30  # days
 HUNG = 300.0  # seconds after which a turn that does not end has hung
 LATE = 60.0  # seconds without a turn that could look round
 ASKED = 300.0  # seconds for which an answer of ECGrid counts, and for which a question after readiness does
@@ -83,6 +83,7 @@ class Face:
         """Listens at once; raises Failure if the address cannot be had, which another start may find free."""
         self._fleet, self._shard, self._pulse = fleet, shard, pulse
         self._view = View(Standing(datetime.now(UTC)))
+        self._outlook = Outlook(SHOWN_AHEAD)
         self._asked_at = float("-inf")
         self._ecgrid_at, self._ecgrid = float("-inf"), Health("ecgrid", True)
         self._over = threading.Event()
@@ -157,21 +158,20 @@ class Face:
         ]
         standing = self._fleet.standing(mine)
         self._fleet.reports.leave_textfile()
-        owners = {policy.name: policy.owner for policy in mine if policy.owner}
-        held = tuple(self._fleet.rights.brake.why().values())
-        self._view = View(standing, owners, self._ahead(mine, standing.at), held)
+        known = self._fleet.reports.board.known(mine)
+        self._view = View(
+            standing,
+            places=places(self._fleet.settings),
+            owners={policy.name: policy.owner for policy in mine if policy.owner},
+            ahead=self._outlook.of(known, standing.at),
+            owed={
+                policy.name: _owed(record) for policy, record in known if isinstance(record, Record)
+            },
+            held=self._fleet.rights.brake.why(),
+        )
         now = self._fleet.boot()
         if now - self._asked_at < ASKED <= now - self._ecgrid_at:
             self._ask_ecgrid(now)
-
-    def _ahead(self, policies: list[Policy], now: datetime) -> list[tuple[datetime, str]]:
-        planned = []
-        for policy, record in self._fleet.reports.board.known(policies):
-            if isinstance(record, Failure):
-                continue
-            rotations = ahead(policy, record, now, now + SHOWN_AHEAD)
-            planned += [(one.at, one.policy) for one in islice(rotations, PLANNED)]
-        return planned
 
     def _ask_ecgrid(self, now: float) -> None:
         """Asks for ECGrid's version, which needs no credential: while somebody wants to know, now and then."""
@@ -188,3 +188,22 @@ class Face:
             return self._fleet.server.login_left()
         except RotatorError:
             return 0.0
+
+
+def places(settings: Settings) -> dict[str, str]:
+    """Where this rotator is at work, by name: of Vault and ECGrid the hosts, never a whole address."""
+    vault, ecgrid = urlsplit(settings.vault.addr or ""), settings.ecgrid
+    hosts = [urlsplit(url).hostname or "" for url in (ecgrid.rest_url, ecgrid.soap_url)]
+    named = {
+        "Environment": settings.sentry.environment or "",
+        "Vault": vault.netloc.rpartition("@")[2],
+        "Namespace": settings.vault.namespace or "",
+        "ECGrid": ", ".join(dict.fromkeys(hosts)),
+    }
+    return {name: place for name, place in named.items() if place}
+
+
+def _owed(record: Record) -> tuple[Owed, ...]:
+    """The keys that a policy is still to retire, the next first."""
+    debts = sorted(record.retiring, key=lambda debt: debt.due_at)
+    return tuple(Owed(debt.key_id, debt.why, debt.due_at, debt.waits) for debt in debts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Literal
 
+from rotator.errors import Failure
 from rotator.journal import Record
 from rotator.keys import Issue
 from rotator.policy import Policy
@@ -15,6 +18,7 @@ from rotator.rotation.due import due_since, fits, is_overdue, may_begin
 from rotator.rotation.previous import answer
 
 MOST = 1000  # rotations of one policy that a plan shows
+DAY = 86400  # seconds
 
 Why = Literal["first", "scheduled", "late", "overdue", "retry", "held"]
 
@@ -106,3 +110,64 @@ def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why]
         return may_begin(policy, record, waits.retry_at or now), "retry"
     why: Why = "overdue" if is_overdue(policy, record, now) else "late"
     return may_begin(policy, record, now), why
+
+
+@dataclass(frozen=True)
+class _Kept:
+    policy: Policy
+    record: Record | None
+    instants: array[int]  # seconds since 1970, ascending
+    until: int
+
+    def holds(self, policy: Policy, record: Record | None, now: int, until: int) -> bool:
+        """Whether nothing has changed since, not even that the first of them is still to come."""
+        if record is None or record is not self.record or policy is not self.policy:
+            return False
+        return fits(policy, record) and until <= self.until and now < min(self.instants, default=0)
+
+
+class Outlook:
+    """How many rotations of each policy come on each day, asked for again and again; for one thread.
+
+    What a policy's plan was before is kept while it stays true: a plan with a rotation for each hour takes a while.
+    """
+
+    def __init__(self, days: int) -> None:
+        self._days = days
+        self._kept: dict[str, _Kept] = {}
+
+    def of(
+        self, known: Iterable[tuple[Policy, Record | Failure | None]], now: datetime
+    ) -> dict[str, tuple[int, ...]]:
+        """By policy the rotations that `ahead` tells for so many days from `now` on, by days of UTC from that of `now`.
+
+        There is one number more than days: the last day ends where the first began. A policy whose record could not
+        be read is not there.
+        """
+        kept = {
+            policy.name: self._plan(policy, record, now)
+            for policy, record in known
+            if not isinstance(record, Failure)
+        }
+        self._kept = kept
+        midnight, until = int(now.timestamp()) // DAY * DAY, self._end(now)
+        ends = [min(midnight + DAY * number, until + 1) for number in range(self._days + 2)]
+        return {
+            name: tuple(
+                later - sooner
+                for sooner, later in pairwise(bisect_left(one.instants, end) for end in ends)
+            )
+            for name, one in kept.items()
+        }
+
+    def _end(self, now: datetime) -> int:
+        return int(now.timestamp()) + DAY * self._days
+
+    def _plan(self, policy: Policy, record: Record | None, now: datetime) -> _Kept:
+        before, until = self._kept.get(policy.name), self._end(now)
+        if before is not None and before.holds(policy, record, int(now.timestamp()), until):
+            return before
+        further = timedelta(days=self._days + 1)  # so that it is true for a day
+        rotations = ahead(policy, record, now, now + further)
+        instants = array("q", (int(one.at.timestamp()) for one in rotations))
+        return _Kept(policy, record, instants, until + DAY)

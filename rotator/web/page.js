@@ -15,8 +15,8 @@
     if (old.textContent !== fresh.textContent) old.replaceChildren(...fresh.childNodes);
   };
 
-  // What is open and what has the focus stays so, told apart by the row that it is in, or by its id.
-  const place = (element) => element.id || element.closest("tr")?.querySelector("th")?.firstChild.data || element.href;
+  // What is open and what has the focus stays so, told apart by its id, by where it leads, or by what it opens.
+  const place = (element) => element.id || element.href || element.closest("details").id;
 
   const show = async () => {
     const number = ++asked;

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from rotator import reporting
 from rotator.keys import Secret
 from rotator.reporting import metrics
-from rotator.web import page
+from rotator.web.asked import Asked
 from rotator.web.clients import Clients, Request
 from rotator.web.values import Health, Site
 
@@ -126,13 +126,16 @@ class Window:
         if parts.path == "/metrics":
             return Answer(200, metrics.CONTENT_TYPE, self._site.metrics())
         if parts.path == "/":
-            asked = page.Asked.of(query)
-            html = reporting.scrub(
-                page.render(self._site.view(), self._site.ready(), asked), "page"
-            )
-            security = ("Content-Security-Policy", page.SECURITY_POLICY)
-            return Answer(200, "text/html; charset=utf-8", html.encode(), (security,))
+            return self._page(Asked.of(query))
         return _text(404, "there are /, /metrics, /healthz and /readyz")
+
+    def _page(self, asked: Asked) -> Answer:
+        from rotator.web import page  # with its templates, which only those who look at it pay for
+
+        html = page.render(self._site.view(), self._site.ready(), asked)
+        security = ("Content-Security-Policy", page.SECURITY_POLICY)
+        body = reporting.scrub(html, "page").encode()
+        return Answer(200, "text/html; charset=utf-8", body, (security,))
 
 
 def _shows(authorization: str, token: Secret) -> bool:

@@ -19,13 +19,30 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Owed:
+    """A key that is still to be retired, at `due_at` at the earliest; `waits`: why it could not be yet."""
+
+    key_id: int
+    why: str  # `replaced`, or `stray`
+    due_at: datetime
+    waits: str | None = None
+
+
+@dataclass(frozen=True)
 class View:
-    """What the status page shows: how the policies stand, who owns them, and the rotations of the next 30 days."""
+    """What the status page shows.
+
+    How the policies stand; where this is, as words by what they name; and by policy who owns it, how many rotations
+    come on each day (UTC) from that of `standing.at` on, and which keys it owes. `held` is why issuing is held back
+    for all, by kind of error.
+    """
 
     standing: Standing
+    places: Mapping[str, str] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)
-    ahead: Sequence[tuple[datetime, str]] = ()  # when, policy
-    held: Sequence[str] = ()  # why issuing is held back for all
+    ahead: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    owed: Mapping[str, Sequence[Owed]] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
