@@ -123,18 +123,22 @@ class Clients:
         self._leave()
 
     def _welcome(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # it has gone again, or this process may open no more files
-            self._make_room()
-            time.sleep(0.01)
-            return
-        if len(self._clients) >= AT_ONCE:
-            self._make_room()
-        connection.setblocking(False)
-        client = _Client(connection)
-        self._clients[client] = None
-        self._selector.register(connection, selectors.EVENT_READ, client)
+        """Lets in all who wait, else a probe behind many others would wait for a page of each of them."""
+        for _ in range(AT_ONCE):
+            try:
+                connection = self._listener.accept()[0]
+            except BlockingIOError:
+                return
+            except OSError:  # it has gone again, or this process may open no more files
+                self._make_room()
+                time.sleep(0.01)
+                return
+            if len(self._clients) >= AT_ONCE:
+                self._make_room()
+            connection.setblocking(False)
+            client = _Client(connection)
+            self._clients[client] = None
+            self._selector.register(connection, selectors.EVENT_READ, client)
 
     def _make_room(self) -> None:
         slow = next((one for one in self._clients if not one.waits), None)
