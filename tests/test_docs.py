@@ -368,6 +368,10 @@ def test_the_command_table_has_every_command_and_the_options_that_it_names() -> 
         command = main.commands[row.removeprefix("| `").split()[0].rstrip("`,")]
         options = {option for param in command.params for option in param.opts}
         assert set(re.findall(r"--[a-z-]+", row)) <= options, row
-    rest = {option for param in main.params for option in param.opts} | {"--json", "--help"}
+    rest = {option for param in main.params for option in param.opts} | {
+        "--json",
+        "--quiet",
+        "--help",
+    }
     after = table.partition("\n\n`--log-level`")[2]
     assert set(re.findall(r"--[a-z-]+", after)) <= rest
