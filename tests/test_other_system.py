@@ -207,3 +207,21 @@ def test_many_lost_records_stop_a_fleet_and_few_do_not(
     assert done.code == 0, done.stdout
     done = rotator_command("adopt", "--all", "--json", **elsewhere)
     assert done.code == 0, done.stdout
+
+
+def test_a_rotator_with_records_elsewhere_ends_keys_and_is_noticed_as_drift(
+    fleet: Rotator, mount: str
+) -> None:
+    """Neither can see the other; who checks finds a refused key, says so, heals it; doctor names the one place."""
+    user_id = USERS[0]
+    elsewhere: dict[str, Any] = {"ROTATOR_VAULT__STATE_PATH": "second"}
+    fleet.policy(f"p-{user_id}", POLICY.format(user_id=user_id).replace("ecgrid/", "copy/"))
+    assert fleet("adopt", f"p-{user_id}", **elsewhere).code == 0
+    assert fleet("rotate", f"p-{user_id}", "--grace", "0s", **elsewhere).code == 0
+    fleet.policy(f"p-{user_id}", POLICY.format(user_id=user_id))
+    found = fleet("check", f"p-{user_id}", "--json")
+    assert (found.code, found.json["results"][0]["state"]) == (4, "drift")
+    assert fleet("check", "--repair", f"p-{user_id}", ROTATOR_DEADLINE="5s").code == 0
+    assert fleet("check", f"p-{user_id}").code == 0
+    told = {one["what"]: one["found"] for one in fleet("doctor", "--json").json["checks"]}
+    assert f"keep its records here, too, at {mount}/rotator" in told["whose ECGrid"]

@@ -293,7 +293,11 @@ def _whose(fleet: Fleet) -> Finding:
     system = fleet.whose.system()
     if not system.mark:
         return "ok", "nothing is remembered yet: the first command that acts does it"
-    return "ok", f"the one that the records are about (network {system.network_id})"
+    alone = (
+        f"whatever rotates these users' keys has to keep its records here, too, at {fleet.vault.state_at}: rotators of "
+        "other records would end each other's keys, and none of them can see it"
+    )
+    return "ok", f"the one that the records are about (network {system.network_id}); {alone}"
 
 
 def _pairs(policies: list[Policy]) -> dict[str, list[Policy]]:

@@ -28,6 +28,11 @@ class Layout:
         return At(self._mount, f"{self._state}/record/{policy}")
 
     @property
+    def state_at(self) -> At:
+        """Where everything is that the rotators of one ECGrid have to share."""
+        return At(self._mount, self._state)
+
+    @property
     def system_at(self) -> At:
         """Where it is remembered which ECGrid the records are about, and what it speaks."""
         return At(self._mount, f"{self._state}/ecgrid")
