@@ -16,6 +16,7 @@ from worlds import POLICY, USER, Scene, policy_from
 
 from rotator.fleet.alarms import Alarms
 from rotator.fleet.plan import ahead
+from rotator.fleet.renaming import take_over
 from rotator.fleet.reports import Reports
 from rotator.fleet.standing import row
 from rotator.fleet.survey import quiet_until
@@ -193,6 +194,33 @@ def known(tmp_path: Path, policy: str = POLICY, **switches: Any) -> Scene:
     scene = Scene(tmp_path, policy, **switches)
     assert scene.rotator().tick().outcome == "adopted"
     return scene
+
+
+def test_a_leak_response_for_all_leaves_a_held_policy_alone(tmp_path: Path) -> None:
+    """Its debts wait for their grace, too; `rotate NAME --grace 0s` ends them."""
+    scene = known(tmp_path)
+    scene.rotator().rotate()
+    held(scene)
+    result = scene.rotator().rotate(retire_now=True)
+    assert (result.outcome, result.bad) == ("unchanged", False)
+    assert "audit" in result.warnings[0]
+    assert len(scene.live()) == 2
+    order = Order("demand", since=scene.time.now(), named=True, retire_now=True)
+    assert not tend(scene.rotator().run(order)).bad
+    assert scene.live() == {scene.published().key_id}
+
+
+def test_a_hold_outlasts_a_renaming(tmp_path: Path) -> None:
+    """It comes along with the record; one that the new name has already, before its first record, counts."""
+    scene = known(tmp_path)
+    new, now = policy_from(tmp_path, POLICY, "new"), scene.time.now().replace(microsecond=0)
+    early = Hold(at=now, until=now + timedelta(days=5), reason="early", by="me")
+    scene.vault.save(Record.new("new").change(hold=early), 0)
+    held(scene)
+    take_over(scene.vault, new, "edi")
+    stored = scene.vault.record("new")
+    assert stored is not None
+    assert (stored.record.hold, stored.record.current is None) == (early, False)
 
 
 def test_a_hold_ends_by_itself_and_what_was_due_begins_then(tmp_path: Path) -> None:

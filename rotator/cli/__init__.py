@@ -283,7 +283,7 @@ def hold(given: dict[str, str], /, **options: Any) -> None:
 @click.argument("name", shell_complete=_offered)
 @click.option("--reason", metavar="TEXT", default="", help="Why, for the history.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen; write nothing anywhere.")
-@as_json
+@reports
 @click.pass_obj
 def rollback(given: dict[str, str], /, **options: Any) -> None:
     """Publish the key before again, if ECGrid accepts it still; the newer one ends after the grace.

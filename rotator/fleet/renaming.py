@@ -76,6 +76,8 @@ def _move(vault: Vault, policy: Policy, there: Stored) -> None:
     old, taken = there.record.policy, there.record.change(policy=policy.name, claim=None)
     before = _before(vault, policy, there)
     new = before is None or before.record.is_blank
+    if before is not None and new and before.record.hold is not None:
+        taken = taken.change(hold=before.record.hold)
     staged, name = vault.staged(old), policy.name
     if before is None or new or before.version == 1:
         if staged is not None and staged.key is not None:

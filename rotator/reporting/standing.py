@@ -11,9 +11,9 @@ Row = Mapping[str, Any]  # one policy, as `status --json` shows it
 
 
 def is_too_old(row: Row) -> bool:
-    """Whether the key is older than its policy allows, also while the policy is paused."""
-    paused, age, most = row["state"] == "paused", row["key_age_s"], row["max_age_s"]
-    return row["state"] == "overdue" or bool(paused and most and age is not None and age > most)
+    """Whether the key is older than its policy allows, also while the policy is paused, or failed then."""
+    age, most = row["key_age_s"], row["max_age_s"]
+    return row["state"] == "overdue" or bool(most and age is not None and age > most)
 
 
 @dataclass(frozen=True)

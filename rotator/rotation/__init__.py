@@ -189,7 +189,7 @@ def _success(run: Run, *, retired: bool) -> Result:
         result.outcome, result.phase = "failed", "publish"
         message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
         result.error = {"kind": "vault.DestinationMissing", "message": message}
-    elif run.order.retire_now and not retired:
+    elif run.order.retire_now and not retired and hold is None:
         result.failed_retiring = True
         result.warnings.append(
             "another run holds the claim: the replaced keys are not retired; give the command again"

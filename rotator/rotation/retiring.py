@@ -9,7 +9,7 @@ from __future__ import annotations
 from rotator.errors import Failure, NoSuchCall, Refused
 from rotator.journal import Debt, Held, changes
 from rotator.keys import Secret
-from rotator.rotation import evidence, nameless, previous
+from rotator.rotation import due, evidence, nameless, previous
 from rotator.rotation.ending import Postponed, RetirementFailed, accepts, end, value_of
 from rotator.rotation.run import Run
 from rotator.vault import StaleRead
@@ -21,6 +21,7 @@ def has_due_debts(run: Run) -> bool:
     return (
         record.current is not None
         and (run.order.retire_now or bool(record.due_debts(run.now())))
+        and not (run.order.retire_now and due.holding_back(record, run.order, run.now()))
         and run.claim.others is None
     )
 
