@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -29,6 +30,15 @@ KEPT = (
     "HOME",
     "DBUS_SYSTEM_BUS_ADDRESS",
 )  # of the rotator's own environment
+
+
+FAILED = "hook.Failed"
+
+
+def absent(policy: Policy) -> list[str]:
+    """The programs of the policy's hooks that this machine does not have, where a hook would look for them."""
+    programs = [hook.argv[0] for hook in policy.after if isinstance(hook, Exec)]
+    return [program for program in programs if shutil.which(program) is None]
 
 
 def after_rotation(

@@ -51,7 +51,7 @@ class Receiver:
         """The items of that kind in the envelopes that were not refused: `event`, `check_in`."""
         found = []
         for taken in list(self.taken):
-            if not taken.path.endswith("/envelope/") or taken.status != 200:
+            if not taken.path.endswith("/envelope/") or taken.status >= 300:
                 continue
             lines = taken.body.split(b"\n")[1:]
             for header, payload in zip(lines[::2], lines[1::2], strict=False):
@@ -60,9 +60,13 @@ class Receiver:
         return found
 
     def documents(self) -> list[dict[str, Any]]:
-        """The JSON documents that were posted and not refused, envelopes aside."""
+        """The JSON documents that were posted, envelopes aside."""
+        return [json.loads(t.body) for t in list(self.taken) if not t.path.endswith("/envelope/")]
+
+    def kept(self) -> list[dict[str, Any]]:
+        """Those of them that were not refused."""
         posted = [one for one in list(self.taken) if not one.path.endswith("/envelope/")]
-        return [json.loads(one.body) for one in posted if one.status == 200]
+        return [json.loads(one.body) for one in posted if one.status < 300]
 
 
 class Taking:

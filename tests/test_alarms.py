@@ -17,7 +17,8 @@ import pytest
 from conftest import Rotator, events, until
 from receiver import Receiver, receiver
 
-from rotator.reporting import LEVELS, runbook
+from rotator import __version__
+from rotator.reporting import LEVELS, SECTIONS, is_failure, runbook
 from rotator.reporting.alarms import Alarm, slug
 from rotator.reporting.told import MANY, TELLING, Key, Told
 from rotator.sandbox.ecgrid import Fault, Running
@@ -243,7 +244,7 @@ def test_a_cronjob_reports_everything_before_it_ends(
     (event,) = sentry.items("event")
     kind = event["tags"]["kind"]
     assert event["fingerprint"] == ["rotator", "failed", "edi", "issue", kind]
-    assert event["level"] == "error"
+    assert (event["level"], event["release"]) == ("error", f"rotator@{__version__}")
     context = event["contexts"]["rotation"]
     assert (context["what_to_do"], context["runbook"]) == (
         runbook.next_step(kind),
@@ -363,3 +364,39 @@ def test_every_event_is_in_the_table_with_its_level() -> None:
     assert rows.keys() == events_in_the_code()
     levels = {name: logging.getLevelName(LEVELS.get(name, logging.DEBUG)).lower() for name in rows}
     assert rows == levels
+
+
+def failures_told() -> list[tuple[str, str, str, set[str]]]:
+    """Every place in the code that tells a failure: where, by which call, the event, and what it gives with it."""
+    found = []
+    for path in sorted((ROOT / "rotator").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = ast.unparse(node.func)
+            names = ast.unparse(node.args[0])
+            told = [name for name in LEVELS if is_failure(name) and repr(name) == names]
+            if called.rpartition(".")[2] in {"event", "report"} and told:
+                given = {str(one.arg or ast.unparse(one.value)) for one in node.keywords}
+                found.append((f"{path.name}:{node.lineno}", called, told[0], given))
+    return found
+
+
+def test_every_event_of_a_failure_says_whose_it_is_and_where_to_read_more() -> None:
+    """One of a policy names it and its owner; each names a kind of error, or has a section of the runbook."""
+    places = failures_told()
+    assert {name for _, _, name, _ in places} >= {"rotation.failed", "daemon.stuck", "run.failed"}
+    lacking = []
+    for where, called, name, given in places:
+        if "error" not in given and name not in SECTIONS:
+            lacking.append(f"{where}: {name} has no section of the runbook")
+        through_a_run = called == "run.world.report"  # which adds policy, owner and tags
+        if name.startswith(("rotation.", "policy.")) and not through_a_run:
+            owned = any(one.endswith(".owner_of(result.policy)") for one in given)
+            if not (owned and "policy" in given):
+                lacking.append(f"{where}: {name} does not say whose it is")
+    assert lacking == []
+    assert set(SECTIONS.values()) <= runbook.entries().keys()
+    told = [name for name in LEVELS if is_failure(name)]
+    written = {name for _, _, name, _ in places}
+    assert set(told) - written == {"fleet.braked", "fleet.mass_drift"}  # whose names are in a table

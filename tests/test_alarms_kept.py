@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import Roles, Rotator, VaultServer, events, until
 from proxy import Proxy
@@ -58,7 +59,7 @@ def command(rotator_command: Rotator, hook: Receiver, sentry: Receiver) -> Rotat
 
 def heard(hook: Receiver) -> Heard:
     """What the webhook took."""
-    return Counter((one["event"], one["policy"], one["kind"]) for one in hook.documents())
+    return Counter((one["event"], one["policy"], one["kind"]) for one in hook.kept())
 
 
 def seen(sentry: Receiver) -> Heard:
@@ -137,7 +138,7 @@ def test_an_alarm_says_who_is_to_be_called_and_where_to_read_more(
     page = "https://wiki.example.com/rotator/runbook"
     done = command("--log-format", "json", "run", "--once", ROTATOR_NOTIFY__RUNBOOK=page)
     (failed,) = events(done.stderr, "rotation.failed")
-    (posted,) = hook.documents()
+    (posted,) = hook.kept()
     (event,) = sentry.items("event")
     link = f"{page}#vaultnomount"
     assert (
@@ -173,7 +174,7 @@ def test_whoever_notices_tells_that_it_is_over(
     command.environment |= dict(zip(RECEIVERS, receivers, strict=True))
     for _ in range(2):
         assert command("run", "--once").code == 0
-    assert [one["event"] for one in hook.documents()] == ["failed", "recovered"]
+    assert [one["event"] for one in hook.kept()] == ["failed", "recovered"]
 
 
 def test_an_order_that_fails_at_vault_is_reported_as_every_failure_is(
@@ -206,7 +207,7 @@ def test_without_the_right_it_is_told_and_doctor_prints_the_line_to_add(
     assert command("rotate", "edi").code == 1
     simulator.simulator.clear_faults()
     assert command("rotate", "edi").code == 0
-    assert [one["event"] for one in hook.documents()] == ["failed", "failed", "recovered"]
+    assert [one["event"] for one in hook.kept()] == ["failed", "failed", "recovered"]
 
 
 def test_a_daemon_and_a_cronjob_tell_it_once(
@@ -215,12 +216,71 @@ def test_a_daemon_and_a_cronjob_tell_it_once(
     """The daemon, which tells nobody, notices; the CronJob tells; and so it is with the end of it."""
     command.policy("edi", policy(5001, "ecgrid/edi", "30d"))
     assert command("run", "--once").code == 0
-    daemon = command.start("--log-format", "json", "run", ROTATOR_CHECK_EVERY="0")
-    until(lambda: events(daemon.so_far()[1], "daemon.ready"), "the daemon is ready")
+    daemon = command.start(
+        "--log-format", "json", "run", ROTATOR_CHECK_EVERY="0", ROTATOR_HTTP__LISTEN="127.0.0.1:0"
+    )
+    (ready,) = until(lambda: events(daemon.so_far()[1], "daemon.ready"), "the daemon is ready")
+    assert ready["message"].startswith("nothing is due before 20")  # the index alone was read
+    (listening,) = events(daemon.so_far()[1], "daemon.listening")
+    assert httpx.get(f"{listening['url']}healthz", timeout=30).status_code == 200
     simulator.simulator.add_fault(REFUSED)
     assert command("rotate", "edi").code == 1
     simulator.simulator.clear_faults()
     assert command("rotate", "edi").code == 0
     done = daemon.finish(send=signal.SIGTERM)
     assert done.code == 0, done.stderr
-    assert [one["event"] for one in hook.documents()] == ["failed", "recovered"]
+    assert [one["event"] for one in hook.kept()] == ["failed", "recovered"]
+
+
+def test_a_hook_that_fails_is_told_everywhere_and_changes_nothing(
+    command: Rotator, hook: Receiver, sentry: Receiver, tmp_path: Path
+) -> None:
+    """A warning in the result, in `status`, in `history`; a metric, an alarm; its end once the hooks run again."""
+    text = policy(5001, "ecgrid/edi", "30d")
+    command.policy("edi", text + "after: [{exec: [no-such-program]}]\n")
+    for asked in (("validate",), ("doctor",)):
+        assert "no-such-program" in command(*asked).stdout
+    assert command("run", "--once").code == 0
+    done = command("--log-format", "json", "rotate", "edi", "--json")
+    (result,) = done.json["results"]
+    (problem,) = result["warnings"]
+    assert (done.code, result["outcome"]) == (0, "rotated")
+    (failed,) = events(done.stderr, "rotation.hooks_failed")
+    assert (failed["level"], failed["owner"]) == ("warning", "edi-platform@example.com")
+    assert failed["runbook"] == "rotator explain hook.Failed"
+    (row,) = command("status", "--json").json["policies"]
+    assert (row["state"], row["hook_problems"]) == ("ok", [problem])
+    assert problem in command("status").stdout
+    assert command("history", "edi", "--json").json["history"][-1]["hook_problems"] == [problem]
+    alarm = ("hooks", "edi", "hook.Failed")
+    assert heard(hook) == seen(sentry) == {alarm: 1}
+    metrics = tmp_path / "metrics"
+    command.environment["ROTATOR_METRICS__TEXTFILE"] = str(metrics)
+    command.policy("edi", text.replace("30d", "1s") + "after: [{exec: [no-such-program]}]\n")
+    assert command("run", "--once").code == 0
+    written = metrics.read_text()
+    assert 'rotator_hooks_failed_total{policy="edi"} 1.0' in written
+    (owned,) = [line for line in written.splitlines() if line.startswith("rotator_policy_info{")]
+    for label in ('policy="edi"', 'owner="edi-platform@example.com"', 'tags="prod,eu"'):
+        assert label in owned
+    command.policy("edi", text + "after: [{exec: ['true']}]\n")
+    assert command("rotate", "edi").code == 0
+    (row,) = command("status", "--json").json["policies"]
+    assert row["hook_problems"] == []
+    over = {alarm: 1, ("recovered", "edi", "hook.Failed"): 1}
+    assert heard(hook) == seen(sentry) == over
+
+
+def test_adopt_says_whose_record_it_took_over(command: Rotator) -> None:
+    """And that there is none to take is a failure like every other."""
+    command.policy("old", policy(5001, "ecgrid/edi"))
+    assert command("run", "--once").code == 0
+    (command.policies / "old.yaml").rename(command.policies / "new.yaml")
+    done = command("adopt", "new", "--from", "old", "--json")
+    (result,) = done.json["results"]
+    assert (done.code, result["outcome"]) == (0, "adopted")
+    assert result["warnings"] == ["took over the record of old, which there is no more"]
+    again = command("--log-format", "json", "adopt", "new", "--from", "old", "--json")
+    (failed,) = events(again.stderr, "rotation.failed")
+    assert (again.code, failed["error"]) == (1, "policy.NoRecord")
+    assert again.json["results"][0]["outcome"] == "failed"

@@ -154,6 +154,9 @@ def test_a_signal_ends_a_command_after_what_is_past_issue(
     told = outcomes(done)
     assert sorted(told) == names
     assert set(told.values()) == {"rotated", "unchanged"}
+    for one in done.json["results"]:
+        never_begun = any("told to stop" in warning for warning in one["warnings"])
+        assert never_begun == (one["outcome"] == "unchanged")
     for name, outcome in told.items():
         there = record(vault, mount, name)
         assert (there.get("claim"), there.get("underway")) == (None, None)

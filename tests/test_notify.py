@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from string import Template
 
 import pytest
-from conftest import Rotator
+from conftest import Rotator, until
 from receiver import Receiver, receiver
 
 from rotator.keys import Secret
+from rotator.posting import post
 from rotator.reporting import runbook
 from rotator.reporting.alarms import Alarm
 from rotator.reporting.notify import TRIES, Webhook, body_of
@@ -138,13 +145,122 @@ def test_a_webhook_address_that_cannot_be_used_is_refused_unseen(rotator_command
         )
 
 
-def test_the_templates_of_the_documents_make_valid_json() -> None:
-    """Whatever characters a message has, where the fields are put in as JSON strings."""
-    text = (ROOT / "docs" / "notifications.md").read_text()
-    templates = re.findall(r"```json template\n(.*?)```", text, re.DOTALL)
-    assert len(templates) == 2
-    fields = {name: json.dumps(value) for name, value in json.loads(body_of(ALARM)).items()}
-    for template in templates:
-        assert "edi: rotation failed" in json.dumps(
-            json.loads(Template(template).substitute(fields))
+DOCUMENT = (ROOT / "docs" / "notifications.md").read_text()
+TEMPLATES = dict(
+    re.findall(
+        r"^### (\w+)$(?:(?!^###).)*?```json template\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE
+    )
+)
+
+
+@pytest.mark.parametrize("name", ["Slack", "Teams", "PagerDuty", "Opsgenie"])
+@pytest.mark.parametrize("alarm", [ALARM, Alarm("overdue", None, "two\nlines", kind=None)])
+def test_a_recipe_posts_what_the_other_side_can_read(
+    hook: Receiver, name: str, alarm: Alarm
+) -> None:
+    """Whatever the fields have, filled in as JSON strings, and posted to a receiver."""
+    fields = {key: json.dumps(value) for key, value in json.loads(body_of(alarm)).items()}
+    assert set(TEMPLATES) == {"Slack", "Teams", "PagerDuty", "Opsgenie"}
+    body = Template(TEMPLATES[name]).substitute(fields)
+    assert post(f"{hook.url}/{name}", body.encode(), {}, 30.0)[0] == 200
+    (taken,) = hook.documents()
+    shown = json.dumps(taken)
+    assert alarm.title in shown
+    assert alarm.runbook in shown
+    if name == "PagerDuty":
+        assert (taken["event_action"], taken["dedup_key"]) == ("trigger", alarm.policy)
+        assert taken["payload"]["custom_details"]["owner"] == alarm.owner
+    if name == "Opsgenie":
+        assert (taken["alias"], taken["tags"]) == (alarm.policy, list(alarm.tags))
+
+
+def test_the_recipe_for_mail_hands_an_alarm_to_the_mail_server(
+    rotator_command: Rotator, tmp_path: Path
+) -> None:
+    """To the policy's owner; and what the mail server does not take is told again by the next process."""
+    (recipe,) = re.findall(r"^### Mail$.*?```python\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    (tmp_path / "mail.py").write_text(recipe)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    mails: list[str] = []
+    with mail_server(mails) as server:
+        given = {
+            "PORT": str(port),
+            "SMTP_PORT": str(server.port),
+            "MAIL_FROM": "rotator@example.com",
+        }
+        bridge = subprocess.Popen(
+            [sys.executable, str(tmp_path / "mail.py")],
+            env={"PATH": os.defpath, "MAIL_TO": "all@example.com", **given},
+            stderr=subprocess.DEVNULL,
         )
+        try:
+            until(lambda: _listens(port), "the bridge listens")
+            rotator_command.policy(
+                "edi",
+                "user_id: 5001\nvisibility: Private\nschedule: {every: 30d}\nowner: edi@example.com\n"
+                "vault: {mount: nowhere, path: a/edi}\n",
+            )
+            rotator_command.environment |= {
+                "ROTATOR_NOTIFY__WEBHOOK": f"http://127.0.0.1:{port}/",
+                "ROTATOR_DEADLINE": "2s",
+            }
+            server.refuses = True
+            assert rotator_command("run", "--once").code == 1
+            assert mails == []
+            server.refuses = False
+            for _ in range(2):
+                assert rotator_command("run", "--once").code == 1
+            (mail,) = mails
+            assert "Subject: edi: rotation failed" in mail
+            assert "To: edi@example.com" in mail
+            assert "vault.NoMount" in mail
+        finally:
+            bridge.kill()
+            bridge.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+class MailServer:
+    """As much of SMTP as a client needs to hand mails over; `refuses`: it closes at once."""
+
+    def __init__(self, mails: list[str], listener: socket.socket) -> None:
+        self.refuses = False
+        self.port: int = listener.getsockname()[1]
+        self._mails, self._listener = mails, listener
+
+    def serve(self) -> None:
+        """Until the listener is closed."""
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                with client, suppress(OSError):
+                    if not self.refuses:
+                        self._talk(client)
+
+    def _talk(self, client: socket.socket) -> None:
+        client.sendall(b"220 here\r\n")
+        lines = client.makefile("rb")
+        for line in lines:
+            word = line.strip().upper()
+            if word == b"DATA":
+                client.sendall(b"354 go on\r\n")
+                text = list(iter(lines.readline, b".\r\n"))
+                self._mails.append(b"".join(text).decode())
+            client.sendall(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
+
+
+@contextmanager
+def mail_server(mails: list[str]) -> Iterator[MailServer]:
+    """A mail server on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = MailServer(mails, listener)
+        threading.Thread(target=server.serve, daemon=True).start()
+        yield server
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)

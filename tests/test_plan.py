@@ -11,8 +11,8 @@ from conftest import Rotator
 from worlds import POLICY, policy_from
 
 from rotator.cli.plan import calendar, chart, rotations
-from rotator.errors import Transient
-from rotator.fleet.plan import MOST, Ahead, Outlook, ahead
+from rotator.errors import Failure, Transient
+from rotator.fleet.plan import MOST, Ahead, Outlook, ahead, first
 from rotator.journal import Failed, Held, Record
 from rotator.keys import Visibility
 from rotator.policy import Policy
@@ -166,6 +166,15 @@ def test_rotations_of_all_policies_come_in_the_order_of_their_times(tmp_path: Pa
     found: dict[str, Record | None] = {"a": known(days=1), "b": known(days=5)}
     rows = rotations(policies, dict(found), NOW, NOW + MONTH)
     assert [row.policy for row in rows] == ["b", "a"]
+
+
+def test_the_rotation_that_comes_first_is_the_one_that_the_plan_has_first(tmp_path: Path) -> None:
+    """Whatever else is to be looked at sooner; a record that could not be read has none."""
+    policies = [policy_from(tmp_path, POLICY, name) for name in ("a", "b", "c")]
+    records: list[Record | Failure] = [known(days=1), known(days=5), Failure("it cannot be read")]
+    found = list(zip(policies, records, strict=True))
+    assert first(found, NOW) == (NOW + timedelta(days=25), "b")
+    assert first(found[2:], NOW) is None
 
 
 def test_the_command_prints_a_table_json_and_a_calendar(rotator_command: Rotator) -> None:

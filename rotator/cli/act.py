@@ -202,9 +202,12 @@ def adopt(
                 told = [Result(policies[0].name, "unchanged", warnings=[said])]
                 _end(fleet, None, told, json_, named=True)
             if old is not None:
-                take_over(fleet.vault, policies[0], old)
+                try:
+                    take_over(fleet.vault, policies[0], old)
+                except RotatorError as error:
+                    _end(fleet, None, fleet.failed(policies, error), json_, named=True)
             order = Order("adopt", reason="adopt", named=bool(chosen.names))
-            _carry_out(fleet, policies, order, json_, dry_run=dry_run)
+            _carry_out(fleet, policies, order, json_, dry_run=dry_run, old=old)
 
 
 def _adopt_ecgrid(fleet: Fleet, json_: bool, *, dry_run: bool) -> None:
@@ -253,14 +256,26 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _carry_out(
-    fleet: Fleet, chosen: list[Policy], order: Order, json_: bool, *, dry_run: bool
+    fleet: Fleet,
+    chosen: list[Policy],
+    order: Order,
+    json_: bool,
+    *,
+    dry_run: bool,
+    old: str | None = None,
 ) -> NoReturn:
-    """Carries an order out, with progress at a terminal, or only tries it; prints the results and exits."""
+    """Carries an order out, with progress at a terminal, or only tries it; prints the results and exits.
+
+    `old`: the name whose record was taken over before.
+    """
     if dry_run:
         _end(fleet, None, fleet.dry_run(chosen, order), json_, named=order.named)
     stop = Stop(fleet)
     with _watched(fleet, chosen, json_):
         results = fleet.tend(chosen, order)
+    for result in results if old is not None else []:
+        result.outcome = "adopted" if result.outcome == "unchanged" else result.outcome
+        result.warnings.insert(0, f"took over the record of {old}, which there is no more")
     _end(fleet, stop, results, json_, named=order.named)
 
 

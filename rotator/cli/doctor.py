@@ -17,6 +17,7 @@ from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NotFound, Refused, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.voice import CLOCK_SKEW
+from rotator.hooks import absent
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Policy
 from rotator.rotation import Order, claiming, own, previous
@@ -95,6 +96,7 @@ def findings(fleet: Fleet, scope: Scope | None = None) -> Iterator[Line]:
         if readable:
             yield _try("Vault rights for what ECGrid speaks", lambda: _system_rights(fleet))
             yield _try("Vault rights for what was told", lambda: _told_rights(fleet))
+    yield from _of_hooks(scope.policies)
     yield from _of_ecgrid(fleet, scope, readable)
 
 
@@ -115,6 +117,15 @@ def _in_vault(fleet: Fleet, policies: list[Policy], readable: Readable) -> list[
             return hands.map(one, policies, tell)
         finally:
             hands.close()
+
+
+def _of_hooks(policies: list[Policy]) -> Iterator[Line]:
+    """Of the programs that hooks are to run, those that are not here."""
+    for policy in policies:
+        if programs := absent(policy):
+            missing = ", ".join(programs)
+            lacks = f"not on this machine: {missing}. Install it wherever this policy rotates, or correct `after`"
+            yield Line("warning", "hooks of", lacks, policy.name)
 
 
 def _of_ecgrid(fleet: Fleet, scope: Scope, readable: Readable) -> Iterator[Line]:

@@ -101,6 +101,7 @@ def _as_json(line: Line) -> dict[str, Any]:
         ],
         "outcome": past.outcome,
         "error": past.error,
+        "hook_problems": list(past.hook_problems),
     }
 
 
@@ -126,7 +127,7 @@ def _print(lines: list[Line], complete: dict[str, datetime]) -> None:
 
 def _row(line: Line) -> tuple[object, ...]:
     past, ends = line.past, line.past.about == RETIREMENT
-    why = past.error or past.reason
+    why = past.error or "; ".join(past.hook_problems) or past.reason
     return (
         output.instant(past.at),
         line.policy,

@@ -15,6 +15,7 @@ from rotator.cli import Choice, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, input_from
 from rotator.errors import BadInput, Failure, Problem, RotatorError
+from rotator.hooks import absent
 from rotator.policy import Policy, json_schema, warnings
 from rotator.reporting.standing import is_too_old
 
@@ -155,6 +156,11 @@ def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -
             )
             for name, told in failures
         ),
+        *(
+            output.plain(f"{one['policy']}: {problem}", "yellow")
+            for one in rows
+            for problem in one["hook_problems"]
+        ),
     )
 
 
@@ -167,7 +173,8 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
         try:
             settings, policies = input_from(given, Path(path) if path else None)
             told += [str(warning) for warning in settings.warnings]
-            told += [str(warning) for warning in (*warnings(policies), *too_quick(policies))]
+            doubts = (*warnings(policies), *too_quick(policies), *without_program(policies))
+            told += [str(warning) for warning in doubts]
         except BadInput as error:
             if not json_:
                 raise
@@ -188,6 +195,15 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
         for warning in told:
             out.print(output.plain(f"warning: {warning}"))
         out.print(f"{output.counted(len(policies), 'policy', 'policies')}, no errors")
+
+
+def without_program(policies: list[Policy]) -> list[Problem]:
+    """Hooks whose program this machine does not have; they run on whichever machine rotated."""
+    return [
+        Problem(f"{policy.where}: after", f"there is no program {program!r} on this machine")
+        for policy in policies
+        for program in absent(policy)
+    ]
 
 
 def too_quick(policies: list[Policy]) -> list[Problem]:

@@ -26,6 +26,7 @@ from rotator.daemon.site import LATE, Face, Pulse
 from rotator.daemon.watch import Watched
 from rotator.errors import BadInput, RotatorError
 from rotator.fleet import Fleet, Turn
+from rotator.fleet.plan import first
 from rotator.fleet.reports import TURNS
 from rotator.fleet.rights import TURN
 from rotator.policy import Policy
@@ -34,6 +35,7 @@ from rotator.threads import no_thread
 
 SHORTEST = 1.0  # seconds between two turns: Vault tells whole seconds
 LOOK_AT_FILES = 5.0  # seconds
+PLANNED = 60.0  # seconds for which it is known which rotation is next
 START = 15.0  # seconds in which the first turn has begun, or never will
 POLICIES = "(policies)"  # in place of a policy: reading them anew
 LATER = "turn"  # the id of the one job
@@ -94,6 +96,7 @@ class _Daemon:
         self._turning, self._again, self._last = False, False, 0.0
         self._late = False
         self._announced = False
+        self._planned_at, self._ahead = float("-inf"), ""
         self._trouble = ""  # of the last reload
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -199,11 +202,12 @@ class _Daemon:
 
     def _tell(self, turn: Turn) -> float | None:
         """Says how it stands; the seconds until the next turn, if it has to come sooner than usual."""
-        ahead, left = "nothing is due", turn.login_for
+        left, now = turn.login_for, self._fleet.boot()
         if turn.next is not None:
-            at, name = turn.next
-            left = min(left, (at - self._fleet.vault.now()).total_seconds())
-            ahead = f"next is {name} at {at:%Y-%m-%dT%H:%M:%SZ}"
+            left = min(left, (turn.next[0] - self._fleet.vault.now()).total_seconds())
+        if not self._announced or now - self._planned_at > PLANNED:
+            self._planned_at, self._ahead = now, self._comes_first(turn)
+        ahead = self._ahead
         if not self._announced:
             self._announced = True
             reporting.event("daemon.ready", policies=turn.policies, message=ahead)
@@ -214,6 +218,17 @@ class _Daemon:
         if stuck:
             reporting.event("daemon.stuck", policies=stuck)
         return left if left < self._longest else None
+
+    def _comes_first(self, turn: Turn) -> str:
+        """Which rotation is next; where not every record was read, how long there is none for sure."""
+        fleet, board = self._fleet, self._fleet.reports.board
+        mine = fleet.of_shard(self._shard)
+        comes, words = None, "next is {} at {:%Y-%m-%dT%H:%M:%SZ}"
+        if not board.unknown(mine):
+            comes = first(board.known(mine), fleet.vault.now())
+        elif turn.next is not None:
+            words, comes = "nothing is due before {1:%Y-%m-%dT%H:%M:%SZ}", turn.next
+        return "nothing is due" if comes is None else words.format(comes[1], comes[0])
 
     # what the main thread looks after
 

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 TICK_DEADLINE = 3600.0  # seconds after which a tick begins nothing more
 STUCK = 4  # times the claim's length after which a run cannot be at work any more
+NOT_BEGUN = "the process was told to stop before this policy was begun"
 TOGETHER = 50  # policies whose rights are asked for by one request
 Progress = Callable[[str, str], None]  # policy, what it does now
 
@@ -342,7 +343,7 @@ class Fleet:
         """Why a task that was to be done was not."""
         name = task.policy.name
         if self.stopping.is_set():
-            return Result(name, "unchanged", stopped=True, begun=False)
+            return Result(name, "unchanged", stopped=True, begun=False, warnings=[NOT_BEGUN])
         held = self.rights.not_begun(task)
         if held is not None:
             return held

@@ -134,6 +134,10 @@ class Alarms:
             alarm = Alarm("failed", policy, message, phase, kind, about=about or {})
             self._happens(alarm, again=again)
 
+    def hooks_failed(self, policy: str, kind: str, message: str) -> None:
+        """A policy's hooks failed at every try; its key is rotated all the same."""
+        self._happens(Alarm("hooks", policy, message, "hooks", kind))
+
     def wrong(self, what: What, message: str, kind: str, about: str = ALL) -> None:
         """Something is wrong that concerns every policy; `about` tells one such thing from another."""
         self._happens(Alarm(what, about, message, kind=kind))

@@ -69,6 +69,18 @@ def _grace(policy: Policy, record: Record) -> timedelta:
     return timedelta(0) if ends_at_once else policy.grace
 
 
+def first(
+    known: Iterable[tuple[Policy, Record | Failure | None]], now: datetime
+) -> tuple[datetime, str] | None:
+    """The rotation that comes first of all policies' next ones: when, at the earliest, and of which policy."""
+    found = []
+    for policy, record in known:
+        if policy.enabled and not isinstance(record, Failure):
+            comes = _next(policy, record or Record.new(policy.name), now)
+            found += [(comes[0], policy.name)] if comes is not None else []
+    return min(found, default=None)
+
+
 def _user(policy: Policy, published: int | None, turn: int) -> int:
     """Whose key the rotation `turn` (from 0) issues: with several users they take turns."""
     users = policy.users

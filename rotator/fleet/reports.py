@@ -82,6 +82,10 @@ class Reports:
             self.metrics.event(name, policy, fields)
         if name == "rotation.failed" and fields.get("phase") == "retire":
             self._not_retired[policy] = (str(fields["error"]), str(fields["message"]))
+        elif name == "rotation.hooks_failed":
+            self.alarms.hooks_failed(policy, str(fields["error"]), str(fields["message"]))
+        elif name == "rotation.hooks_ran":
+            self.alarms.works(policy, "hooks")
         elif name == "rotation.past_limit":
             self.alarms.failed(policy, "issue", LIMIT, str(fields["message"]))
 
@@ -197,7 +201,8 @@ class Reports:
             for policy, record in known
             if record is not None and not isinstance(record, Failure)
         }
-        standing = Standing(now, rows, debts)
+        whose = {policy.name: (policy.owner or "", policy.tags) for policy, _ in known}
+        standing = Standing(now, rows, debts, whose)
         self.alarms.stand(rows)
         if self.metrics:
             self.metrics.stand(standing)

@@ -153,7 +153,7 @@ class Rounds:
             if answer is not None and not self._is_ours(answer.record.ecgrid):
                 answer = None
             if answer is not None:
-                answer = replace(answer, record=answer.record.change(history=()))
+                answer = replace(answer, record=answer.record.without_history())
         except Failure as error:
             answer = error
         if isinstance(answer, Stored) and answer.ahead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,6 +81,7 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
         "state": _state(policy, record, now),
         **_pause(policy, record, now),
         "last_failure": failure,
+        "hook_problems": list(record.hook_problems),
     }
 
 
@@ -177,6 +179,8 @@ class Board:
 
     def saw(self, policy: str, answer: Answer) -> None:
         """A record was read; what cannot be read just now leaves what was known before."""
+        if isinstance(answer, Stored):
+            answer = replace(answer, record=answer.record.without_history())
         with self._lock:
             if not (isinstance(answer, Transient) and policy in self._seen):
                 self._seen[policy] = answer

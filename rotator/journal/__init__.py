@@ -349,6 +349,17 @@ class Record(Value):
         """The history's last rotation that published a key."""
         return next((past for past in reversed(self.history) if past.published), None)
 
+    @property
+    def hook_problems(self) -> tuple[str, ...]:
+        """What went wrong with the hooks of the last rotation."""
+        last = self.settled()
+        return () if last is None else last.hook_problems
+
+    def without_history(self) -> Record:
+        """Without the lines of history, most of a record; only one stays that tells of hooks that failed."""
+        last = self.settled() if self.hook_problems else None
+        return self.change(history=() if last is None else (last,))
+
     def noting_hooks(self, said: tuple[str, ...]) -> Record:
         """With what came of the hooks of the last rotation that published a key."""
         last = self.settled()

@@ -196,6 +196,11 @@ class Past(Value):
         return {**plain(self), "run": beside(self.run, notes)}
 
     @property
+    def hook_problems(self) -> tuple[str, ...]:
+        """What went wrong with the hooks after it."""
+        return tuple(said for said in self.hooks if said != "ok")
+
+    @property
     def ended(self) -> datetime:
         """When it was over."""
         return self.at + timedelta(seconds=self.duration_s)

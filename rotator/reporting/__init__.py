@@ -60,6 +60,7 @@ LEVELS = {
     "rotation.failure_not_recorded": logging.ERROR,
     "rotation.answer_lost": logging.WARNING,
     "rotation.past_limit": logging.ERROR,
+    "rotation.hooks_failed": logging.WARNING,
     "policy.drift": logging.WARNING,
     "ecgrid.adopted": logging.WARNING,
     "ecgrid.not_remembered": logging.WARNING,
@@ -109,8 +110,8 @@ SECTIONS = {
 
 
 def is_failure(name: str) -> bool:
-    """Whether that event tells of a failure."""
-    return LEVELS.get(name, logging.DEBUG) >= logging.ERROR
+    """Whether that event tells of a failure: also of one that is only a warning."""
+    return LEVELS.get(name, logging.DEBUG) >= logging.ERROR or name.endswith("_failed")
 
 
 def event(name: str, /, **fields: object) -> None:

@@ -20,10 +20,11 @@ LONGEST = 65  # minutes after which a tick that was begun counts as lost
 SENTRY_WITHIN = 10.0  # seconds, for one event
 LONGEST_TAG = 200  # letters that Sentry keeps of a tag
 
-What = Literal["failed", "overdue", "braked", "mass-drift", "credential", "recovered"]
+What = Literal["failed", "overdue", "hooks", "braked", "mass-drift", "credential", "recovered"]
 SAID: dict[What, str] = {
     "failed": "rotation failed",
     "overdue": "key overdue",
+    "hooks": "hooks failed after a rotation",
     "braked": "issuing goes one at a time",
     "mass-drift": "ECGrid refuses many published keys",
     "credential": "a credential of the rotator ends",
@@ -32,6 +33,7 @@ SAID: dict[What, str] = {
 OVER: dict[What, str] = {
     "failed": "works again after failing",
     "overdue": "is in time again",
+    "hooks": "has its hooks run again",
     "braked": "issuing goes on",
     "mass-drift": "the published keys are accepted again",
     "credential": "the credential lives on",

@@ -37,6 +37,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds: requests, phases
 LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)  # rotations, exposure
 WAITS = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600)
+LONGEST_LABEL = 100  # letters of an owner, or of the tags together
 QUIET = ("not-due", "unchanged")  # outcomes that are not worth a time series
 # The event that ends a phase, the phase, and the events of which the latest began it.
 PHASES = {
@@ -78,6 +79,9 @@ class Metrics:
         )
         self._failures = self._counter(
             "rotator_failures", "Failed rotations, by what failed.", "phase", "kind"
+        )
+        self._hooks = self._counter(
+            "rotator_hooks_failed", "Rotations after which hooks failed at every try.", "policy"
         )
         self._claims = self._counter(
             "rotator_claims", "Claims: won, taken over from a run that is gone, or held elsewhere.", "result"
@@ -184,6 +188,8 @@ class Metrics:
             self._phases.labels(phase).observe(now - max(since))
         if name in CLAIMS:
             self._claims.labels(CLAIMS[name]).inc()
+        elif name == "rotation.hooks_failed":
+            self._hooks.labels(policy).inc()
         elif name == "rotation.retired":
             self._retired.labels(str(fields.get("why"))).inc()
         elif name == "rotation.published" and isinstance(fields.get("exposure_s"), int | float):
@@ -313,6 +319,12 @@ class _Policies(Collector):
         for row in rows:
             now_in.add_metric([str(row["policy"]), str(row["state"])], 1)
         yield now_in
+        whose = GaugeMetricFamily(
+            "rotator_policy_info", "Whose the policy is: join it by `policy`.", labels=["policy", "owner", "tags"]
+        )  # fmt: skip
+        for policy, (owner, tags) in standing.whose.items():
+            whose.add_metric([policy, owner[:LONGEST_LABEL], ",".join(tags)[:LONGEST_LABEL]], 1)
+        yield whose
         yield _gauge(
             "rotator_key_created_timestamp_seconds",
             "When the published key was made.",

@@ -23,3 +23,5 @@ class Standing:
     at: datetime
     rows: Sequence[Row] = ()
     debts: Mapping[str, int] = field(default_factory=dict)  # keys still to be retired, by policy
+    # Owner (empty: none) and tags, by policy.
+    whose: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)

@@ -122,7 +122,7 @@ def _tended(run: Run) -> Result:
         result.stopped, result.begun = run.world.stopping(), False
         if not result.stopped:
             result.outcome = "not-due"
-            result.warnings.append(str(why))
+        result.warnings.append(str(why))
         return result
     except RotatorError as error:
         return _failure(run, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rotator.hooks import after_rotation
+from rotator.hooks import FAILED, after_rotation
 from rotator.rotation.run import Run
 
 
@@ -23,4 +23,8 @@ def run_hooks(run: Run) -> None:
     problems = after_rotation(run.policy, key_id, published, run.world.stopping)
     for problem in problems:
         run.warn(problem)
+    if problems:
+        run.world.report("rotation.hooks_failed", error=FAILED, message="; ".join(problems))
+    else:
+        run.world.report("rotation.hooks_ran")
     run.claim.give_back(run.record.change(hooks_due=None).noting_hooks(tuple(problems) or ("ok",)))
