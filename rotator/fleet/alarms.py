@@ -264,7 +264,7 @@ class Alarms:
 
     def _add_known(self, told: Told, facts: Facts, now: datetime) -> None:
         """What others have met counts as told by them; when it happens once more, it is told again."""
-        known = [(alarm, now - AGAIN) for alarm in self._before.values()]
+        known = [(alarm, now - AGAIN) for alarm in list(self._before.values())]
         known += [(facts.alarms[key], now) for key in facts.again]
         for alarm, at in known:
             if Key.of(alarm) not in told.troubles and not told.has(str(alarm.policy)):

@@ -48,7 +48,7 @@ class Trouble:
 
     alarm: Alarm
     since: datetime
-    told: dict[str, datetime] = field(default_factory=dict)
+    told: dict[str, datetime] = field(default_factory=dict, repr=False)
     over: bool = False
     members: set[str] = field(default_factory=set)  # policies that have it beyond MANY, shortened
 
@@ -71,7 +71,7 @@ class Telling(NamedTuple):
 
 
 class Told:
-    """All troubles of a state path. May be used by one thread at a time."""
+    """All troubles of a state path. May be used by one thread at a time, but for `failure`."""
 
     def __init__(self) -> None:
         self.troubles: dict[Key, Trouble] = {}
@@ -121,10 +121,12 @@ class Told:
         )
 
     def _of(self, policy: str) -> list[tuple[Key, Trouble]]:
-        short = _short(policy) if any(key.policy is None for key in self.troubles) else ""
+        # As it is now: who only asks why a policy fails may do so while others are told.
+        every = list(self.troubles.items())
+        short = _short(policy) if any(key.policy is None for key, _ in every) else ""
         return [
             (key, trouble)
-            for key, trouble in self.troubles.items()
+            for key, trouble in every
             if key.policy == policy or (key.policy is None and short in trouble.members)
         ]
 
