@@ -34,7 +34,7 @@ SPEAKING = ("value", "secret", "token", "password", "body", "data", "raw", "jwt"
 # Fields that speak of such things, or could hold anything, and hold only what is ours: names, numbers, times, messages.
 OURS = {
     "Alarm", "Answer.body", "Description.calls", "Document.custom", "Facts", "Problem", "Record.known", "Result",
-    "Run.versions", "Standing", "System.callers", "System.hosts", "Underway.speaks",
+    "Outcome.versions", "Standing", "System.callers", "System.hosts", "Underway.speaks",
     "VaultSettings.jwt_file", "View.owners", "_Page.entries",
 }  # fmt: skip
 OPEN = ("Any", "object", "bytes", "dict", "Mapping")
