@@ -181,6 +181,21 @@ def test_a_failure_before_the_claim_is_in_the_history(
     assert "policy.OthersSecret" in rotator_command("history").stdout
 
 
+def test_a_retirement_that_was_rightly_refused_is_none(tmp_path: Path) -> None:
+    """The second look said no: nothing is `retired`, in the result or in the history."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    assert scene.rotator().rotate().outcome == "rotated"
+    scene.pass_time(hours=25)
+    there = scene.published()
+    assert there.value is not None
+    scene.simulator.remove_key(there.key_id or 0)
+    result = scene.rotator().tick()
+    assert result.outcome != "retired"
+    assert [past.what for past in scene.stored().record.history].count("retirement") == 0
+    assert scene.simulator.who(scene.first.value) == USER
+
+
 def test_a_failure_that_goes_on_is_one_line(tmp_path: Path) -> None:
     """However often the schedule tries: it begins with the run that was told of, and lasts to the latest."""
     scene = Scene(tmp_path)

@@ -36,6 +36,7 @@ OURS = {
     "Alarm", "Answer.body", "Description.calls", "Document.custom", "Facts", "Problem", "Record.known", "Result",
     "Outcome.versions", "Standing", "System.callers", "System.hosts", "Underway.speaks",
     "VaultSettings.jwt_file", "View.owners", "_Page.entries",
+    "Trouble.told", "View.places", "View.ahead", "View.owed", "View.held",
 }  # fmt: skip
 OPEN = ("Any", "object", "bytes", "dict", "Mapping")
 
