@@ -1,4 +1,8 @@
-"""The rotation of one policy: `tend` does what an order asks for and says what came of it."""
+"""The rotation of one policy: `tend` does what an order asks for and says what came of it.
+
+The rules: whatever goes wrong is this policy's result, and no other's; each failure is in the record with its back-off,
+if Vault lets us, and the claim is given back with it; a rotation for which something may have been issued stays open.
+"""
 
 from __future__ import annotations
 
@@ -279,10 +283,7 @@ def _close_unissued(run: Run, error: str | None) -> None:
     """
     if run.sight.stored is None or (run.sight.stored.version == 0 and not run.claim.mine):
         return  # a failure before the first claim leaves no trace in Vault
-    record, underway = run.record, run.underway
-    unissued = not may_have_asked(run.hand) and run.sight.staged is None
-    back = underway is not None and underway.kind == "rollback"  # finished, or undone, by the next
-    closes = underway is not None and unissued and underway.sent <= 1 and not back
+    record, closes = run.record, _is_surely_unissued(run)
     if closes:
         record = changes.closed(record, counted=is_counted(run.hand))
     if error is not None and (closes or error != STOPPED):
@@ -294,6 +295,14 @@ def _close_unissued(run: Run, error: str | None) -> None:
         run.claim.give_back(record)
     except RotatorError as lost:  # also an order to stop, while it waited for Vault
         run.world.report("rotation.failure_not_recorded", policy=run.policy.name, error=lost.kind)
+
+
+def _is_surely_unissued(run: Run) -> bool:
+    """Whether a rotation is open, and nothing can have been made or staged for it. A rollback issues nothing."""
+    underway = run.underway
+    if underway is None or underway.sent > 1 or underway.kind == "rollback":
+        return False
+    return not may_have_asked(run.hand) and run.sight.staged is None
 
 
 def would(run: Run) -> Result:

@@ -1,7 +1,7 @@
 """Whether a run begins a rotation: what is wanted, and what stands against it.
 
-That is an order to stop, another run's claim, and the back-off of the last failure. Predicates only look at what this
-run has read already.
+That is an order to stop, another run's claim, and the back-off of the last failure. The rules: past issue
+only another run's claim holds one up; and a run that has a key of its own in hand waits for what becomes of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The claim: the exclusive right to rotate, taken after everything that can fail without harm has been tried."""
+"""The claim: the exclusive right to rotate, taken after everything that can fail without harm has been tried.
+
+The rules: no key is asked for before a write to Vault has proved that it can be kept; what ECGrid had before is in that
+write; and a rotation is taken over only once its claim has ended, under the user and visibility that it began with.
+"""
 
 from __future__ import annotations
 
@@ -248,3 +252,24 @@ def read_if_any(run: Run, user_id: int) -> Seen | None:
         return run.patiently(lambda: run.account.read(user_id, run.within()))
     except (Forbidden, NotFound):
         return None
+
+
+def what_is_shown(run: Run, user_id: int, visibility: Visibility) -> tuple[list[Seen], bool]:
+    """Every key of that user and visibility that ECGrid shows, and whether it told of all there are.
+
+    As the list has them, with what the reading call shows; a value that comes in full either way is known.
+    """
+    shown: dict[int | None, Seen] = {}
+    listed = not run.generates
+    if listed:
+        try:
+            told = run.patiently(lambda: run.account.keys(user_id, visibility, run.within()))
+            shown = {seen.ref.key_id: seen for seen in told}
+        except (Forbidden, NotFound):
+            listed = False
+    read = read_if_any(run, user_id)
+    if read is not None and read.ref.visibility in (None, visibility):
+        known = shown.get(read.ref.key_id)
+        if known is None or known.whole is None:
+            shown[read.ref.key_id] = read
+    return list(shown.values()), listed or (run.generates and read is not None)

@@ -1,10 +1,14 @@
-"""Comparing ECGrid with Vault: what `check` shows, and what the drift check asks to be repaired."""
+"""Comparing ECGrid with Vault: what `check` shows, and what the drift check asks to be repaired.
+
+The rules: a refused key is believed to be at a second probe, some time later; other live keys of the user are told, and
+are no drift; nothing here issues or publishes.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rotator.errors import Forbidden, NotFound, Refused
+from rotator.errors import Forbidden, NotFound
 from rotator.keys import Agreement, Secret, Seen
 from rotator.rotation import due, finding, restraint
 from rotator.rotation.run import Run
@@ -46,10 +50,7 @@ def compare(run: Run) -> Check:
 
 def compare_published(run: Run, there: Published, value: Secret, user_id: int) -> Check:
     """Whether ECGrid accepts the published value as that user's, and shows no other value under its id."""
-    try:
-        answers_as = run.patiently(lambda: run.probe(value))
-    except Refused:
-        answers_as = None
+    answers_as = run.answers_as(value)
     try:
         shown, hidden = shown_now(run, user_id), False
     except (Forbidden, NotFound) as error:

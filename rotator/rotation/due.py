@@ -90,17 +90,24 @@ def kind_wanted(policy: Policy, record: Record, order: Order, now: datetime) -> 
     if holding_back(record, order, now) is not None:
         return None
     if not fits(policy, record):
-        if order.what == "schedule" and not policy.enabled:
-            return None
-        return "rotate" if policy.first == "rotate" and order.what != "adopt" else "adopt"
+        return kind_at_first(policy, order)
     if order.what == "demand":
-        began = record.current.began if record.current else None
-        # One that began in the future did so by a clock that was set back since.
-        fresh = began and order.since and order.since + GRAIN < began <= now + GRAIN
-        return None if fresh else "rotate"
-    if order.what == "schedule":
-        return "rotate" if is_due(policy, record, now) else None
-    return None
+        return None if is_answered(record, order, now) else "rotate"
+    return "rotate" if order.what == "schedule" and is_due(policy, record, now) else None
+
+
+def kind_at_first(policy: Policy, order: Order) -> Kind | None:
+    """What begins for a policy that was never adopted, or is a new start; None where it is paused."""
+    if order.what == "schedule" and not policy.enabled:
+        return None
+    return "rotate" if policy.first == "rotate" and order.what != "adopt" else "adopt"
+
+
+def is_answered(record: Record, order: Order, now: datetime) -> bool:
+    """Whether the current key was issued since the order was given: another run has done what it asks for."""
+    began = record.current.began if record.current else None
+    # One that began in the future did so by a clock that was set back since.
+    return bool(began and order.since and order.since + GRAIN < began <= now + GRAIN)
 
 
 def holding_back(record: Record, order: Order, now: datetime) -> Hold | None:

@@ -1,4 +1,7 @@
-"""What the history is told: a line for each rotation, for each key that was ended, and for what failed."""
+"""What the history is told: a line for each rotation, for each key that was ended, and for what failed.
+
+The rule: a line is written with the very change that it tells of, so that neither is there without the other.
+"""
 
 from __future__ import annotations
 

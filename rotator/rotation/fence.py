@@ -1,4 +1,8 @@
-"""The fence: nobody issues, publishes or retires unless its claim, in the record, outlives the request."""
+"""The fence: nobody issues, publishes or retires unless its claim, in the record, outlives the request.
+
+The rules: the time that the claim lasts counts from before the write that took it; a claim that may be another's counts
+as none until a check-and-set has renewed it; and what is given back is given back with the last change.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Adoption and repair: is there a key already that will do? Values that cannot be read in full end here."""
+"""Adoption and repair: is there a key already that will do? Values that cannot be read in full end here.
+
+The rules: a value that was read, and not issued, is taken only if ECGrid accepts it as that user's; and an adoption by
+itself issues nothing where there may be a key in use that nobody can read.
+"""
 
 from __future__ import annotations
 
@@ -108,21 +112,8 @@ def staged(run: Run) -> Iterator[ApiKey]:
 
 def all_shown(run: Run, user_id: int) -> list[Seen]:
     """Every key of that user and the policy's visibility that ECGrid shows, the newest first."""
-    shown: dict[int | None, Seen] = {}
-    if not run.generates:
-        try:
-            listed = run.patiently(
-                lambda: run.account.keys(user_id, run.policy.visibility, run.within())
-            )
-            shown = {seen.ref.key_id: seen for seen in listed}
-        except (Forbidden, NotFound):
-            pass
-    read = claiming.read_if_any(run, user_id)
-    if read is not None and read.ref.visibility in (None, run.policy.visibility):
-        known = shown.get(read.ref.key_id)
-        if known is None or known.whole is None:
-            shown[read.ref.key_id] = read
-    dated = sorted(shown.values(), key=lambda seen: seen.ref.key_id or 0, reverse=True)
+    shown, _ = claiming.what_is_shown(run, user_id, run.policy.visibility)
+    dated = sorted(shown, key=lambda seen: seen.ref.key_id or 0, reverse=True)
     return sorted(
         dated,
         key=lambda seen: seen.ref.created.timestamp() if seen.ref.created else 0.0,
@@ -212,12 +203,12 @@ def one_more(run: Run) -> None:
 
 def foreign(run: Run, shown: list[Seen]) -> list[int]:
     """The ids of live keys of the user that this policy neither published nor issued."""
-    record, there = run.record, run.sight.at(run.main)
+    record = run.record
     ours = {held.key_id for held in (record.current, *record.others) if held}
     ours |= {debt.key_id for debt in record.retiring}
-    nameless = record.current is not None and record.current.key_id is None
-    value = there.value if there is not None and nameless else None
     others = [seen for seen in shown if seen.ref.key_id not in (None, *ours)]
-    if value is not None:  # nobody told its id: it may be each that its value does not contradict
+    value = run.sight.value_at(run.main)
+    if value is not None and record.current is not None and record.current.key_id is None:
+        # Nobody told its id: it may be each that its value does not contradict.
         others = [seen for seen in others if value.against(seen.shown) is Agreement.CONTRADICTS]
     return sorted(seen.ref.key_id for seen in others if seen.ref.key_id is not None)

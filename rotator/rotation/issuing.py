@@ -1,12 +1,16 @@
-"""Asking ECGrid for a key, once; and looking, when the answer was lost, before anything is issued again."""
+"""Asking ECGrid for a key, once; and looking, when the answer was lost, before anything is issued again.
+
+The rules: a request is counted in Vault before it is sent, and sent at most once; one whose answer was lost is looked
+for before another is counted; as many new keys are ours as requests are unaccounted for, and no more.
+"""
 
 from __future__ import annotations
 
-from rotator.errors import AnswerLost, Failure, Forbidden, NotFound, Permanent, Refused, Transient
+from rotator.errors import AnswerLost, Failure, Permanent, Transient
 from rotator.journal import LOOKS, changes
 from rotator.keys import ApiKey, KeyRef, Seen
 from rotator.rotation import restraint
-from rotator.rotation.claiming import read_if_any
+from rotator.rotation.claiming import what_is_shown
 from rotator.rotation.hand import Nothing, Shown, Unproved, Unseen, is_counted, may_have_asked
 from rotator.rotation.proving import fate, note_stray
 from rotator.rotation.run import Run, unknown_if_lost
@@ -90,22 +94,9 @@ def look(run: Run) -> None:
     """
     if take_published(run):
         return
-    if run.rotation.looks >= LOOKS:
-        restraint.may_look_on(run)
-    found = look_once(run)
-    if not found and run.rotation.looks < LOOKS:
-        if run.order.what != "demand":
-            restraint.back_off(run)
-        run.world.clock.sleep(run.world.deadline / 10)
-        found = look_once(run)
+    found = look_as_allowed(run)
     ours = [seen for seen in found if not is_of_any_age(run, seen)]
-    whole = [
-        seen.whole
-        for seen in ours
-        if seen.whole is not None and not run.record.shows(seen.whole.value)
-    ]
-    # One that is not accepted yet may need a moment: it is proved with all patience, or given up there.
-    one = next((key for key in whole if is_accepted(run, key)), whole[0] if whole else None)
+    one = likeliest(run, ours)
     others = [seen for seen in found if one is None or seen.ref.key_id != one.ref.key_id]
     in_doubt = others if len(ours) > unaccounted(run) else [o for o in others if o not in ours]
     account_for(run, others, in_doubt)
@@ -117,6 +108,28 @@ def look(run: Run) -> None:
         "between cannot be told from it"
     )
     run.holding.take(Unproved(taken(run, one), "made"))
+
+
+def look_as_allowed(run: Run) -> list[Seen]:
+    """What a look finds, or a second one after a while; raises Waits or HeldBack where no more may be looked now."""
+    if run.rotation.looks >= LOOKS:
+        restraint.may_look_on(run)
+    found = look_once(run)
+    if found or run.rotation.looks >= LOOKS:
+        return found
+    if run.order.what != "demand":
+        restraint.back_off(run)
+    run.world.clock.sleep(run.world.deadline / 10)
+    return look_once(run)
+
+
+def likeliest(run: Run, ours: list[Seen]) -> ApiKey | None:
+    """The newest that ECGrid accepts, of those whose values are known, and were not shown before.
+
+    One that is not accepted yet may need a moment: it is proved with all patience, or given up there.
+    """
+    keys = [seen.whole for seen in ours if seen.whole and not run.record.shows(seen.whole.value)]
+    return next((key for key in keys if is_accepted(run, key)), keys[0] if keys else None)
 
 
 def is_of_any_age(run: Run, seen: Seen) -> bool:
@@ -165,23 +178,10 @@ def take_published(run: Run) -> bool:
 
 def look_once(run: Run) -> list[Seen]:
     """The keys that may be the one whose answer was lost, the newest first."""
-    underway, account = run.rotation, run.account
-    shown, read_all = {}, True
-    if not run.generates:
-        try:
-            listed = run.patiently(
-                lambda: account.keys(underway.user_id, underway.visibility, run.within())
-            )
-        except (Forbidden, NotFound):
-            listed, read_all = [], False
-        shown = {seen.ref.key_id: seen for seen in listed}
-    read = read_if_any(run, underway.user_id)
-    if read is not None and read.ref.visibility in (None, underway.visibility):
-        known = shown.get(read.ref.key_id)
-        if known is None or known.whole is None:
-            shown[read.ref.key_id] = read
-    new = [seen for seen in shown.values() if run.record.is_new(seen, underway)]
-    if not new and (read is not None if run.generates else read_all):
+    underway = run.rotation
+    shown, all_told = what_is_shown(run, underway.user_id, underway.visibility)
+    new = [seen for seen in shown if run.record.is_new(seen, underway)]
+    if not new and all_told:
         run.sight.note(changes.looked_in_vain(run.record))
     return sorted(
         new,
@@ -192,11 +192,7 @@ def look_once(run: Run) -> list[Seen]:
 
 def is_accepted(run: Run, key: ApiKey) -> bool:
     """Whether ECGrid accepts the value as that user's."""
-    try:
-        user_id = run.patiently(lambda: run.probe(key.value))
-    except Refused:
-        return False
-    return user_id == key.ref.user_id
+    return run.answers_as(key.value) == key.ref.user_id
 
 
 def again(run: Run) -> None:

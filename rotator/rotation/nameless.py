@@ -1,12 +1,12 @@
 """Keys whose id nobody tells: those of the generate family, and some that were adopted. `--grace 0s` ends them, too.
 
-There is no KeyRemove for them. What counts is that their values, as earlier versions of the secret have them, are
-refused.
+There is no KeyRemove for them. The rules: what counts is that their values, as earlier versions of the secret have
+them, are refused; and no key is generated for a user whose key the rotator itself asks with.
 """
 
 from __future__ import annotations
 
-from rotator.errors import AnswerLost, Failure, Refused
+from rotator.errors import AnswerLost, Failure
 from rotator.journal import Held, changes
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.rotation import evidence, finding, restraint
@@ -25,12 +25,10 @@ def values(run: Run) -> list[Secret]:
         for old in earlier(run)
         if old.value is not None
     ]
-    now = run.sight.at(run.main)
+    now = run.sight.value_at(run.main)
     found: list[ApiKey] = []
     for key in shown:
-        known = any(key.value == other.value for other in found) or (
-            now is not None and now.value is not None and now.value == key.value
-        )
+        known = key.value == now or any(key.value == other.value for other in found)
         again = run.generates and any(key.ref.user_id == other.ref.user_id for other in found)
         if key.ref.key_id is None and not known and not again:
             found.append(key)
@@ -39,10 +37,7 @@ def values(run: Run) -> list[Secret]:
 
 def lives_as(run: Run, value: Secret) -> int | None:
     """Which of the policy's users ECGrid accepts it as; None where it is refused, or a stranger's."""
-    try:
-        user_id = run.patiently(lambda: run.probe(value))
-    except Refused:
-        return None
+    user_id = run.answers_as(value)
     return user_id if user_id in run.policy.users else None
 
 

@@ -1,4 +1,7 @@
-"""What came of a run, for its result: a word, versions that were written, keys that were ended, warnings."""
+"""What came of a run, for its result: a word, versions that were written, keys that were ended, warnings.
+
+The rule: the word is that of a rotation that was settled, else of the first thing that was done.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The rotator's own key: a rotation of it must not cut the rotator off."""
+"""The rotator's own key: a rotation of it must not cut the rotator off.
+
+The rule: it is rotated only where the rotator reads it from what the policy publishes, and has a way back.
+"""
 
 from __future__ import annotations
 

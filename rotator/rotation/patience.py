@@ -1,4 +1,8 @@
-"""Patience: what is transient is tried again until the deadline, and no request is waited for longer than that."""
+"""Patience: what is transient is tried again until the deadline, and no request is waited for longer than that.
+
+The rules: the other side's own wish counts, if it is longer; no try begins after the deadline; and whoever was frozen
+past it, and still has to clean up, is given it once more.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What this account does with a replaced key: found out once per policy, and told by every result from then on.
 
 Asked before the claim, so that a key which was dead already tells nothing; once more after settling; and once more
-just before its first retirement, since an account may end it some time later.
+just before its first retirement, since an account may end it some time later. The rule: where ECGrid cannot tell,
+nothing is held up, and the next rotation asks.
 """
 
 from __future__ import annotations

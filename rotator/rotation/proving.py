@@ -1,4 +1,8 @@
-"""From a value to a proved key: staged, read back and probed, side by side; or given up as a stray."""
+"""From a value to a proved key: staged, read back and probed, side by side; or given up as a stray.
+
+The rules: nothing is published that has not passed all three; a value that was not issued to this run is probed even
+with `probe: false`; and a key is given up only if ECGrid contradicts it, has it no more, or refused it in two runs.
+"""
 
 from __future__ import annotations
 

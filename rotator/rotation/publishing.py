@@ -1,4 +1,9 @@
-"""Showing the new key: publish and read back, then settle the record; further destinations follow the first."""
+"""Showing the new key: publish and read back, then settle the record; further destinations follow the first.
+
+The rules: each write is a check-and-set on the version that was observed, and is read back; other fields are kept; a
+secret that another policy marked is never written; the staged value is destroyed before the record is closed; and the
+change that closes it owes the key before its end.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +38,10 @@ def publish(run: Run) -> None:
 
 def replaced(run: Run) -> ApiKey | None:
     """The key that this rotation replaces, where the first destination shows it."""
-    current, there = run.record.current, run.sight.at(run.main)
-    if current is None or there is None or there.value is None or not run.record.shows(there.value):
+    current, value = run.record.current, run.sight.value_at(run.main)
+    if current is None or value is None or not run.record.shows(value):
         return run.replaced
-    return ApiKey(current.ref, there.value)
+    return ApiKey(current.ref, value)
 
 
 def show(run: Run, key: ApiKey, to: Destination) -> None:
@@ -230,9 +235,9 @@ def shown_somewhere(run: Run) -> Secret | None:
         if place.version
     ]
     for to in dict.fromkeys([*run.policy.destinations, *written]):
-        there = run.sight.at(to)
-        if there is not None and there.value is not None and run.record.shows(there.value):
-            return there.value
+        value = run.sight.value_at(to)
+        if run.record.shows(value):
+            return value
     return None
 
 

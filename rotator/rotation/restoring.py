@@ -1,7 +1,8 @@
 """A Vault that was set back: what it shows is older than this process has written, and still so at the deadline.
 
 A standby that lags shows that too. A check-and-set on the version that was read tells them apart: only a Vault that
-was restored from a backup accepts it.
+was restored from a backup accepts it. The rule: until that is known nothing else is done, and afterwards it is looked
+whether Vault holds what ECGrid accepts.
 """
 
 from __future__ import annotations

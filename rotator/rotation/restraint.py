@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rotator.errors import HeldBack, Permanent, Refused, Transient
+from rotator.errors import HeldBack, Permanent, Transient
 from rotator.journal import Record, changes
 from rotator.keys import Secret
 from rotator.rotation.beginning import Waits
 from rotator.rotation.due import told
+from rotator.rotation.right import For
 from rotator.rotation.run import Run
 
 MOST_AGAIN = 3  # issuing requests of one run beyond the one that was asked for
@@ -28,24 +29,29 @@ def may_ask(run: Run, *, again: bool = False) -> None:
     not now, and Permanent (`rotation.IssueLimit`) or Transient at the limits.
     """
     underway = run.record.underway
-    on_demand = run.order.what == "demand"
-    if again and (run.asked_again >= MOST_AGAIN or run.patiently.is_over):
+    if again:
+        refuse_endless(run)
+    if underway is not None and underway.kind != "rotate":
+        refuse_held(run)
+    repairs = underway is not None and underway.kind == "repair"
+    what: For = "again" if again else "repair" if repairs else "begin"
+    if what != "begin" or run.record.failed:
+        refuse_above_limit(run)
+    run.world.right.ask(what, run.record)
+    if what == "repair":
+        ask_witness(run, run.rotation.user_id)
+
+
+def refuse_endless(run: Run) -> None:
+    """Raises Transient once a run has asked often enough, Waits while the rotation's back-off lasts."""
+    if run.asked_again >= MOST_AGAIN or run.patiently.is_over:
         raise Transient(
             "the answer to the issuing request was lost at every try, and no key was found by looking; the next run "
             "looks again, then asks again",
             kind="ecgrid.AnswerLost",
         )
-    if again and not on_demand:
+    if run.order.what != "demand":
         back_off(run)
-    repairs = underway is not None and underway.kind == "repair"
-    if underway is not None and underway.kind != "rotate":
-        refuse_held(run)
-    beyond = again or repairs or bool(run.record.failed)
-    if beyond and not on_demand:
-        refuse_above_limit(run)
-    run.world.right.ask("again" if again else "repair" if repairs else "begin", run.record)
-    if repairs and not again and underway is not None:
-        ask_witness(run, underway.user_id)
 
 
 def refuse_held(run: Run) -> None:
@@ -82,7 +88,7 @@ def refuse_above_limit(run: Run) -> None:
     A policy whose published key is refused is not stopped for good: one more key every five minutes.
     """
     record, now = run.record, run.now()
-    if record.issues_left(now) > 0:
+    if run.order.what == "demand" or record.issues_left(now) > 0:
         return
     if record.drifted is None and published_is_refused(run):
         record = note_drift(run)
@@ -121,8 +127,8 @@ def within(run: Run) -> float:
 
 def published_is_refused(run: Run) -> bool:
     """Whether ECGrid refuses the value that Vault shows, at two probes a tenth of the deadline apart."""
-    there = run.sight.at(run.main)
-    return there is not None and there.value is not None and is_refused(run, there.value)
+    value = run.sight.value_at(run.main)
+    return value is not None and is_refused(run, value)
 
 
 def is_refused(run: Run, value: Secret) -> bool:
@@ -135,11 +141,7 @@ def is_refused(run: Run, value: Secret) -> bool:
 
 def refuses(run: Run, value: Secret) -> bool:
     """Whether ECGrid refuses a value now."""
-    try:
-        run.patiently(lambda: run.probe(value))
-    except Refused:
-        return True
-    return False
+    return run.answers_as(value) is None
 
 
 def note_drift(run: Run) -> Record:

@@ -1,7 +1,8 @@
 """Retiring: a debt of its own. Only keys that this policy published, and its strays, after a second look each.
 
-*Postponed*: a look said no; a warning, and it is tried again. *Failed*: tried again after a back-off, and a failure of
-the policy until it is proved.
+The rules: nothing is ended while a rotation is open, a key is staged, or a destination does not show the current key,
+nor unless ECGrid accepts that one. *Postponed*: a look said no; a warning, and it is tried again. *Failed*: tried again
+after a back-off, and a failure of the policy until it is proved.
 """
 
 from __future__ import annotations
@@ -135,10 +136,10 @@ def unfit(run: Run, current: Held) -> str | None:
 
 def published(run: Run) -> Secret:
     """The value that the first destination shows; raises Postponed if there is none."""
-    there = run.sight.at(run.main)
-    if there is None or there.value is None:
+    value = run.sight.value_at(run.main)
+    if value is None:
         raise Postponed("the current key is not published")
-    return there.value
+    return value
 
 
 # what nobody will publish
@@ -183,12 +184,8 @@ def settle_orphan(run: Run) -> None:
         run.outcome.did("rotated")
         return
     there = run.sight.again_at(run.main)
-    if (
-        there is not None
-        and there.value is not None
-        and record.current is not None
-        and accepts(run, there.value)
-    ):
+    value = there.value if there is not None else None
+    if record.current is not None and value is not None and accepts(run, value):
         run.claim.save(record.owing(orphan.key.ref, "stray", run.now()))
         run.claim.give_back(run.record)
         run.holding.without_orphan()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
-from rotator.errors import Gone, HeldBack, Permanent, Refused
+from rotator.errors import Gone, HeldBack, Permanent
 from rotator.journal import WATCH, Known, Underway
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.rotation import beginning, claiming, due, evidence, finding, own, proving, publishing
@@ -139,7 +139,7 @@ def key_before(run: Run) -> ApiKey:
         )
     if not record.probe_tells:
         claiming.refuse_blind_probe(run)
-    user_id = answers_as(run, there.value)
+    user_id = run.answers_as(there.value)
     if user_id is None or user_id not in policy.users or there.user_id not in (None, user_id):
         said = (
             "is not accepted by ECGrid any more"
@@ -174,14 +174,6 @@ def versions(run: Run) -> Iterator[Published]:
         if old is None:  # and so are all before
             return
         yield old
-
-
-def answers_as(run: Run, value: Secret) -> int | None:
-    """Whose key ECGrid takes it for; None if it is refused."""
-    try:
-        return run.patiently(lambda: run.probe(value))
-    except Refused:
-        return None
 
 
 def named(run: Run, there: Published, value: Secret, user_id: int) -> KeyRef:
@@ -224,10 +216,10 @@ def go_on(run: Run) -> None:
     if there is None or there.value is None:
         undo(run, "no version of the secret in Vault has it any more")
         return
-    user_id = answers_as(run, there.value)
+    user_id = run.answers_as(there.value)
     if user_id != underway.user_id:  # is it so, or only for a moment?
         run.world.clock.sleep(run.world.deadline / 10)
-        user_id = answers_as(run, there.value)
+        user_id = run.answers_as(there.value)
     if user_id != underway.user_id:
         undo(run, "ECGrid does not accept it as that user's any more")
         return
@@ -254,5 +246,5 @@ def undo(run: Run, why: str) -> None:
 
 def show_again(run: Run, key: ApiKey) -> None:
     """Publishes the newer key again, where the older one was shown already and the newer one is accepted."""
-    if not run.sight.covers(key.value, run.main) and answers_as(run, key.value) == key.ref.user_id:
+    if not run.sight.covers(key.value, run.main) and run.answers_as(key.value) == key.ref.user_id:
         publishing.show(run, key, run.main)

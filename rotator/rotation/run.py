@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from rotator.ecgrid import Account, Urgency
-from rotator.errors import AnswerLost, FenceLost, Transient
+from rotator.errors import AnswerLost, FenceLost, Refused, Transient
 from rotator.journal import Record, Underway
 from rotator.keys import ApiKey, Issue, Secret, Verify, Visibility
 from rotator.policy import Destination, Policy
@@ -176,6 +176,13 @@ class Run:
     def probe(self, value: Secret) -> int:
         """Whose key that is, as ECGrid answers a call made with it; raises Refused if it is not accepted."""
         return self.account.who_am_i(self.within(), caller=value).user_id
+
+    def answers_as(self, value: Secret) -> int | None:
+        """The same, with patience; None if it is refused."""
+        try:
+            return self.patiently(lambda: self.probe(value))
+        except Refused:
+            return None
 
     def warn(self, text: str) -> None:
         """A text for the result; once."""

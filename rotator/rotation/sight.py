@@ -181,10 +181,14 @@ class Sight:
         self._shown.pop(to, None)
         return self.at(to)
 
+    def value_at(self, to: Destination) -> Secret | None:
+        """The value that a destination shows."""
+        there = self.at(to)
+        return there.value if there is not None else None
+
     def covers(self, key: Secret, to: Destination) -> bool:
         """Whether a destination shows that value."""
-        there = self.at(to)
-        return there is not None and there.value is not None and there.value == key
+        return self.value_at(to) == key
 
     def lags(self, to: Destination) -> bool:
         """Whether a destination shows an older version than the record says was written there."""

@@ -1,4 +1,7 @@
-"""The hooks: run at least once for each rotation that was settled, whichever run comes to it."""
+"""The hooks: run at least once for each rotation that was settled, whichever run comes to it.
+
+The rule: they are told no value, and nothing that they do changes what became of the rotation.
+"""
 
 from __future__ import annotations
 
