@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from receiver import Receiver, receiver
 from terminal import at_a_terminal, shown_on
 from worlds import USER, Scene
 
-from rotator.journal import HISTORY
+from rotator.fleet.pasts import Pasts
+from rotator.journal import HISTORY, Past, Place
 from rotator.keys import KeyRef
 from rotator.sandbox.ecgrid import Fault, Running
 
@@ -289,3 +290,40 @@ def test_history_is_whole_in_eighty_columns(rotator_command: Rotator) -> None:
     assert reason in words
     assert "ecgrid/edi v2" in words
     assert "…" not in shown
+
+
+def test_the_page_is_given_the_last_ten_lines_and_they_weigh_little() -> None:
+    """The newest first; a daemon keeps them of ten thousand policies."""
+    first = datetime(2026, 1, 5, 3, tzinfo=UTC)
+    place = Place(mount="secret", path="ecgrid/edi-gateway", field="api_key", version=7)
+    lines = [
+        Past(
+            at=first + timedelta(days=number),
+            duration_s=0.4,
+            outcome="failed" if number == 14 else "retired" if number == 13 else "rotated",
+            reason="schedule",
+            by="rotator-5f7c9/1",
+            run=f"{number:016x}",
+            user_id=5001,
+            key_id=None if number == 13 else 1000 + number,
+            previous_key_id=999 + number,
+            published=(place,),
+            error="ecgrid.Timeout" if number == 14 else None,
+            what="retirement" if number == 13 else "rotation",
+        )
+        for number in range(15)
+    ]
+    pasts = Pasts()
+    assert pasts.of("edi") == []
+    pasts.saw("edi", lines)
+    told = pasts.of("edi")
+    assert [one.at for one in told] == [past.at.isoformat() for past in reversed(lines[5:])]
+    assert [one.outcome for one in told[:3]] == ["rotation failed", "retired", "rotated"]
+    assert told[0].details == (
+        "key 1014; replaces key 1013; secret/ecgrid/edi-gateway v7; ecgrid.Timeout; by rotator-5f7c9/1, "
+        f"run {14:016x}"
+    )
+    assert told[1].details.startswith("ended key 1012; ")
+    assert len(pasts._packed["edi"]) < 1000
+    pasts.saw("edi", ())
+    assert pasts.of("edi") == []

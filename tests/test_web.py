@@ -27,7 +27,7 @@ from test_metrics import row, samples, value
 from rotator.keys import Secret
 from rotator.reporting import runbook
 from rotator.reporting.net import NET
-from rotator.reporting.standing import Standing
+from rotator.reporting.standing import HistoryLine, Standing
 from rotator.web import Health, Owed, Site, View, Window
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
@@ -158,6 +158,7 @@ def test_nothing_from_outside_becomes_part_of_the_page() -> None:
         row(SCRIPT, state="failed", last_failure=failure), owners={SCRIPT: f'"{SCRIPT}'},
         ahead={SCRIPT: [0, 1]}, places={"Environment": SCRIPT}, held={SCRIPT: SCRIPT},
         owed={SCRIPT: [Owed(8, "replaced", datetime.now(UTC), SCRIPT)]},
+        history=lambda _: [HistoryLine("2026-11-21T03:00:00Z", SCRIPT, SCRIPT)],
     )  # fmt: skip
     with window(view, trouble=SCRIPT) as url:
         for query in ("", f'?q=script&state={SCRIPT}&sort="{SCRIPT}', f'?q="{SCRIPT}'):
@@ -292,13 +293,14 @@ def test_ten_thousand_failures_are_bounded() -> None:
         "at": "2026-11-21T03:00:00Z", "phase": "claim", "kind": "vault.Sealed", "message": "x" * 200, "retry_at": None,
     }  # fmt: skip
     rows = [row(f"p{number}", state="failed", last_failure=failure) for number in range(10_000)]
-    view = a_view(*rows, ahead={one["policy"]: [1] * 31 for one in rows})
-    with window(view) as url:
-        assert len(get(url).content) < 600_000
+    past = [HistoryLine("2026-11-21T03:00:00Z", "rotated", "x" * 200)] * 10
+    ahead = {one["policy"]: [1] * 31 for one in rows}
+    with window(a_view(*rows, ahead=ahead, history=lambda _: past)) as url:
+        assert len(get(url).content) < 1_500_000
         everything = get(f"{url}/?show=all")
         assert len(everything.content) < 15_000_000
         assert int(everything.headers["Content-Length"]) < 600_000
-        assert everything.text.count("<details id=") == 200 + 1
+        assert everything.text.count("<details id=") == 2 * 200 + 1
         assert 'href="/?q=p9999"' in everything.text
 
 
@@ -558,6 +560,9 @@ def test_the_pages_numbers_are_those_of_plan_and_status(rotator_command: Rotator
         assert ("lives until" in shown) is (one["previous_key_until"] is not None)
         assert ("held until" in shown) is (one["paused_until"] is not None)
         assert (one["last_failure"] or {"kind": "<td"})["kind"] in shown
+    for one in rotator_command("history", "--json").json["history"]:
+        (shown,) = (part for part in page.split("<tr ") if f'id="history-{one["policy"]}"' in part)
+        assert f"run {one['run']}" in shown
     vault = rotator_command.environment["VAULT_ADDR"].partition("://")[2]
     for place in ("Environment <b>trial", f"Vault <b>{vault}", "ECGrid <b>127.0.0.1"):
         assert f"{place}</b>" in page

@@ -158,7 +158,7 @@ class Face:
         ]
         standing = self._fleet.standing(mine)
         self._fleet.reports.leave_textfile()
-        known = self._fleet.reports.board.known(mine)
+        known, pasts = self._fleet.reports.board.known(mine), self._fleet.reports.pasts
         self._view = View(
             standing,
             places=places(self._fleet.settings),
@@ -168,6 +168,7 @@ class Face:
                 policy.name: _owed(record) for policy, record in known if isinstance(record, Record)
             },
             held=self._fleet.rights.brake.why(),
+            history=pasts.of if pasts else View.history,
         )
         now = self._fleet.boot()
         if now - self._asked_at < ASKED <= now - self._ecgrid_at:

@@ -15,6 +15,7 @@ from rotator import reporting
 from rotator.ends import End
 from rotator.errors import Failure, RotatorError
 from rotator.fleet.alarms import Alarms
+from rotator.fleet.pasts import Pasts
 from rotator.fleet.standing import Answer, Board, row
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
@@ -56,6 +57,7 @@ class Reports:
             self.metrics = Metrics()
             on_catch(self.metrics.leak_prevented)
         self.board = Board()
+        self.pasts = Pasts() if serving and settings.http.listen else None
         self.heed: Callable[[str, Stored | None], None] = lambda _policy, _stored: None
         self._held_back: dict[str, str] = {}  # by kind: why
         self._ending: set[str] = set()  # credentials of which the log says so

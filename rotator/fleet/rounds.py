@@ -152,6 +152,9 @@ class Rounds:
             answer = self._vault.record(policy.name)
             if answer is not None and not self._is_ours(answer.record.ecgrid):
                 answer = None
+            if self._reports.pasts:
+                history = answer.record.history if answer is not None else ()
+                self._reports.pasts.saw(policy.name, history)
             if answer is not None:
                 answer = replace(answer, record=answer.record.without_history())
         except Failure as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]  # one policy, as `status --json` shows it
 
@@ -14,6 +14,14 @@ def is_too_old(row: Row) -> bool:
     """Whether the key is older than its policy allows, also while the policy is paused, or failed then."""
     age, most = row["key_age_s"], row["max_age_s"]
     return row["state"] == "overdue" or bool(most and age is not None and age > most)
+
+
+class HistoryLine(NamedTuple):
+    """One thing that was done to a policy: when it began (RFC 3339), what came of it, and all else in words."""
+
+    at: str
+    outcome: str
+    details: str
 
 
 @dataclass(frozen=True)

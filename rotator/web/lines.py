@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from rotator.reporting.standing import Row
+from rotator.reporting.standing import HistoryLine, Row
 from rotator.web.asked import STATES
 from rotator.web.values import Owed, View
 
@@ -53,6 +53,7 @@ class Line:
     last: When | None
     next: When | None
     failure: Failed | None
+    history: list[HistoryLine]
 
 
 class Times:
@@ -97,8 +98,8 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def line(row: Row, view: View, times: Times) -> Line:
-    """The row of one policy."""
+def line(row: Row, view: View, times: Times, *, full: bool) -> Line:
+    """The row of one policy; `full`: with its history."""
     tone, mark, meaning = STATES.get(row["state"], ("warn", "?", ""))
     used, used_tone = _used(row)
     failed = row["last_failure"]
@@ -117,6 +118,7 @@ def line(row: Row, view: View, times: Times) -> Line:
         last=times.when(row["last_rotated_at"]),
         next=times.when(row["next_due_at"], "due "),
         failure=_failed(failed, times) if failed else None,
+        history=list(view.history(row["policy"])) if full else [],
     )
 
 

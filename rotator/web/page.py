@@ -124,7 +124,7 @@ def render(view: View, checks: Sequence[Health], asked: Asked) -> str:
         at=times.at,
         times=times,
         title=_title(view),
-        rows=[line(row, view, times) for row in shown],
+        rows=[line(row, view, times, full=number < PAGE) for number, row in enumerate(shown)],
         with_all=PAGE,
         found=len(rows),
         total=len(view.standing.rows),

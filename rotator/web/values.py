@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rotator.reporting.standing import Standing
+from rotator.reporting.standing import HistoryLine, Standing
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class View:
 
     How the policies stand; where this is, as words by what they name; and by policy who owns it, how many rotations
     come on each day (UTC) from that of `standing.at` on, and which keys it owes. `held` is why issuing is held back
-    for all, by kind of error.
+    for all, by kind of error. `history` tells the last lines of a policy's, the newest first.
     """
 
     standing: Standing
@@ -43,6 +43,7 @@ class View:
     ahead: Mapping[str, Sequence[int]] = field(default_factory=dict)
     owed: Mapping[str, Sequence[Owed]] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
+    history: Callable[[str], Sequence[HistoryLine]] = lambda _policy: ()
 
 
 @dataclass(frozen=True)

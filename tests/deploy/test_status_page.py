@@ -16,7 +16,7 @@ import pytest
 from browser import Browser
 from conftest import until
 
-from rotator.reporting.standing import Standing
+from rotator.reporting.standing import HistoryLine, Standing
 from rotator.web import Health, Owed, Site, View, Window
 
 pytestmark = pytest.mark.deploy
@@ -80,7 +80,12 @@ def window(policies: int, trouble: str = "", states: tuple[str, ...] = STATES) -
     health = [Health("vault", not trouble, trouble)]
 
     def view() -> View:
-        return View(Standing(datetime.now(UTC), rows), places, owners, ahead, owed)
+        past = [
+            HistoryLine(now.isoformat(), "rotated", f"key 9000; replaces key 8000; {SCRIPT}")
+        ] * 10
+        return View(
+            Standing(datetime.now(UTC), rows), places, owners, ahead, owed, history=lambda _: past
+        )
 
     with Window(Site(lambda: health, lambda: health, bytes, view), "127.0.0.1", 0) as there:
         yield f"http://127.0.0.1:{there.port}/"
