@@ -12,7 +12,7 @@ import pytest
 from conftest import Finished, Rotator, VaultServer, until
 
 from rotator.errors import BadInput
-from rotator.keys import Issue, Person, Verify
+from rotator.keys import Issue, Person, Verify, Visibility
 from rotator.policy import PolicyDefaults, load
 from rotator.policy.adding import Calls, Entry, File, name_for
 from rotator.sandbox.ecgrid import AuthLevel, Fault, Running, Simulator, Switches
@@ -144,6 +144,18 @@ def test_who_is_not_active_is_a_comment_and_who_has_no_key_is_marked(
         mark = "  # has no key yet: adopting it issues the first one\n  - {name: keyless, user_id: 5004}\n"
         assert done.stdout.count("has no key yet") == 1
         assert mark in done.stdout
+
+
+def test_a_key_that_is_not_private_is_the_policys(
+    rotator_command: Rotator, network: Callable[[str, int], Simulator]
+) -> None:
+    """Else adopting would issue a private one beside it."""
+    model = network("portal", 1)
+    model.add_user(5002, login="shared")
+    model.add_key(5002, "Shared")
+    done, _ = imported(rotator_command)
+    assert "  - {name: shared, user_id: 5002, visibility: Shared}\n" in done.stdout
+    assert "no key yet" not in done.stdout
 
 
 @pytest.mark.parametrize("form", ["portal", "service"])
@@ -368,6 +380,7 @@ def test_a_file_is_added_to_in_its_own_style(tmp_path: Path, written: str) -> No
         ("third", 4),
     ]
     assert {to.path for one in after for to in one.destinations} > {"ecgrid/second", "ecgrid/third"}
+    assert {one.visibility for one in after[len(before) :]} == {Visibility.PRIVATE}
     old = iter(text)
     assert all(char in old for char in written.removeprefix("\ufeff"))  # in order, every one
     ends = set(re.findall(r"\r\n|\n", text))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rotator.cli import is_quiet, output
 from rotator.cli.common import bad_usage, defaults_from, exits, judge_of, say, settings_from
 from rotator.errors import BadInput, Problem
-from rotator.fleet.census import Census, census
+from rotator.fleet.census import About, Census, census
 from rotator.keys import Among, Me, Person
 from rotator.policy import Policy, together
 from rotator.policy.adding import Calls, Entry, File, name_for
@@ -114,15 +114,15 @@ def _found(
     calls = asked.calls(file.calls(defaults), me.user_id) if new else None
     if calls is None:
         return News(file.text, [], found.whole)
-    notes = _notes(asked, [one for one in new if _why_not(one, me) is None], calls)
-    entries = list(_entries(new, me, notes, {policy.name for policy in policies}))
+    about = _keys(asked, [one for one in new if _why_not(one, me) is None], calls)
+    entries = list(_entries(new, me, about, {policy.name for policy in policies}))
     text = file.with_added(entries, file.template(wish.path), calls, defaults)
     return News(text, entries, found.whole)
 
 
-def _notes(asked: Census, people: list[Person], calls: Calls) -> dict[int, str]:
+def _keys(asked: Census, people: list[Person], calls: Calls) -> dict[int, About]:
     with output.counting("keys", len(people)) as tell:
-        return asked.notes(people, calls, tell)
+        return asked.keys(people, calls, tell)
 
 
 def _why_not(person: Person, me: Me) -> str | None:
@@ -133,14 +133,14 @@ def _why_not(person: Person, me: Me) -> str | None:
 
 
 def _entries(
-    people: list[Person], me: Me, notes: dict[int, str], taken: set[str]
+    people: list[Person], me: Me, about: dict[int, About], taken: set[str]
 ) -> Iterator[Entry]:
     for person in people:
         name = name_for(person, taken)
         taken.add(name)
         why_not = _why_not(person, me)
-        note = notes.get(person.user_id, "") if why_not is None else why_not
-        yield Entry(name, person.user_id, note, aside=why_not is not None)
+        known = about.get(person.user_id, About(why_not or ""))
+        yield Entry(name, person.user_id, known.note, why_not is not None, known.visibility)
 
 
 def _write(path: Path, before: str, text: str) -> None:

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 PAGE = 25  # users; a page with fewer is the last one
 PAUSE = 1.0  # seconds between two attempts at least
-VISIBILITY = Visibility.PRIVATE
+# Whose keys are looked for, the likeliest first.
+KINDS = (Visibility.PRIVATE, Visibility.SHARED, Visibility.PUBLIC)
 # In the order in which they are looked for, where what the settings name is not offered.
 PAIRS = (
     Calls(Issue.KEYSET, Verify.GET_KEY),
@@ -42,6 +43,14 @@ class Found:
 
     people: list[Person]
     whole: bool
+
+
+@dataclass(frozen=True)
+class About:
+    """What is to be known of a user's key: that there is none, or why that was not told; and its visibility."""
+
+    note: str = ""
+    visibility: Visibility = KINDS[0]
 
 
 @contextmanager
@@ -105,40 +114,42 @@ class Census:
 
     def _require(self, pair: Calls, user_id: int) -> None:
         account = self._ecgrid.account(pair.issue, pair.verify, Urgency.CHECK)
-        account.require(user_id, VISIBILITY, self._within)
+        account.require(user_id, KINDS[0], self._within)
 
-    def notes(self, people: Iterable[Person], calls: Calls, tell: Tell) -> dict[int, str]:
-        """What a reader should know of those users' keys: that there is none, or why that could not be found out."""
+    def keys(self, people: Iterable[Person], calls: Calls, tell: Tell) -> dict[int, About]:
+        """What is to be known of those users' keys."""
         people = list(people)
 
-        def one(person: Person) -> str:
+        def one(person: Person) -> About:
             try:
-                return self._patiently(lambda: self._note(person.user_id, calls))
+                return self._patiently(lambda: self._about(person.user_id, calls))
             except Transient as error:
                 if error.kind != "ecgrid.InternalError":  # of that user alone, as it may be
                     raise
-                return UNTOLD.format(error.kind)
+                return About(UNTOLD.format(error.kind))
 
         hands = Hands(self._concurrency, "census")
         try:
             found = hands.map(one, people, tell)
         finally:
             hands.close()
-        return {person.user_id: note for person, note in zip(people, found, strict=True) if note}
+        return {person.user_id: about for person, about in zip(people, found, strict=True)}
 
-    def _note(self, user_id: int, calls: Calls) -> str:
+    def _about(self, user_id: int, calls: Calls) -> About:
         account = self._ecgrid.account(calls.issue, calls.verify, Urgency.CHECK)
         try:
             if calls.issue is Issue.GENERATE:
                 account.read(user_id, self._within)
-                return ""
-            return "" if account.keys(user_id, VISIBILITY, self._within) else NO_KEY
+                return About()
+            has = (kind for kind in KINDS if account.keys(user_id, kind, self._within))
+            kind = next(has, None)
+            return About(NO_KEY) if kind is None else About(visibility=kind)
         except NotFound:
-            return NO_KEY
+            return About(NO_KEY)
         except Refused:
             raise
         except Permanent as error:
-            return UNTOLD.format(error.kind)
+            return About(UNTOLD.format(error.kind))
 
     def _patiently(self, call: Callable[[], T]) -> T:
         until = time.monotonic() + self._deadline

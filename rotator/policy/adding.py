@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from rotator.errors import BadInput, Problem
-from rotator.keys import Issue, Person, Verify
+from rotator.keys import Issue, Person, Verify, Visibility
 from rotator.policy import fields
 from rotator.policy.document import Node, parse, read
 from rotator.policy.model import PolicyDefaults
@@ -40,6 +40,7 @@ class Entry:
     user_id: int
     note: str = ""
     aside: bool = False
+    visibility: Visibility = Visibility.PRIVATE
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class File:
         schedule = {"every": EVERY, "jitter": JITTER}
         said: dict[str, object] = {"visibility": "Private", "schedule": schedule}
         said = {key: value for key, value in said.items() if key not in self._common}
+        if self._own("visibility") not in (None, "Private"):
+            said["visibility"] = "Private"  # of most; the others say theirs
         if not self.text or self.calls(defaults) != calls:
             said |= {"issue": calls.issue.value, "verify": calls.verify.value}
         if self._own("vault", "path") != template:
@@ -151,6 +154,8 @@ def _lines(
 ) -> Iterator[str]:
     """An entry of a list in block style, its own style being flow or block; a comment is one line in any case."""
     said = {"name": entry.name, "user_id": entry.user_id, **more}
+    if entry.visibility is not Visibility.PRIVATE:
+        said["visibility"] = entry.visibility.value
     if entry.aside:
         about = {"name": entry.name, "user_id": entry.user_id}
         yield f"{indent}# {entry.note}: {_flow(about)}"
