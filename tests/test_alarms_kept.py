@@ -251,7 +251,7 @@ def test_a_hook_that_fails_is_told_everywhere_and_changes_nothing(
     (row,) = command("status", "--json").json["policies"]
     assert (row["state"], row["hook_problems"]) == ("ok", [problem])
     assert problem in command("status").stdout
-    assert command("history", "edi", "--json").json["history"][-1]["hook_problems"] == [problem]
+    assert command("history", "edi", "--json").json["history"][-1]["error"] == problem
     alarm = ("hooks", "edi", "hook.Failed")
     assert heard(hook) == seen(sentry) == {alarm: 1}
     metrics = tmp_path / "metrics"

@@ -100,8 +100,7 @@ def _as_json(line: Line) -> dict[str, Any]:
             for place in past.published
         ],
         "outcome": past.outcome,
-        "error": past.error,
-        "hook_problems": list(past.hook_problems),
+        "error": past.error or "; ".join(past.hook_problems) or None,
     }
 
 
