@@ -70,11 +70,10 @@ class Fleet:
         self.done: Callable[[], None] = lambda: None
         self.reports = Reports(settings, serving=serving)
         self._around = Surroundings(settings, self.reports.metrics)
-        self.stopping = self._around.stopping
+        self.stopping, self.boot = self._around.stopping, self._around.clock.boot
         self.server, self.vault = self._around.server, self._around.vault
         self.ecgrid, self.index = self._around.ecgrid, self._around.index
         self.whose, self.who = self._around.whose, self._around.who
-        self.boot = self._around.clock.boot
         self._voice = Voice(self.reports, self.boot)
         self.rights = Rights(
             settings, self.vault, self.index, self._around.clock, self.reports.board
@@ -86,6 +85,7 @@ class Fleet:
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
         self.reports.alarms.share(self.vault, self._rounds.stands, self.stopping.is_set)
+        self.reports.alarms.may_keep = self.whose.may_write
         # Called while a turn looks round, as a sign of life.
         self.alive: Callable[[], None] = lambda: None
         self._rounds.goes_on = self._goes_on

@@ -89,6 +89,8 @@ class Alarms:
         self._vault: Vault | None = None
         self._stands: Stands = lambda _policy: None
         self._stopping: Callable[[], bool] = lambda: False
+        # Asked before anything is kept.
+        self.may_keep: Callable[[], bool] = lambda: True
         self._before: dict[str, Alarm] = {}  # what records told of failures that others met
         self._told, self._version = Told(), 0
         self._read_at = self._unkept_at = float("-inf")
@@ -320,7 +322,8 @@ class Alarms:
     def _change(self, step: Callable[[Told, datetime], T]) -> T:
         """Carries out a step over what is known, and keeps what came of it; for this process alone if need be."""
         vault = self._vault
-        if vault is not None and time.monotonic() - self._unkept_at > NOT_KEPT:
+        may = self.may_keep() and time.monotonic() - self._unkept_at > NOT_KEPT
+        if vault is not None and may:
             try:
                 return self._change_in(vault, step)
             except Forbidden as error:

@@ -62,6 +62,9 @@ class Whose:
         self._settings, self._vault, self._credentials = settings, vault, credentials
         self._boot, self._account = boot, account
         self.acting = False  # whether what is found out may be written
+        self.elsewhere = (
+            False  # this is another ECGrid, as it was found last: nothing at all may be written
+        )
         self.policies: Sequence[Policy] = ()  # of the whole fleet
         self.named = False  # a person named the policies that are worked on
         self._lost: tuple[float, int] | None = None  # when records were missed, and how many were
@@ -189,12 +192,23 @@ class Whose:
 
     # before anything is done
 
+    def may_write(self) -> bool:
+        """Whether anything at all may be written: not at another ECGrid, as it was found last."""
+        return not self._elsewhere
+
     def require(self, policies: Iterable[Policy]) -> None:
         """Sees to it that this is the ECGrid that the records are about; asks only what is not known yet.
 
         Raises OtherSystem. Where ECGrid or Vault cannot tell now, nothing: the claim asks again.
         """
-        policies = list(policies)
+        try:
+            self._require(list(policies))
+        except OtherSystem:
+            self._elsewhere = True
+            raise
+        self._elsewhere = False
+
+    def _require(self, policies: list[Policy]) -> None:
         system, hosts = self.system(), self._hosts(policies)
         for surface, host in hosts.items():
             before = system.hosts.get(surface, host)
