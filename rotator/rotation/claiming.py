@@ -10,7 +10,7 @@ import secrets
 
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NoSuchCall, NotFound, Permanent, Refused
-from rotator.journal import Held, Known, Record, Underway, changes, known_from
+from rotator.journal import LOOKS, Held, Known, Record, Underway, changes, known_from
 from rotator.keys import Secret, Seen, Visibility
 from rotator.rotation import beginning, due, evidence, own, previous, proving, restraint
 from rotator.rotation.hand import Hand, Nothing, Unproved, Unseen
@@ -165,11 +165,14 @@ def give_up(run: Run) -> None:
 
 
 def be_urgent(run: Run) -> None:
-    """What is past issue goes first; one that failed shares with what is due, unless consumers have a dead key."""
+    """What is past issue goes first; one that failed shares with what is due, unless consumers have a dead key.
+
+    One for which looking has found nothing is looked for last, as the drift checks are.
+    """
     if run.record.failed is None or run.record.drifted is not None or run.sight.staged is not None:
         run.account.urgent()
     else:
-        run.ask_as(Urgency.STUCK)
+        run.ask_as(Urgency.STUCK if run.rotation.looks < LOOKS else Urgency.CHECK)
 
 
 def is_left_over(run: Run) -> bool:

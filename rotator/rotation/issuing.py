@@ -87,7 +87,6 @@ def taken(run: Run, key: ApiKey) -> ApiKey:
 def look(run: Run) -> None:
     """Resolves a lost answer: Get Key, then the list. What it finds is taken, or else one more key may be issued.
 
-    Once two looks found nothing new it looks no more before it may also issue, so that ECGrid's rate is left to others.
     As many of the new keys are ours as requests are unaccounted for: those that are not taken are strays. Where there
     are more, a person's may be among them, so none is removed; nor is one of which ECGrid does not tell when it was
     made, and that is not taken either.
@@ -107,13 +106,12 @@ def look(run: Run) -> None:
         f"{one.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
         "between cannot be told from it"
     )
+    run.account.urgent()
     run.holding.take(Unproved(taken(run, one), "made"))
 
 
 def look_as_allowed(run: Run) -> list[Seen]:
-    """What a look finds, or a second one after a while; raises Waits or HeldBack where no more may be looked now."""
-    if run.rotation.looks >= LOOKS:
-        restraint.may_look_on(run)
+    """What a look finds, or a second one after a while; raises Waits where no more may be looked now."""
     found = look_once(run)
     if found or run.rotation.looks >= LOOKS:
         return found

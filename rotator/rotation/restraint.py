@@ -68,13 +68,6 @@ def refuse_held(run: Run) -> None:
         )
 
 
-def may_look_on(run: Run) -> None:
-    """Comes back once the open rotation, for which nothing was found, may look again. Raises Waits or HeldBack."""
-    if run.order.what != "demand":
-        back_off(run)
-    run.world.right.ask("again", run.record)
-
-
 def back_off(run: Run) -> None:
     """Raises Waits while the back-off lasts of the failure with which an earlier run of the rotation ended."""
     waits = run.record.waits_until(run.policy.digest, run.now())
