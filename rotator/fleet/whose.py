@@ -62,9 +62,7 @@ class Whose:
         self._settings, self._vault, self._credentials = settings, vault, credentials
         self._boot, self._account = boot, account
         self.acting = False  # whether what is found out may be written
-        self.elsewhere = (
-            False  # this is another ECGrid, as it was found last: nothing at all may be written
-        )
+        self._elsewhere = False  # this is another ECGrid, as it was found last
         self.policies: Sequence[Policy] = ()  # of the whole fleet
         self.named = False  # a person named the policies that are worked on
         self._lost: tuple[float, int] | None = None  # when records were missed, and how many were
