@@ -8,7 +8,7 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from conftest import Rotator, events, until
 from receiver import Receiver, receiver
 
 from rotator import __version__
+from rotator.fleet.alarms import Alarms
 from rotator.reporting import LEVELS, SECTIONS, is_failure, runbook
 from rotator.reporting.alarms import Alarm, slug
 from rotator.reporting.told import MANY, TELLING, Key, Told
@@ -181,6 +182,41 @@ def test_a_document_that_cannot_be_understood_says_nothing() -> None:
     """Then all is told anew, and kept over it."""
     for text in (None, 7, "", "[]", "{", '{"troubles": [{}]}', '{"troubles": 7}', "[" * 10_000):
         assert Told.parse(text).kept() == Told().kept()
+
+
+class Listener:
+    """A receiver that takes everything."""
+
+    name = "listener"
+
+    def __init__(self) -> None:
+        self.took: list[Alarm] = []
+
+    def deliver(self, alarm: Alarm, until: Callable[[], float]) -> str | None:
+        """See `Receiver.deliver`."""
+        self.took.append(alarm)
+        return None
+
+
+def test_what_was_cut_short_is_told_by_the_next_look() -> None:
+    """Whatever goes wrong before it is told: a fault of ours loses no alarm."""
+    listener = Listener()
+    alarms = Alarms([listener])
+    alarms.close()  # from here on no thread of its own tells
+    faults = [RuntimeError("a fault of ours")]
+
+    def may_keep() -> bool:
+        if faults:
+            raise faults.pop()
+        return True
+
+    alarms.may_keep = may_keep
+    alarms.failed("edi", "issue", "ecgrid.Unavailable", "no answer")
+    with pytest.raises(RuntimeError):
+        alarms.sync()
+    alarms.works("other")
+    alarms.sync()
+    assert [(one.policy, one.kind) for one in listener.took] == [("edi", "ecgrid.Unavailable")]
 
 
 def test_each_shard_has_a_monitor_of_its_own() -> None:

@@ -71,6 +71,16 @@ class Facts:
         self.wrong.pop(("failed", policy), None)
         self.looked.add(policy)
 
+    def then(self, later: Facts) -> Facts:
+        """These, and then what was seen later."""
+        for key, alarm in later.alarms.items():
+            self.happens(alarm, again=key in later.again)
+        for what, policy in later.over:
+            self.ends(what, policy)
+        for policy in later.looked:
+            self.looks(policy)
+        return self
+
     @property
     def alarms(self) -> dict[Key, Alarm]:
         """All that is wrong."""
@@ -225,27 +235,35 @@ class Alarms:
                 self.sync()
 
     def sync(self) -> None:
-        """Passes on what was seen, and tells what is to be told."""
+        """Passes on what was seen, and tells what is to be told; what is cut short is passed on by the next."""
         with self._syncing:
             with self._lock:
                 facts, self._facts = self._facts, Facts()
             if not (facts.wrong or facts.over or facts.looked):
                 return
-            rows: dict[str, Row | None] = {}
-            taken = list[Telling]()
+            try:
+                self._tell(facts)
+            except BaseException:
+                with self._lock:
+                    self._facts = facts.then(self._facts)
+                raise
 
-            def pass_on(told: Told, now: datetime) -> list[Telling]:
-                self._pass_on(told, facts, rows, now)
-                return self._due(told, facts, now)
+    def _tell(self, facts: Facts) -> None:
+        rows: dict[str, Row | None] = {}
+        taken = list[Telling]()
 
-            def confirm(told: Told, now: datetime) -> list[Telling]:
-                self._confirm(told, taken, now)
-                return self._due(told, facts, now)
+        def pass_on(told: Told, now: datetime) -> list[Telling]:
+            self._pass_on(told, facts, rows, now)
+            return self._due(told, facts, now)
 
-            due = self._change(pass_on)
-            while due:
-                taken = self._deliver(due)
-                due = self._change(confirm)
+        def confirm(told: Told, now: datetime) -> list[Telling]:
+            self._confirm(told, taken, now)
+            return self._due(told, facts, now)
+
+        due = self._change(pass_on)
+        while due:
+            taken = self._deliver(due)
+            due = self._change(confirm)
 
     def _pass_on(
         self, told: Told, facts: Facts, rows: dict[str, Row | None], now: datetime
