@@ -222,7 +222,8 @@ def test_many_at_once_lose_no_key_however_few_files_there_are_for_them(
         )
     started.finish(send=signal.SIGTERM if command == "run" else None)
     rotated, refused = told("rotation.outcome"), events(started.so_far()[1], "rotation.failed")
-    assert (rotated, len(refused)) == ((0, len(users)) if most == 8 else (len(users), 0))
+    kept = {one["policy"] for one in refused}  # a daemon's next turn may say so again
+    assert (rotated, len(kept)) == ((0, len(users)) if most == 8 else (len(users), 0))
     assert {one["error"] for one in refused} == ({"system.NoFile"} if most == 8 else set())
     assert simulator.simulator.issued() == rotated
     for user_id in users if rotated else ():
