@@ -191,6 +191,18 @@ def test_what_a_person_let_go_counts_no_more_until_it_fails_anew() -> None:
     assert list(brake.facts().trouble) == ["t4"]
 
 
+def test_who_could_only_look_and_failed_lengthens_no_pause() -> None:
+    """The pause counts from when a key was asked for last, not from when somebody at a limit failed once more."""
+    boot = [0.0]
+    brake = brake_of(boot)
+    for number in range(5):
+        brake.saw(f"t{number}", record(failed=failed(30)))
+    assert brake.ask("t9", "begin").go, "ten minutes ago, with five minutes' pause"
+    brake.ends("t9", None, worked=True)
+    brake.saw("t0", record(failed=failed(0)))
+    assert brake.facts().again_at is None, "it works, and nobody has asked since"
+
+
 def test_a_mass_drift_is_over_once_half_of_them_are_well() -> None:
     """And does not begin again with the other half."""
     brake = brake_of([0.0], checked=20)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from rotator.journal import Drift, Record
+from rotator.journal import WATCH, Drift, Record, Underway
 from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.vault import Stored
 
@@ -43,11 +43,20 @@ GO = Verdict(go=True)
 
 @dataclass(frozen=True)
 class Trouble:
-    """A policy that may have a key that nobody has: since when; how many runs failed; whether it asked again."""
+    """A policy that may have a key that nobody has: since when; how many runs failed; whether it asked again.
+
+    `asked`: when it asked for a key last; None: then, too. A run that could only look, and failed, asked for none.
+    """
 
     since: datetime
     attempts: int = 1
     asked_again: bool = False
+    asked: datetime | None = None
+
+    @property
+    def tried_at(self) -> datetime:
+        """When a key was asked for last."""
+        return self.asked or self.since
 
     @property
     def in_vain(self) -> bool:
@@ -62,7 +71,7 @@ class Facts:
     `begun`: runs of this process with the right to issue, each with what it is for; `unresolved`: those whose answer
     was lost, and that go on; `looking`: those at work on a policy in trouble. `again_at`: nobody tries before.
     `waiting`: somebody who is due was held back a moment ago. `tried`: the single one that went last was in trouble;
-    `worked`: since anybody came into trouble a key was published. `mass_drift`: why nothing is issued for drift.
+    `worked`: since any of them asked for a key, one was published. `mass_drift`: why nothing is issued for drift.
     """
 
     now: datetime
@@ -136,6 +145,12 @@ def pause_after(failures: int) -> timedelta:
     return (
         min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE) if failures else timedelta(0)
     )
+
+
+def asked_at(record: Record, underway: Underway) -> datetime:
+    """When a key was asked for last for the open rotation: by its first request, or by one more after a lost answer."""
+    more = record.watch_until - WATCH if record.watch_until is not None else underway.began
+    return max(underway.began, more)
 
 
 def limit_of(setting: int, policies: int) -> int:
@@ -226,7 +241,9 @@ class Brake:
             if since is not None and underway is not None:
                 failing = failed is not None and failed.at >= underway.began
                 attempts = failed.attempts if failed and failing else 1
-                case.trouble = Trouble(since, attempts, asked_again=underway.sent > 1)
+                case.trouble = Trouble(
+                    since, attempts, underway.sent > 1, asked_at(record, underway)
+                )
             case.doubtful = underway is not None and underway.sent > 0
             if underway is None or underway.kind == "repair":
                 case.drift = record.drifted
@@ -288,17 +305,17 @@ class Brake:
         return name in self._policies or now - since < NOBODYS
 
     def _has_worked(self, trouble: Mapping[str, Trouble]) -> bool:
-        """Whether a run of this process published a key since anybody came into trouble."""
-        since = [one.since for one in trouble.values()]
+        """Whether a run of this process published a key since anybody in trouble asked for one."""
+        tried = [one.tried_at for one in trouble.values()]
         return (
-            self._worked_at is not None and max(since, default=self._worked_at) <= self._worked_at
+            self._worked_at is not None and max(tried, default=self._worked_at) <= self._worked_at
         )
 
     def _pause_ends(self, trouble: Mapping[str, Trouble]) -> datetime | None:
         """When the next single attempt may be made: after this process' own last one, and that of any other."""
         if not trouble:
             return None
-        last = max(one.since for one in trouble.values())
+        last = max(one.tried_at for one in trouble.values())
         if self._has_worked(trouble):
             return None
         others = sum(one.attempts - 1 for one in trouble.values())
