@@ -15,8 +15,9 @@ from receiver import Receiver, receiver
 from terminal import at_a_terminal, shown_on
 from worlds import USER, Scene
 
+from rotator.cli.history import _lines
 from rotator.fleet.pasts import Pasts
-from rotator.journal import HISTORY, Past, Place
+from rotator.journal import HISTORY, Past, Place, Record
 from rotator.keys import KeyRef
 from rotator.sandbox.ecgrid import Fault, Running
 
@@ -254,7 +255,7 @@ def test_history_says_since_when_it_is_complete(
     assert rotator_command("adopt", "edi").code == 0
     assert rotator_command("adopt", "other").code == 0
     done = rotator_command("history", "--json")
-    assert (done.code, [line["policy"] for line in done.json["history"]]) == (0, ["edi", "other"])
+    assert (done.code, {line["policy"] for line in done.json["history"]}) == (0, {"edi", "other"})
     assert done.json["complete_since"] == done.json["history"][1]["at"]
     assert rotator_command("history", "--all", "--json").json == done.json
     assert rotator_command("history", "edi", "--since", "0").code == 0
@@ -290,6 +291,16 @@ def test_history_is_whole_in_eighty_columns(rotator_command: Rotator) -> None:
     assert reason in words
     assert "ecgrid/edi v2" in words
     assert "…" not in shown
+
+
+def test_lines_of_one_policy_stand_in_the_order_in_which_they_were_recorded() -> None:
+    """Vault tells whole seconds: a second process may write an earlier time than the first did."""
+    at = datetime(2026, 1, 5, 3, 0, 1, tzinfo=UTC)
+    told = {"duration_s": 0.0, "reason": "", "by": "", "run": "0" * 16, "user_id": 5001}
+    held = Past.model_validate({"at": at, "outcome": "held", **told})
+    released = Past.model_validate({"at": at - timedelta(seconds=1), "outcome": "released", **told})
+    record = Record.new("edi").change(history=(held, released))
+    assert [line.past.outcome for line in _lines({"edi": record}, None)] == ["held", "released"]
 
 
 def test_the_page_is_given_the_last_ten_lines_and_they_weigh_little() -> None:

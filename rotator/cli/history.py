@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rotator.cli import Choice, is_quiet, output
@@ -47,15 +48,17 @@ def history(given: dict[str, str], *, chosen: Choice, since: str | None, json_: 
 
 
 def _lines(found: dict[str, Record | Failure | None], begin: datetime | None) -> list[Line]:
-    """What was going on after `begin`, the oldest first."""
-    lines = [
-        Line(name, past)
-        for name, record in found.items()
-        if isinstance(record, Record)
-        for past in record.history
-        if begin is None or past.ended >= begin
-    ]
-    return sorted(lines, key=lambda line: line.past.at)
+    """What was going on after `begin`, the oldest first; of one policy in the order in which it was recorded.
+
+    Vault tells whole seconds, so that two processes may differ by one.
+    """
+    lines = list[tuple[datetime, Line]]()
+    for name, record in found.items():
+        history = record.history if isinstance(record, Record) else ()
+        for past, at in zip(history, accumulate((past.at for past in history), max), strict=True):
+            if begin is None or past.ended >= begin:
+                lines.append((at, Line(name, past)))
+    return [line for _, line in sorted(lines, key=lambda one: one[0])]
 
 
 def _complete(found: dict[str, Record | Failure | None], now: datetime) -> dict[str, datetime]:
