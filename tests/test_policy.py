@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import string
 import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rotator.errors import BadInput
+from rotator.errors import BadInput, Problem
 from rotator.keys import Issue, Verify, Visibility
 from rotator.policy import (
     Destination,
@@ -27,6 +28,7 @@ from rotator.policy import (
     load,
     warnings,
 )
+from rotator.policy.document import files
 from rotator.schedule import Cron, Every, Freeze, Manual, Window
 
 BAD = Path(__file__).parent / "bad"
@@ -630,3 +632,11 @@ def test_a_time_zone_means_the_same_on_every_machine(tmp_path: Path, zone: str) 
     assert "schedule.timezone: must be a time zone such as Europe/Berlin or UTC" in problem
     for good in ("UTC", "Europe/Berlin", "US/Pacific", "Etc/GMT+3"):
         assert told(good) == []
+
+
+def test_a_path_that_may_be_a_key_is_not_shown() -> None:
+    """Whether or not there is a digit in it; a name of plain words is."""
+    pasted = "Q" + "".join(secrets.choice(string.ascii_letters) for _ in range(24))
+    problems: list[Problem] = []
+    assert files(Path(pasted), problems) == files(Path("policies-of-another-team"), problems) == []
+    assert [one.where for one in problems] == ["the policies", "policies-of-another-team"]

@@ -22,15 +22,13 @@ from rotator.policy.fields import shown
 
 _MAX_BYTES = 16 * 1024 * 1024
 _MAX_DEPTH = 12
+_WORDS = re.compile("[a-z. _-]+")  # what no key consists of
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _could_be_a_key(path: Path) -> bool:
     """Whether somebody may have pasted a key where a path belongs: then the path is not to be shown."""
-    return any(
-        len(part) > 15 and any(map(str.isdigit, part)) and any(map(str.isalpha, part))
-        for part in path.parts
-    )
+    return any(len(part) > 15 and _WORDS.fullmatch(part) is None for part in path.parts)
 
 
 def files(path: Path, problems: list[Problem]) -> list[Path]:

@@ -322,7 +322,7 @@ RAISED = {
     "vault": ("rotator.vault", "Vault", "publish"),
     "vault-wire": ("rotator.vault.wire", "Wire", "request"),
     "record": ("rotator.vault", "Vault", "save"),
-    "rotation": ("rotator.rotation.run", "Run", "seen"),
+    "rotation": ("rotator.rotation.sight", "Sight", "at"),
     "fleet": ("rotator.fleet", "Fleet", "run_of"),
     "settings": ("rotator.settings", "Settings", "require_vault"),
 }
