@@ -1,4 +1,5 @@
-"""Runs a command with less than usual: `python tests/limits.py [uid=N] [nproc=N] [nofile=N] [close=1,2] -- COMMAND`.
+"""Runs a command with less than usual: `python tests/limits.py [uid=N] [nproc=N] [nofile=N] [close=1,2]
+[group=DIRECTORY] -- COMMAND`.
 
 Between fork and exec a test with threads could not do this; here nothing runs beside it.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from pathlib import Path
 
 LIMITS = {"nproc": resource.RLIMIT_NPROC, "nofile": resource.RLIMIT_NOFILE}
 
@@ -19,6 +21,8 @@ def main() -> None:
     for name, value in given.items():
         if name in LIMITS:
             resource.setrlimit(LIMITS[name], (int(value), int(value)))
+    if "group" in given:  # of processes: what it may have is written there
+        Path(given["group"], "cgroup.procs").write_text(str(os.getpid()))
     if "uid" in given:
         os.setgroups([])
         os.setgid(int(given["uid"]))

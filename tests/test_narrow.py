@@ -65,6 +65,25 @@ def narrow(everybodys: Path, rotator_command: Rotator) -> Rotator:
     return rotator_command
 
 
+@pytest.fixture
+def few(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A control group in which so many processes and threads may be, as a container is given it."""
+    roots = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
+    root = next((one for one in roots if os.access(one / "cgroup.procs", os.W_OK)), None)
+    if root is None:
+        pytest.skip("this machine lets nobody make a control group")
+    group = Path(tempfile.mkdtemp(prefix="rotator-narrow-", dir=root))
+    try:
+        limit = group / "pids.max"
+        if not limit.exists():
+            pytest.skip("this machine's control groups do not count processes")
+        limit.write_text(str(request.param))
+        yield group
+    finally:
+        until(lambda: (group / "cgroup.procs").read_text() == "", "all in the group have ended")
+        group.rmdir()
+
+
 def within(
     command: Rotator,
     *arguments: str,
@@ -139,6 +158,28 @@ def test_the_daemon_works_or_says_that_it_has_no_thread_and_ends_when_told(
         assert (done.code, "system.NoThread" in done.stderr) == (1, True)
         assert most < 6
     assert_done_or_said(done)
+    assert kept_every_key(vault, mount, simulator)
+
+
+@as_root
+@pytest.mark.parametrize("few", [1, 2, 4, 8], indirect=True)
+@pytest.mark.parametrize("command", ["rotate edi", "run --once", "status", "run"])
+def test_a_command_does_its_work_or_says_why_not_however_small_its_container(
+    narrow: Rotator, vault: VaultServer, mount: str, simulator: Running, command: str, few: Path
+) -> None:
+    """A limit on processes is not one of the user's, and holds for root, too."""
+    started = within(narrow, *command.split(), group=few)
+    if command == "run":
+        until(
+            lambda: "rotation.outcome" in started.so_far()[1] or started.process.poll() is not None,
+            "it adopts, or ends",
+        )
+    works = started.process.poll() is None
+    done = started.finish(send=signal.SIGTERM if works and command == "run" else None)
+    assert_done_or_said(done)
+    assert done.code == 0 or "[system.NoThread]" in done.stderr + done.stdout
+    if command == "rotate edi":
+        assert bool(done.code) == ((few / "pids.max").read_text() == "1\n")
     assert kept_every_key(vault, mount, simulator)
 
 
