@@ -19,19 +19,10 @@ from typing import Any
 from rotator.keys import secret_part
 from rotator.policy import Exec, Policy, Webhook
 from rotator.posting import post
+from rotator.secrecy.children import environment
 
 TIMEOUT = 30.0  # seconds, for each try
 PAUSES = (1.0, 5.0)  # seconds before each further try
-KEPT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "HOME",
-    "DBUS_SYSTEM_BUS_ADDRESS",
-)  # of the rotator's own environment
-
-
 FAILED = "hook.Failed"
 
 
@@ -87,11 +78,10 @@ def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | No
 
 def _execute(hook: Exec, told: dict[str, str], timeout: float) -> str | None:
     """Runs a command; None if it ended well. At the timeout it ends with all that it has started."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     try:
         process = subprocess.Popen(
             hook.argv,
-            env={**kept, **told},
+            env=environment(told),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 LINES = (
     {"errors", "letters"},
     {"keys", "kept", "threads", "ends", "files"},
-    {"schedule"},
+    {"schedule", "secrecy"},
     {"policy", "settings"},
     {"system", "posting"},
     {"journal"},
@@ -62,7 +62,7 @@ ROOMS = {
 }
 
 REVEALS = {
-    "watch_secrets": {"keys", "reporting"},  # is told every value
+    "watch_secrets": {"keys", "secrecy"},  # is told every value
     "_value": {"keys", "ecgrid"},
     "reveal": {"ecgrid", "vault", "keys", "sandbox"},
     "get_secret_value": {"settings"},  # pydantic's own kind of secret becomes ours where it enters
@@ -363,6 +363,29 @@ def test_no_package_registry_is_named() -> None:
         for path, text in repository_texts()
         for fault in complaints(path, registry_hosts(text))
     ] == []
+
+
+def test_the_room_of_secrecy_names_its_modules_and_the_tests_that_hold_them() -> None:
+    """Its README speaks of each module, and each test that it names is there."""
+    room = PACKAGE / "secrecy"
+    text = (room / "README.md").read_text()
+    mine = {path.name for path in room.glob("*.py")}
+    assert {name for name in mine if f"`{name}`" not in text} == set()
+    tests = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    assert len(tests) >= 9
+    assert {name for name in tests if not (ROOT / name).is_file()} == set()
+    assert all(
+        f"def {name}(" in Path(__file__).read_text() for name in re.findall(r"`(test_\w+)`", text)
+    )
+
+
+def test_the_start_of_the_process_loads_nothing_of_ours_but_what_hardens_it() -> None:
+    """So nothing of a library has run before its orders were dropped."""
+    code = "import sys, rotator.__main__; print(*sorted(n for n in sys.modules if n.startswith('rotator.')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, timeout=60, text=True
+    )
+    assert done.stdout.split() == ["rotator.__main__", "rotator.secrecy", "rotator.secrecy.process"]
 
 
 DEFECTS: tuple[tuple[Rule, str, str], ...] = (

@@ -23,10 +23,10 @@ from leaks.search import Search, spellings
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.session import Session
 
-from rotator import reporting
 from rotator.keys import Secret
-from rotator.reporting import sentry, sinks
-from rotator.reporting.net import LINGER, MASK, NET, PIECE, Net
+from rotator.reporting import sentry
+from rotator.secrecy import sinks
+from rotator.secrecy.net import LINGER, MASK, NET, PIECE, Net
 
 UNSEARCHED = 2  # spellings that nobody reads: rot13, and backwards
 WORDS = (
@@ -72,7 +72,7 @@ def test_every_spelling_is_masked_and_nothing_else(shape: str) -> None:
     secret, search = Secret(text), Search([text])
     for spelling in list(spellings(text))[:-UNSEARCHED]:
         shown = f"before it, {spelling} , and after it"
-        clean = reporting.scrub(shown)
+        clean = sinks.scrub(shown)
         assert clean.startswith("before it, ")
         assert clean.endswith(", and after it")
         assert search.shown_in(clean.encode()) is None
@@ -105,7 +105,7 @@ def test_base64_of_what_stands_around_it_is_found() -> None:
     secret = Secret(text)
     for before in range(7):
         shown = base64.b64encode(b"u" * before + b":" + text.encode()).decode()
-        assert MASK in reporting.scrub(f"Authorization: Basic {shown}")
+        assert MASK in sinks.scrub(f"Authorization: Basic {shown}")
     assert secret is not None
 
 
@@ -220,7 +220,7 @@ PLAIN = st.recursive(
 @given(st.text() | st.text(alphabet=string.printable) | st.text(alphabet="\\u00%&#;x1bf\x1b[m"))
 def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
     """Whatever it is made of."""
-    assert reporting.scrub(text) == text
+    assert sinks.scrub(text) == text
 
 
 @settings(max_examples=300, deadline=None)
@@ -228,7 +228,7 @@ def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
 def test_structures_are_scrubbed_and_never_raise(data: Any, before: str, after: str) -> None:
     """Each odd structure, with a secret put into its middle, comes out as plain JSON without it."""
     text = KEPT._value()
-    clean = reporting.scrub_all({"data": data, "here": [f"{before} {text} {after}", {text: 1}]})
+    clean = sinks.scrub_all({"data": data, "here": [f"{before} {text} {after}", {text: 1}]})
     assert Search([text]).shown_in(json.dumps(clean).encode()) is None
 
 
@@ -273,10 +273,10 @@ def test_an_object_that_fights_back_is_masked() -> None:
 
 def test_a_catch_is_an_alarm_that_names_the_place(alarms: list[str]) -> None:
     """Once in a minute; none for a text that showed nothing."""
-    assert reporting.scrub("harmless", "status page") == "harmless"
+    assert sinks.scrub("harmless", "status page") == "harmless"
     assert alarms == []
-    assert reporting.scrub(KEPT._value(), "status page") == MASK
-    assert reporting.scrub(f"again {KEPT._value()}", "status page") == f"again {MASK}"
+    assert sinks.scrub(KEPT._value(), "status page") == MASK
+    assert sinks.scrub(f"again {KEPT._value()}", "status page") == f"again {MASK}"
     assert alarms == ["status page"]
 
 
@@ -285,11 +285,11 @@ def test_an_alarm_that_shows_a_secret_itself_ends_there(alarms: list[str]) -> No
     shown: list[str] = []
 
     def careless(_: str) -> None:
-        shown.append(reporting.scrub(KEPT._value(), "alarm"))
+        shown.append(sinks.scrub(KEPT._value(), "alarm"))
 
     sinks.on_catch(careless)
     try:
-        assert reporting.scrub(KEPT._value(), "log") == MASK
+        assert sinks.scrub(KEPT._value(), "log") == MASK
     finally:
         sinks._alarms.remove(careless)
     assert (shown, alarms) == ([MASK], ["log"])

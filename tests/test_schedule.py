@@ -45,7 +45,7 @@ def times(schedule: Schedule, first: str, last: str) -> list[str]:
     ],
 )
 def test_a_duration_is_a_number_and_a_unit(text: str, length: timedelta) -> None:
-    """As DESIGN.md writes them."""
+    """As the documents write them."""
     assert duration(text) == length
 
 

@@ -26,8 +26,8 @@ from test_metrics import row, samples, value
 
 from rotator.keys import Secret
 from rotator.reporting import runbook
-from rotator.reporting.net import NET
 from rotator.reporting.standing import HistoryLine, Standing
+from rotator.secrecy.net import NET
 from rotator.web import Health, Owed, Site, View, Window
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)

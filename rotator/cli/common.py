@@ -20,8 +20,8 @@ from rotator.files import KIND, NO_MORE, out_of_files
 from rotator.letters import visible
 from rotator.policy import Judge, Policy, PolicyDefaults, load, own_key_problems, warnings
 from rotator.reporting import runbook
-from rotator.reporting.sinks import guard
 from rotator.schedule import duration
+from rotator.secrecy.sinks import guard
 from rotator.settings import Settings
 
 if TYPE_CHECKING:  # half of a command's start, for those that ask nobody

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from rotator.reporting import scrub
+from rotator.secrecy.sinks import scrub
 
 
 class Notify:

@@ -22,12 +22,12 @@ from rotator.policy import Policy
 from rotator.reporting import runbook
 from rotator.reporting.alarms import ALL, CheckIns, Receiver, Sentry, What
 from rotator.reporting.notify import Webhook
-from rotator.reporting.sinks import on_catch
 from rotator.reporting.standing import Standing
 from rotator.rotation import Result
 from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.restraint import LIMIT
 from rotator.rotation.right import BRAKED, MASS_DRIFT
+from rotator.secrecy.sinks import on_catch
 from rotator.settings import Settings
 from rotator.vault import Stored
 

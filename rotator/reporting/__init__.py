@@ -1,9 +1,6 @@
 """What the program says: log events with stable names, and Sentry events that we compose ourselves.
 
-stdout belongs to results; everything here goes to stderr. Libraries may not log at all: a new key is in a library's
-hands before this program can know it, so no scrubbing by value could catch it there. Whatever else is to leave the
-process as text (results, metrics, a status page, notifications) goes through `scrub`, or through a sink that
-`guard` watches.
+stdout belongs to results; everything here goes to stderr. That no value is among it is held by `rotator.secrecy`.
 """
 
 from __future__ import annotations
@@ -21,36 +18,20 @@ from rotator import __version__
 from rotator.keys import Secret
 from rotator.letters import as_json, visible
 from rotator.reporting import runbook
-from rotator.reporting.sinks import guard, on_catch, scrub, scrub_all, unguarded
+from rotator.secrecy.libraries import silence_libraries
+from rotator.secrecy.sinks import guard, on_catch, unguarded
 
 __all__ = [
     "LEVELS",
     "LOG",
     "event",
     "flush",
-    "guard",
     "is_failure",
-    "scrub",
-    "scrub_all",
     "setup",
-    "silence_libraries",
     "start_sentry",
 ]
 
 LOG = logging.getLogger("rotator")
-SILENT = logging.CRITICAL + 1
-# Everything that ever has a request, an answer or a setting in its hands.
-SILENCED = (
-    "apscheduler",
-    "hpack",
-    "httpcore",
-    "httpx",
-    "hvac",
-    "requests",
-    "sentry_sdk",
-    "urllib3",
-    "zeep",
-)
 LEVELS = {
     "rotation.outcome": logging.INFO,
     "rotation.retired": logging.INFO,
@@ -193,18 +174,6 @@ def lines_through(stream: TextIO) -> Iterator[None]:
         for handler, old in before:
             if old is not None:
                 handler.setStream(old)
-
-
-def silence_libraries() -> None:
-    """Caps the libraries' loggers, and the children that they have made already.
-
-    That spares them the work; that nobody but us can speak, whoever sets a level later, is `guard`'s doing.
-    """
-    for name in SILENCED:
-        logging.getLogger(name).setLevel(SILENT)
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(tuple(f"{parent}." for parent in SILENCED)):
-            logging.getLogger(name).setLevel(SILENT)
 
 
 def _alarm(place: str) -> None:

@@ -30,8 +30,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from rotator import __version__
-from rotator.reporting.sinks import scrub
 from rotator.reporting.standing import Standing
+from rotator.secrecy.sinks import scrub
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds: requests, phases

@@ -19,7 +19,7 @@ from rotator import __version__
 from rotator.keys import Secret, secret_part
 from rotator.posting import Outcome, post
 from rotator.reporting.alarms import Alarm
-from rotator.reporting.sinks import scrub
+from rotator.secrecy.sinks import scrub
 
 TIMEOUT = 10.0  # seconds, for one try
 TRIES = 6

@@ -17,7 +17,7 @@ from sentry_sdk.envelope import Envelope, Item
 from sentry_sdk.transport import HttpTransport
 
 from rotator.keys import Secret
-from rotator.reporting.sinks import scrub, scrub_all
+from rotator.secrecy.sinks import scrub, scrub_all
 from rotator.settings import proxy_for
 
 PLACE = "sentry"

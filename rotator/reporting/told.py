@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from rotator.reporting.alarms import ALL, Alarm, What, recovered
-from rotator.reporting.sinks import scrub
+from rotator.secrecy.sinks import scrub
 
 AGAIN = timedelta(hours=24)  # after which a trouble that goes on is told again
 MANY = 20  # policies with one trouble that are told one by one; more are told together

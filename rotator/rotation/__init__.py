@@ -15,7 +15,6 @@ from typing import Any
 from rotator.errors import Failure, FenceLost, HeldBack, RotatorError, Transient
 from rotator.journal import Debt, changes
 from rotator.policy import Policy
-from rotator.reporting import scrub
 from rotator.rotation import due, evidence, previous, retiring, trying
 from rotator.rotation.beginning import Busy, Stopped, Waits
 from rotator.rotation.drift import Check, compare
@@ -26,6 +25,7 @@ from rotator.rotation.hand import is_counted, may_have_asked
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Run
 from rotator.rotation.world import Clock, Report, World
+from rotator.secrecy.sinks import scrub
 
 __all__ = [
     "Busy",
@@ -76,7 +76,7 @@ class Result:
         return self.outcome == "failed" or self.failed_retiring
 
     def as_json(self) -> dict[str, Any]:
-        """The result as DESIGN.md's `--json` shows it."""
+        """The result as `--json` shows it."""
         return {
             "policy": self.policy,
             "outcome": self.outcome,

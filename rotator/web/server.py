@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from rotator import reporting
 from rotator.keys import Secret
 from rotator.reporting import metrics
+from rotator.secrecy.sinks import scrub
 from rotator.web.asked import Asked
 from rotator.web.clients import Clients, Request
 from rotator.web.values import Health, Site
@@ -47,7 +48,7 @@ class Answer:
 
 
 def _json(status: int, told: object) -> Answer:
-    body = reporting.scrub(json.dumps(told, ensure_ascii=False, indent=1), "health") + "\n"
+    body = scrub(json.dumps(told, ensure_ascii=False, indent=1), "health") + "\n"
     return Answer(status, "application/json; charset=utf-8", body.encode())
 
 
@@ -134,7 +135,7 @@ class Window:
 
         html = page.render(self._site.view(), self._site.ready(), asked)
         security = ("Content-Security-Policy", page.SECURITY_POLICY)
-        body = reporting.scrub(html, "page").encode()
+        body = scrub(html, "page").encode()
         return Answer(200, "text/html; charset=utf-8", body, (security,))
 
 

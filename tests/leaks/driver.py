@@ -355,7 +355,7 @@ DEEDS |= {f"raise-{where}": _raise_in(*target) for where, target in RAISED.items
 @deed("no-silence")
 def _no_silence() -> None:
     """Libraries may speak."""
-    from rotator.reporting import sinks
+    from rotator.secrecy import sinks
 
     sinks.OURS = ""
     cleaned = sinks._cleaned
@@ -378,7 +378,7 @@ def _no_silence() -> None:
 @deed("no-net")
 def _no_net() -> None:
     """Nothing is watched."""
-    from rotator.reporting.net import NET
+    from rotator.secrecy.net import NET
 
     NET.holds = lambda text: False  # type: ignore[method-assign]  # breaking it is the point
 
@@ -386,7 +386,7 @@ def _no_net() -> None:
 @deed("no-log-net")
 def _no_log_net() -> None:
     """Records are not cleaned, and the streams below them are not scrubbed."""
-    from rotator.reporting import sinks
+    from rotator.secrecy import sinks
 
     vars(sinks)["clean"] = lambda record: None
 
@@ -394,7 +394,7 @@ def _no_log_net() -> None:
 @deed("no-stream-net")
 def _no_stream_net() -> None:
     """stdout and stderr are the plain ones."""
-    from rotator.reporting import sinks
+    from rotator.secrecy import sinks
 
     sinks._Scrubbed.write = lambda self, text: self.inner.write(text)  # type: ignore[method-assign]  # see no-net
 
@@ -402,7 +402,7 @@ def _no_stream_net() -> None:
 @deed("no-warning-hook")
 def _no_warning_hook() -> None:
     """Warnings print their text."""
-    from rotator.reporting import sinks
+    from rotator.secrecy import sinks
 
     vars(sinks)["_warned"] = warnings.showwarning
 
@@ -410,17 +410,17 @@ def _no_warning_hook() -> None:
 @deed("no-dropping")
 def _no_dropping() -> None:
     """Debugging aids stay in the environment."""
-    import rotator.__main__ as start
+    from rotator.secrecy import process
 
-    vars(start)["_drop_orders"] = lambda: None
+    vars(process)["drop_orders"] = lambda: None
 
 
 @deed("no-hooks")
 def _no_hooks() -> None:
     """Exceptions that nobody catches print their text."""
-    import rotator.__main__ as start
+    from rotator.secrecy import process
 
-    vars(start)["_withhold_texts"] = lambda: None
+    vars(process)["withhold_texts"] = lambda: None
 
 
 @deed("no-withholding")
@@ -566,9 +566,9 @@ def _follow_redirects() -> None:
 @deed("hook-environment")
 def _hook_environment() -> None:
     """Hooks inherit the rotator's own environment."""
-    from rotator import hooks
+    from rotator.secrecy import children
 
-    vars(hooks)["KEPT"] = tuple(os.environ)
+    vars(children)["PASSED_ON"] = tuple(os.environ)
 
 
 def main() -> None:

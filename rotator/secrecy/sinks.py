@@ -19,7 +19,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
-from rotator.reporting.net import MASK, NET
+from rotator.secrecy.net import MASK, NET
 
 Alarm = Callable[[str], None]  # is told the place of a catch
 R = TypeVar("R")
