@@ -15,11 +15,11 @@ from rotator.keys import Issue, Verify
 from rotator.policy import PolicyDefaults, load
 from rotator.policy.adding import Calls, Entry, File
 
-RATE, QUARTER = 1.5, 900  # ECGrid's default rate in requests a second; seconds
+RATE, TEN_MINUTES = 1.5, 600  # ECGrid's default rate in requests a second; seconds
 
 
 @pytest.mark.parametrize("form", ["portal", "service"])
-def test_two_hundred_users_have_policies_within_a_quarter_of_an_hour(
+def test_two_hundred_users_have_policies_within_ten_minutes(
     rotator_command: Rotator, roles: Roles, form: str
 ) -> None:
     """Imported, validated, adopted, under the policy that was printed: counted in requests, at ECGrid's rate."""
@@ -32,7 +32,8 @@ def test_two_hundred_users_have_policies_within_a_quarter_of_an_hour(
         adopted = rotator_command("adopt", "--all", "--json")
         asked = sum(model.counts().values())
         assert (adopted.code, adopted.json["summary"]) == (0, {"adopted": 200}), adopted.stderr
-        assert asked / RATE < QUARTER, model.counts()
+        assert asked <= 200 * (3 if form == "service" else 4) + 30, model.counts()
+        assert asked / RATE < TEN_MINUTES, model.counts()
         assert model.issued() == 0
 
 

@@ -86,6 +86,29 @@ def test_a_steady_rotation_costs_ecgrid_three_requests(tmp_path: Path) -> None:
     assert sorted(scene.asked) == ["GetKey", "GetMe", "KeySet"]
 
 
+@pytest.mark.parametrize(
+    ("calls", "asked"),
+    [
+        ("", ["GetKey", "GetMe", "ListKeys"]),
+        ("issue: generate\nverify: get-api-key\n", ["GetAPIKey", "GetMe"]),
+    ],
+)
+def test_an_adoption_costs_ecgrid_few_requests(
+    tmp_path: Path, calls: str, asked: list[str]
+) -> None:
+    """The list, what shows the value, and the probe; who the rotator is, and whether a probe tells, the first costs."""
+    scene = Scene(tmp_path, POLICY + calls)
+    scene.simulator.add_key(OTHER)
+    process = scene.rotator()
+    assert process.tick().outcome == "adopted"
+    scene.asked.clear()
+    text = POLICY.replace("5001", "5002").replace("ecgrid/edi", "ecgrid/two")
+    second = policy_from(tmp_path, text + calls, "two")
+    assert process.tick(second).outcome == "adopted"
+    assert sorted(scene.asked) == asked
+    assert scene.issued(OTHER) == 0
+
+
 def test_grace_0s_retires_before_it_ends(tmp_path: Path) -> None:
     """For a leaked key: the replaced key, and those of an earlier grace, are refused."""
     scene = Scene(tmp_path)

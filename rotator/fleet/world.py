@@ -19,7 +19,7 @@ from rotator.fleet.who import who
 from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
-from rotator.rotation import Report, World
+from rotator.rotation import Learnt, Report, World
 from rotator.rotation.beginning import Stopped
 from rotator.rotation.right import Right
 from rotator.settings import Settings
@@ -117,6 +117,7 @@ class Surroundings:
         self._hands = Hands(BESIDE * settings.concurrency, "side")
         self._thread = threading.local()
         self._claimed: dict[str, float] = {}
+        self._learnt = Learnt()
 
     def close(self) -> None:
         """Logs out of ECGrid and closes all connections."""
@@ -210,4 +211,5 @@ class Surroundings:
             stopping=self.stopping.is_set,
             hold=hold,
             right=right,
+            learnt=self._learnt,
         )

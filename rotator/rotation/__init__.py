@@ -24,13 +24,14 @@ from rotator.rotation.evidence import rotation_of
 from rotator.rotation.hand import is_counted, may_have_asked
 from rotator.rotation.page import rotate
 from rotator.rotation.run import Run
-from rotator.rotation.world import Clock, Report, World
+from rotator.rotation.world import Clock, Learnt, Report, World
 from rotator.secrecy.sinks import scrub
 
 __all__ = [
     "Busy",
     "Check",
     "Clock",
+    "Learnt",
     "Order",
     "Report",
     "Result",

@@ -27,8 +27,8 @@ def claim(run: Run) -> None:
     if kind is None:
         return
     by_itself = kind == "repair" or bool(run.record.failed)
-    underway = opening(run, kind)
-    run.holding.take(Nothing(counted=bool(underway.sent) and by_itself))
+    underway, seen = opening(run, kind)
+    run.holding.take(Nothing(counted=bool(underway.sent) and by_itself, seen=seen))
     run.claim.save(changes.begun(leaking(run), underway, run.now(), beyond_schedule=by_itself))
     prove_room(run)
     run.holding.begin(underway.run)
@@ -36,8 +36,11 @@ def claim(run: Run) -> None:
     run.world.report("rotation.started", **told)
 
 
-def opening(run: Run, kind: due.Kind) -> Underway:
-    """The rotation as it is to be opened, with everything tried that can fail without harm; changes nothing."""
+def opening(run: Run, kind: due.Kind) -> tuple[Underway, tuple[Seen, ...] | None]:
+    """The rotation as it is to be opened, with everything tried that can fail without harm; changes nothing.
+
+    And what ECGrid has answered when it was asked for the baseline, None if it was not asked.
+    """
     user_id, visibility = run.target(kind)
     if kind == "rotate":
         restraint.may_ask(run)
@@ -47,7 +50,8 @@ def opening(run: Run, kind: due.Kind) -> Underway:
     if kind == "rotate":
         previous.ask_before(run, user_id)
     say_what_is_odd(run)
-    return Underway(
+    baseline, seen = what_is_known(run, user_id, visibility)
+    underway = Underway(
         run=secrets.token_hex(8),
         kind=kind,
         reason=run.order.reason,
@@ -55,12 +59,13 @@ def opening(run: Run, kind: due.Kind) -> Underway:
         user_id=user_id,
         visibility=visibility,
         issue=run.policy.issue,
-        baseline=what_is_known(run, user_id, visibility),
+        baseline=baseline,
         began=run.now(),
         # Counted before it is sent; adoption and repair look for a key first.
         sent=1 if kind == "rotate" else 0,
         speaks=run.account.speaks(run.within()),
     )
+    return underway, seen
 
 
 def prove_room(run: Run) -> None:
@@ -214,10 +219,12 @@ def refuse_others(run: Run, there: Published | None) -> None:
 
 
 def refuse_blind_probe(run: Run) -> None:
-    """Raises Permanent if ECGrid accepts a key that nobody issued: then the probe proves nothing. Asked once."""
-    try:
-        run.patiently(lambda: run.probe(Secret(secrets.token_hex(16))))
-    except (Refused, Forbidden, NotFound):
+    """Raises Permanent if ECGrid accepts a key that nobody issued: then the probe proves nothing.
+
+    Asked for the first policies of a process that need it, and never again where it does.
+    """
+    if run.world.learnt.probe_tells or refuses_anything(run):
+        run.world.learnt.probe_tells = True
         run.sight.note(run.record.change(probe_tells=True))
         return
     raise Permanent(
@@ -227,52 +234,66 @@ def refuse_blind_probe(run: Run) -> None:
     )
 
 
-def what_is_known(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:
-    """The baseline: as recorded, where it tells of keys of this family, else with what ECGrid shows of them now."""
+def refuses_anything(run: Run) -> bool:
+    """Whether ECGrid refuses a call made with a random key."""
+    try:
+        run.patiently(lambda: run.probe(Secret(secrets.token_hex(16))))
+    except (Refused, Forbidden, NotFound):
+        return True
+    return False
+
+
+def what_is_known(
+    run: Run, user_id: int, visibility: Visibility
+) -> tuple[tuple[Known, ...], tuple[Seen, ...] | None]:
+    """The baseline: as recorded, where it tells of keys of this family, else with what ECGrid shows of them now.
+
+    And that: as the list has it, or the reading call of the family that has none; None if neither has told.
+    """
     known = run.record.baseline(user_id, visibility) or ()
     if any((one.key_id is None) is run.generates for one in known):
-        return known
-    shown = what_there_is(run, user_id, visibility)
-    ids = {one.key_id for one in shown}
-    return (*(one for one in known if one.key_id not in ids), *shown)
+        return known, None
+    told = None if run.generates else listed(run, user_id, visibility)
+    shown = told if told is not None else read_if_any(run, user_id)
+    new = known_from(run.record, list(shown))
+    ids = {one.key_id for one in new}
+    baseline = (*(one for one in known if one.key_id not in ids), *new)
+    return baseline, shown if run.generates else told
 
 
-def what_there_is(run: Run, user_id: int, visibility: Visibility) -> tuple[Known, ...]:
-    """Every key of that user and visibility, as far as ECGrid shows them."""
-    if run.generates:
-        shown = [read_if_any(run, user_id)]
-    else:
-        try:
-            shown = list(run.patiently(lambda: run.account.keys(user_id, visibility, run.within())))
-        except (Forbidden, NotFound):
-            shown = [read_if_any(run, user_id)]
-    return known_from(run.record, [seen for seen in shown if seen is not None])
-
-
-def read_if_any(run: Run, user_id: int) -> Seen | None:
-    """What the policy's reading call shows of that user, None where there is nothing or it may not be read."""
+def listed(run: Run, user_id: int, visibility: Visibility) -> tuple[Seen, ...] | None:
+    """Every key of that user and visibility as the list has them; None where it is refused."""
     try:
-        return run.patiently(lambda: run.account.read(user_id, run.within()))
+        return tuple(run.patiently(lambda: run.account.keys(user_id, visibility, run.within())))
     except (Forbidden, NotFound):
         return None
 
 
-def what_is_shown(run: Run, user_id: int, visibility: Visibility) -> tuple[list[Seen], bool]:
+def read_if_any(run: Run, user_id: int) -> tuple[Seen, ...]:
+    """What the policy's reading call shows of that user: nothing where there is none, or where it may not be read."""
+    try:
+        return (run.patiently(lambda: run.account.read(user_id, run.within())),)
+    except (Forbidden, NotFound):
+        return ()
+
+
+def what_is_shown(
+    run: Run, user_id: int, visibility: Visibility, before: tuple[Seen, ...] | None = None
+) -> tuple[list[Seen], bool]:
     """Every key of that user and visibility that ECGrid shows, and whether it told of all there are.
 
-    As the list has them, with what the reading call shows; a value that comes in full either way is known.
+    As the list has them, with what the reading call shows; a value that comes in full either way is known. `before` is
+    what `what_is_known` was told, and is not asked for again.
     """
-    shown: dict[int | None, Seen] = {}
-    listed = not run.generates
-    if listed:
-        try:
-            told = run.patiently(lambda: run.account.keys(user_id, visibility, run.within()))
-            shown = {seen.ref.key_id: seen for seen in told}
-        except (Forbidden, NotFound):
-            listed = False
-    read = read_if_any(run, user_id)
-    if read is not None and read.ref.visibility in (None, visibility):
-        known = shown.get(read.ref.key_id)
-        if known is None or known.whole is None:
-            shown[read.ref.key_id] = read
-    return list(shown.values()), listed or (run.generates and read is not None)
+    told: tuple[Seen, ...] | None = ()
+    if run.generates:
+        read = before if before is not None else read_if_any(run, user_id)
+    else:
+        told = before if before is not None else listed(run, user_id, visibility)
+        read = read_if_any(run, user_id)
+    shown = {seen.ref.key_id: seen for seen in told or ()}
+    for seen in read:
+        known = shown.get(seen.ref.key_id)
+        if seen.ref.visibility in (None, visibility) and (known is None or known.whole is None):
+            shown[seen.ref.key_id] = seen
+    return list(shown.values()), bool(read) if run.generates else told is not None

@@ -59,13 +59,20 @@ def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | 
     if underway.kind == "repair":
         yield from staged(run)
     there = run.sight.at(run.main)
-    shown = all_shown(run, user_id)
+    shown = all_shown(run, user_id, told_before(run, user_id))
     if there is not None and there.value is not None and not is_of_another_kind(run, there.value):
         ref = named(shown, there.value, user_id, there.key_id)
         yield ApiKey(ref if ref.key_id else as_owner(run, there.value, user_id), there.value)
     for seen in shown:
         if not run.record.owes(seen.ref.key_id):
             yield seen.whole
+
+
+def told_before(run: Run, user_id: int) -> tuple[Seen, ...] | None:
+    """What ECGrid told of these keys just before the claim: this run has issued nothing since."""
+    underway = run.rotation
+    same = (underway.user_id, underway.visibility) == (user_id, run.policy.visibility)
+    return run.hand.seen if same and isinstance(run.hand, Nothing) else None
 
 
 def refuse_what_is_hidden(run: Run, user_id: int) -> None:
@@ -110,9 +117,12 @@ def staged(run: Run) -> Iterator[ApiKey]:
         yield left.key
 
 
-def all_shown(run: Run, user_id: int) -> list[Seen]:
-    """Every key of that user and the policy's visibility that ECGrid shows, the newest first."""
-    shown, _ = claiming.what_is_shown(run, user_id, run.policy.visibility)
+def all_shown(run: Run, user_id: int, before: tuple[Seen, ...] | None = None) -> list[Seen]:
+    """Every key of that user and the policy's visibility that ECGrid shows, the newest first.
+
+    `before`: see `claiming.what_is_shown`.
+    """
+    shown, _ = claiming.what_is_shown(run, user_id, run.policy.visibility, before)
     dated = sorted(shown, key=lambda seen: seen.ref.key_id or 0, reverse=True)
     return sorted(
         dated,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from rotator.keys import ApiKey
+from rotator.keys import ApiKey, Seen
 
 # How a key came to hand: by the answer to a request of this run; by another request of its rotation, whose answer this
 # run does not have; or it was there before.
@@ -23,11 +23,12 @@ class Nothing:
     """No key, and none can be there unseen: one is to be found, or issued.
 
     `asked`: an earlier request of the rotation may have been carried out, and was looked for. `counted`: the next one
-    is counted as one beyond the schedule.
+    is counted as one beyond the schedule. `seen`: what ECGrid told of the user's keys just before the claim, if asked.
     """
 
     asked: bool = False
     counted: bool = False
+    seen: tuple[Seen, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rotator.errors import Forbidden, NotFound
 from rotator.keys import ApiKey, KeyRef, Visibility
 from rotator.policy import Exec
 from rotator.rotation import beginning, claiming, drift, due, finding, restraint, rolling
+from rotator.rotation.hand import Nothing
 from rotator.rotation.run import Run
 
 ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")  # AuthLevels that may act for other users
@@ -78,7 +79,8 @@ def begin(run: Run, kind: due.Kind) -> Plan:
     run.world.vault.kv.sure_of_time()
     if kind == "rollback":
         return roll_back(run)
-    underway = claiming.opening(run, kind)
+    underway, seen = claiming.opening(run, kind)
+    run.holding.take(Nothing(seen=seen))
     run.sight.note(run.record.change(underway=underway))
     require_user(run, underway.user_id, underway.visibility)
     if kind == "rotate":

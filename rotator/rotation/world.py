@@ -47,6 +47,13 @@ class Whose(Protocol):
         """Raises HeldBack if the records of many policies are gone at once."""
 
 
+@dataclass
+class Learnt:
+    """What the runs of one process have found out of its ECGrid, and need not ask again."""
+
+    probe_tells: bool = False  # it refuses a key that nobody issued
+
+
 @dataclass(frozen=True)
 class World:
     """What a rotation needs of the world: storage, network, time, and its limits."""
@@ -67,3 +74,4 @@ class World:
     # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
     hold: Callable[[], None] = lambda: None
     right: Right = field(default_factory=Free)  # to send issuing requests
+    learnt: Learnt = field(default_factory=Learnt)
