@@ -28,7 +28,7 @@ test: lint  ## lint, then every test but the hunt for a key's value (test-leaks)
 		--ignore-glob='*/test_leaks_d*.py' --ignore=tests/test_leaks_hunt.py
 
 test-crash: $(READY)  ## every kill point, 20,000 random schedules, 2,000 fleets in bad weather, raft clusters without a head (an hour)
-	ROTATOR_TEST_FULL=1 ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
+	ROTATOR_TEST_EXTENT=every ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
 		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
 		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py \
 		tests/test_fleet_braked.py tests/test_histories.py
@@ -40,7 +40,7 @@ test-mutants: $(MUTANTS)  ## small wrong changes to the core, drawn anew each ti
 	$(VENV)/bin/python tests/mutants.py
 
 test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the command says and writes
-	ROTATOR_TEST_FULL=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py
+	ROTATOR_TEST_EXTENT=every $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py
 
 test-deploy: $(DEPLOY)  ## units, image, manifests, alerts, status page, really run; as root on Debian, installs packages
 	bash tests/deploy/install.sh

@@ -11,7 +11,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from forked import PROGRAM, Nursery
 from hypothesis import settings as hypothesis_settings
 
 import rotator
@@ -36,11 +36,13 @@ hypothesis_settings.load_profile("house")
 # A job in the background has SIGINT ignored, and so would every command that a test starts and then interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Minutes instead of seconds: `make test-crash` and `make test-leaks` set it, `make test` takes a sample.
-FULL = os.environ.get("ROTATOR_TEST_FULL") == "1"
+# How much is run. `make test` is "quick", without what is marked `full` or left out by a draw (`sampled`); "full" is
+# all of that; with "every", `make test-crash` and `make test-leaks` take every place and moment instead of a sample.
+EXTENT = os.environ.get("ROTATOR_TEST_EXTENT", "full")
+QUICK, EVERY = EXTENT == "quick", EXTENT == "every"
 # What is drawn at random is drawn anew each time, the same in all workers; with this seed it is drawn again.
 SEED = int(os.environ.setdefault("ROTATOR_TEST_SEED", str(secrets.randbelow(10**6))))
-in_full = pytest.mark.skipif(not FULL, reason="ROTATOR_TEST_FULL=1 runs it")
+in_every = pytest.mark.skipif(not EVERY, reason="ROTATOR_TEST_EXTENT=every runs it")
 
 OPERATOR = 5000  # the user whose key the rotator itself uses, a NetworkAdmin
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,12 +141,19 @@ class Finished:
 
 
 class Started:
-    """A command that is running, with its output going to files."""
+    """A command that is running, with its output going to files; forked from `nursery`, if that can be."""
 
-    def __init__(self, command: list[str], where: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        where: Path,
+        environment: Mapping[str, str],
+        nursery: Nursery | None = None,
+    ) -> None:
         self._files = (where / "stdout", where / "stderr")
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
-            self.process = subprocess.Popen(
+            forked = nursery and nursery.start(command, where.parent, environment, out, err)
+            self.process = forked or subprocess.Popen(
                 command,
                 cwd=where.parent,
                 env=dict(environment),
@@ -182,10 +191,17 @@ class Rotator:
     what the simulator knows; what a test makes up itself (a SecretID, a login) is added to it.
     """
 
-    program: tuple[str, ...] = (sys.executable, "-m", "rotator")
+    program: tuple[str, ...] = PROGRAM
 
-    def __init__(self, directory: Path, environment: dict[str, str], simulator: Simulator) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        environment: dict[str, str],
+        simulator: Simulator,
+        nursery: Nursery | None,
+    ) -> None:
         self.directory = directory
+        self._nursery = nursery
         self.policies = directory / "policies"
         self.policies.mkdir()
         self.environment = environment
@@ -210,7 +226,7 @@ class Rotator:
         where = self.directory / f"command-{len(self._started)}"
         where.mkdir()
         command = [*self.program, *arguments]
-        started = Started(command, where, {**self.environment, **environment})
+        started = Started(command, where, {**self.environment, **environment}, self._nursery)
         self._started.append(started)
         return started
 
@@ -277,6 +293,14 @@ def _client(environment: Mapping[str, str]) -> httpx.Client:
     return httpx.Client(base_url=addr, headers=headers, timeout=30, verify=tls, trust_env=False)
 
 
+@pytest.fixture(scope="session")
+def nursery(environment: None) -> Iterator[Nursery]:
+    """Where the commands of this worker come from."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def mount(vault: VaultServer) -> Iterator[str]:
     """A fresh KV v2 mount that no other test knows; gone afterwards."""
@@ -330,7 +354,7 @@ def service(environment: None) -> Iterator[Running]:
 
 @pytest.fixture
 def rotator_command(
-    tmp_path: Path, vault: VaultServer, mount: str, simulator: Running
+    tmp_path: Path, vault: VaultServer, mount: str, simulator: Running, nursery: Nursery
 ) -> Iterator[Rotator]:
     """The real command, set up for this test's mount and simulator; prints no secret, or the test fails."""
     operator_key = simulator.simulator.api_key(OPERATOR)
@@ -350,7 +374,7 @@ def rotator_command(
         "ROTATOR_ECGRID__RATE": "1000",
         "ROTATOR_HTTP__LISTEN": "",
     }
-    command = Rotator(directory, given, simulator.simulator)
+    command = Rotator(directory, given, simulator.simulator, None if EVERY else nursery)
     command.secrets.add(vault.token)
     yield command
     command.close()

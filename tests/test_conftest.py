@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import OPERATOR, USERS, Rotator, VaultServer, until
+from conftest import OPERATOR, USERS, Rotator, VaultServer, is_gone, until
+from forked import Forked
 
 from rotator.sandbox.ecgrid import Running
 
@@ -103,3 +105,43 @@ def test_a_key_of_the_simulator_counts_as_a_secret(python: Rotator, simulator: R
     key = simulator.simulator.add_key(USERS[0])
     with pytest.raises(pytest.fail.Exception):
         python.assert_silent("", f"key is {key.value}")
+
+
+@pytest.mark.parametrize("arguments", ["--version", "validate", "rotate edi", "status --nonsense"])
+def test_a_forked_command_is_as_one_that_python_starts(
+    rotator_command: Rotator, arguments: str
+) -> None:
+    """The same code and words, be it read anew or not."""
+    forked = rotator_command(*arguments.split())
+    started = rotator_command(*arguments.split(), PYTHONHASHSEED="1")
+    assert (forked.code, forked.stdout, forked.stderr) == (
+        started.code,
+        started.stdout,
+        started.stderr,
+    )
+
+
+def test_a_forked_command_has_its_own_number_and_ends_by_the_signal_that_it_gets(
+    rotator_command: Rotator,
+) -> None:
+    """Two commands run beside each other; what is sent to one is not for the other."""
+    one, other = rotator_command.start("run"), rotator_command.start("run")
+    assert isinstance(one.process, Forked)
+    assert one.process.pid != other.process.pid
+    assert one.finish(send=signal.SIGKILL).code == -signal.SIGKILL
+    assert is_gone(one.process.pid)
+    assert other.process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        other.process.wait(0.01)
+    assert other.finish(send=signal.SIGTERM).code in (0, -signal.SIGTERM)
+
+
+def test_a_command_with_another_environment_for_libraries_is_started_anew(
+    rotator_command: Rotator,
+) -> None:
+    """A library may read any variable when it is loaded; the rotator reads its own ones later."""
+    assert isinstance(rotator_command.start("--version").process, Forked)
+    own = rotator_command.start("--version", ROTATOR_LOG_LEVEL="INFO")
+    assert isinstance(own.process, Forked)
+    other = rotator_command.start("--version", VAULT_CACERT="")
+    assert not isinstance(other.process, Forked)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Rotator, VaultServer, in_full, until
+from conftest import Rotator, VaultServer, in_every, until
 from worlds import POLICY, Scene
 
 from rotator.sandbox.ecgrid import Running
@@ -170,7 +170,7 @@ class Reader(threading.Thread):
     ("keyset", "who"),
     [
         ("replace", "users: [5001, 5002]"),
-        pytest.param("add", "user_id: 5001", marks=in_full),
+        pytest.param("add", "user_id: 5001", marks=in_every),
     ],
 )
 def test_nobody_is_refused_while_the_daemon_rotates(

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import FULL, Rotator, Started, VaultServer, events, until
+from conftest import EVERY, Rotator, Started, VaultServer, events, until
 from proxy import Answer, Forward, Proxy, Request, pass_on
 from receiver import manager
 
@@ -99,7 +99,7 @@ def test_each_due_time_leads_to_one_rotation_however_often_it_is_killed(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
     """Killed and restarted over a fleet with short schedules: none is lost, none doubled, and all keys work."""
-    kills, size = (20, 50) if FULL else (5, 8)
+    kills, size = (20, 50) if EVERY else (5, 8)
     names = fleet_of(rotator_command, simulator, size, "2s")
     model = simulator.simulator
     for _ in range(kills):
@@ -199,7 +199,7 @@ BOUNDARIES = {  # whom the request goes to, its beginning, a part of it, and whe
 DEFAULT = ("claim", "issue", "stage", "publish", "settle")
 
 
-@pytest.mark.parametrize("boundary", list(BOUNDARIES) if FULL else DEFAULT)
+@pytest.mark.parametrize("boundary", list(BOUNDARIES) if EVERY else DEFAULT)
 def test_sigterm_leaves_nothing_claimed_or_staged(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running, boundary: str
 ) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import FULL, Rotator, VaultServer, until
+from conftest import EVERY, Rotator, VaultServer, until
 from test_daemon import FIRST_USER, fleet_of, logged, policy, record, rotations
 
 from rotator.fleet.crew import Crew, Task
@@ -37,7 +37,7 @@ def test_eight_ticks_at_once_rotate_each_policy_once(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
     """Whoever has the claim rotates; for the others it is busy, or not due any more."""
-    size, ticks = (200, 8) if FULL else (24, 4)
+    size, ticks = (200, 8) if EVERY else (24, 4)
     names = new_fleet(rotator_command, simulator, size)
     started = [rotator_command.start("run", "--once", "--json") for _ in range(ticks)]
     done = [one.finish(timeout=600) for one in started]
@@ -67,7 +67,7 @@ def test_shards_divide_the_fleet_and_know_the_indexed_job(
 
 def test_a_rate_limited_ecgrid_is_not_stormed(rotator_command: Rotator, simulator: Running) -> None:
     """Twenty requests a second where more than 25 are refused: the whole fleet is rotated, with few of them refused."""
-    size = 100 if FULL else 30
+    size = 100 if EVERY else 30
     new_fleet(rotator_command, simulator, size)
     simulator.simulator.switch(rate_limit=25, rate_period=1.0)
     done = rotator_command("run", "--once", "--json", ROTATOR_ECGRID__RATE="20", timeout=600)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from conftest import OPERATOR, Finished, Rotator, VaultServer, events, in_full, until
+from conftest import OPERATOR, Finished, Rotator, VaultServer, events, in_every, until
 from proxy import Answer, Forward, Proxy, Request
 from test_daemon import FIRST_USER, fleet_of, published, record
 
@@ -21,7 +21,7 @@ SIZE = 24
 BRAKE, AT_ONCE = 5, 8  # the settings' defaults
 QUICK = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "5s", "ROTATOR_CHECK_EVERY": "0"}
 COMPRESSED = ("ROTATOR_DEADLINE", "ROTATOR_CLAIM_TTL", "ROTATOR_ECGRID__RATE")
-PACES = ["quick", pytest.param("default", marks=in_full)]
+PACES = ["quick", pytest.param("default", marks=in_every)]
 SERVED_WITHIN = 90.0  # seconds in which who is due is served, whoever is stuck
 WELL_WITHIN = 600.0  # seconds after the trouble, at the default rate, for SIZE policies
 REPLACES = {"keyset": "replace", "read_back": "masked", "list_shows": "masked"}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FULL, in_full
+from conftest import EVERY, in_every
 from histories import History, a_storm, wrongs
 
 from rotator.fleet.whose import Whose
 
-HISTORIES = 2000 if FULL else 8
+HISTORIES = 2000 if EVERY else 8
 # Other ones in each run; ROTATOR_TEST_SEED is what a failure names, and replays it first.
 SEED = int(os.environ.get("ROTATOR_TEST_SEED", random.randrange(10**9)))
 
@@ -46,7 +46,7 @@ def test_without_the_brake_the_oracle_sees_the_damage(tmp_path: Path) -> None:
     assert any("dead at once" in text for text in wrongs(tmp_path, a_storm(), brake=0))
 
 
-@pytest.mark.parametrize("seed", [1001042, *(pytest.param(one, marks=in_full) for one in FAILED)])
+@pytest.mark.parametrize("seed", [1001042, *(pytest.param(one, marks=in_every) for one in FAILED)])
 def test_histories_that_failed_once_end_well(tmp_path: Path, seed: int) -> None:
     """Each has been seen to end with a policy that is not well, or not to end."""
     assert wrongs(tmp_path, History(seed, **FAILED[seed])) == []

@@ -2,7 +2,7 @@
 
 The command is forked from a process that has imported it already, since a start of Python costs more than a rotation.
 What passes between two runs is Vault's time: the proxy moves the `Date` of its answers past the end of the claim.
-A bounded sample runs by default; ROTATOR_TEST_FULL=1 runs every kill, ROTATOR_TEST_SEED draws another sample.
+A bounded sample runs by default; ROTATOR_TEST_EXTENT=every runs every kill, ROTATOR_TEST_SEED draws another sample.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from conftest import FULL, OPERATOR, SEED, Rotator, VaultServer
+from conftest import EVERY, OPERATOR, SEED, Rotator, VaultServer
 from proxy import Answer, Forward, Proxy, Request, pass_on
 
 from rotator.sandbox.ecgrid import AuthLevel, Running, Simulator
@@ -416,7 +416,7 @@ def test_one_tick_mends_whatever_was_killed(
             for answered in (False, True)
         ]
         failures = []
-        for number, kill in enumerate(kills if FULL else sample(undisturbed, kills, name), 1):
+        for number, kill in enumerate(kills if EVERY else sample(undisturbed, kills, name), 1):
             place = fresh(number)
             killed = place.rotate(kill)
             met = len(place.requests) >= kill.number

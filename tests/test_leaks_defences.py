@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import FULL, VaultServer
+from conftest import EVERY, VaultServer
 from leaks.driver import RAISED
 from leaks.hunt import Hunt, canary, hunt
 from leaks.parties import Misdeed
@@ -60,7 +60,7 @@ def test_with_all_defences_every_mistake_shows_nothing(quarry: Hunt) -> None:
     assert done.stderr.count("Carrier at driver.py") >= 3  # the thread, __del__, and the end
 
 
-@pytest.mark.parametrize("where", RAISED if FULL else ["wire", "vault", "fleet"])
+@pytest.mark.parametrize("where", RAISED if EVERY else ["wire", "vault", "fleet"])
 def test_an_exception_with_a_secret_in_it_shows_nothing(quarry: Hunt, where: str) -> None:
     """Raised in the middle of each layer: class and place are told, and the exit code is 1."""
     done = quarry.run("rotate", "edi", deeds=[f"raise-{where}"], env=IMPATIENT)

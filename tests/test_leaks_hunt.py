@@ -1,6 +1,6 @@
 """The hunt for a leaked secret: the real command at DEBUG, through every command and every failure we can think of.
 
-By default a selection that covers every kind of fault and every place; ROTATOR_TEST_FULL=1 takes all of them.
+By default a selection that covers every kind of fault and every place; ROTATOR_TEST_EXTENT=every takes all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FULL, VaultServer
+from conftest import EVERY, VaultServer
 from leaks.hunt import OPERATOR, Hunt, canary, hunt, results
 from leaks.parties import MISDEEDS, Misdeed
 
@@ -63,7 +63,7 @@ def quarry(tmp_path: Path, vault: VaultServer, mount: str) -> Iterator[Hunt]:
 
 def every(step: int, of: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """All in a full run, else each `step`th, which still meets every kind and every place."""
-    return of if FULL else of[::step]
+    return of if EVERY else of[::step]
 
 
 def assert_nothing_found(quarry: Hunt) -> None:
@@ -75,7 +75,7 @@ def assert_nothing_found(quarry: Hunt) -> None:
 def test_nothing_leaks_when_ecgrid_fails_in_every_way(quarry: Hunt) -> None:
     """Each fault at each call, with answers that quote the request back; what they leave open is then repaired."""
     pairs = list(itertools.product(range(len(CALLS)), range(len(FAULTS))))
-    chosen = pairs if FULL else [pair for pair in pairs if sum(pair) % 3 == 0]
+    chosen = pairs if EVERY else [pair for pair in pairs if sum(pair) % 3 == 0]
     model = quarry.simulator.simulator
     for number, (call, fault) in enumerate(chosen):
         user_id, (name, calls), (kind, options) = 6001 + number, CALLS[call], FAULTS[fault]
@@ -113,7 +113,7 @@ def test_nothing_leaks_when_ecgrid_wants_us_to_wait(quarry: Hunt) -> None:
 def test_nothing_leaks_when_vault_fails_in_every_way(quarry: Hunt) -> None:
     """Answers that quote token and document, broken ones, redirects to another host, at every kind of request."""
     places = list(itertools.product(WHERE, MISDEEDS))
-    for number, (place, kind) in enumerate(places if FULL else places[::3]):
+    for number, (place, kind) in enumerate(places if EVERY else places[::3]):
         method, path = WHERE[place]
         quarry.policy(f"p{number}", 6001 + number, SOAP if number % 2 else REST)
         quarry.before_vault.misdeeds.append(Misdeed(kind, method, path.format(f"p{number}")))
@@ -127,7 +127,7 @@ def test_nothing_leaks_when_vault_fails_in_every_way(quarry: Hunt) -> None:
     assert_nothing_found(quarry)
 
 
-@pytest.mark.parametrize("kind", MISDEEDS if FULL else MISDEEDS[::3])
+@pytest.mark.parametrize("kind", MISDEEDS if EVERY else MISDEEDS[::3])
 @pytest.mark.parametrize("auth", ["token", "approle"])
 def test_nothing_leaks_when_vault_fails_at_the_login(quarry: Hunt, auth: str, kind: str) -> None:
     """Neither the token nor the SecretID, whatever is said to them."""
@@ -208,7 +208,7 @@ def test_nothing_leaks_from_a_secret_that_is_spoilt(quarry: Hunt, name: str) -> 
     for given in ("ROTATOR_VAULT__TOKEN_FILE", "ROTATOR_ECGRID__API_KEY_FILE"):
         if given.startswith(name.replace("VAULT_TOKEN", "ROTATOR_VAULT__TOKEN")):
             del quarry.environment[given]
-    for end, text in ENDS.items() if FULL else list(ENDS.items())[:4:2]:
+    for end, text in ENDS.items() if EVERY else list(ENDS.items())[:4:2]:
         path = Path(quarry.secret_file(f"spoilt-{end}", "spoilt"))
         value = canary()
         quarry.secrets.add(value)
@@ -230,7 +230,7 @@ SETTINGS = (
 def test_nothing_leaks_from_a_secret_in_the_wrong_setting(quarry: Hunt, together: int) -> None:
     """Each setting has a key pasted into it, alone (every fourth, by default) or with others."""
     quarry.policy("edi", 6001)
-    names = SETTINGS if FULL or together > 1 else SETTINGS[::4]
+    names = SETTINGS if EVERY or together > 1 else SETTINGS[::4]
     for start in range(0, len(names), together):
         value = canary()
         quarry.secrets.add(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FULL, VaultServer
+from conftest import EVERY, VaultServer
 from leaks.hunt import OPERATOR, Hunt, hunt, results
 from test_leaks_hunt import FAULTS, PATIENCE, assert_nothing_found
 
@@ -52,7 +52,7 @@ def test_nothing_leaks_when_the_service_fails_in_every_way(quarry: Hunt) -> None
     """Each fault at each call of Generate's family, with answers that quote; what they leave open is then repaired."""
     faults = [*FAULTS, *NUMBERED]
     pairs = list(itertools.product(range(len(CALLS)), range(len(faults))))
-    chosen = pairs if FULL else [pair for pair in pairs if sum(pair) % 3 == 0]
+    chosen = pairs if EVERY else [pair for pair in pairs if sum(pair) % 3 == 0]
     model = quarry.simulator.simulator
     for number, (call, fault) in enumerate(chosen):
         user_id, (name, calls), (kind, options) = 6001 + number, CALLS[call], faults[fault]
@@ -75,7 +75,7 @@ def test_nothing_leaks_when_the_service_fails_in_every_way(quarry: Hunt) -> None
     assert_nothing_found(quarry)
 
 
-@pytest.mark.parametrize("call", SESSIONS if FULL else SESSIONS[::3])
+@pytest.mark.parametrize("call", SESSIONS if EVERY else SESSIONS[::3])
 def test_nothing_leaks_when_a_session_fails(quarry: Hunt, call: str) -> None:
     """At the log-in, the log-out, and whenever it is asked whose it is: refused, numbered, quoted, or cut."""
     log_in(quarry)
@@ -83,7 +83,7 @@ def test_nothing_leaks_when_a_session_fails(quarry: Hunt, call: str) -> None:
     quarry.policy("rest", 6002, REST)
     faults = [("status", {"status": 401}), ("status", {"status": 500}), ("html", {"status": 200})]
     faults += [("half", {}), ("malformed", {})]
-    for kind, options in [*faults, *NUMBERED] if FULL else [*faults[::2], *NUMBERED[1::3]]:
+    for kind, options in [*faults, *NUMBERED] if EVERY else [*faults[::2], *NUMBERED[1::3]]:
         quoting = {} if kind in ("half", "malformed") else {"quoting": True}
         fault = Fault(kind, call=call, times=None, **{**options, **quoting})  # type: ignore[arg-type]  # kinds
         quarry.simulator.simulator.add_fault(fault)

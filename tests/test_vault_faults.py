@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import USERS, Finished, Rotator, VaultServer, in_full
+from conftest import USERS, Finished, Rotator, VaultServer, in_every
 from proxy import Answer, Between, Forward, Proxy, Request
 from raft import MOUNT, Cluster, Node, cluster, wait_for
 
@@ -171,9 +171,9 @@ def in_a_while(work: Callable[[], None]) -> threading.Timer:
     "moment",
     [
         key_is_issued,
-        pytest.param(key_is_staged, marks=in_full),
+        pytest.param(key_is_staged, marks=in_every),
         key_is_published,
-        pytest.param(rotation_is_settled, marks=in_full),
+        pytest.param(rotation_is_settled, marks=in_every),
     ],
 )
 def test_vault_is_killed_and_started_again(
@@ -200,7 +200,7 @@ def test_vault_is_killed_and_started_again(
 
 @pytest.mark.parametrize(
     "moment",
-    [key_is_issued, *(pytest.param(moment, marks=in_full) for moment in MOMENTS[1:])],
+    [key_is_issued, *(pytest.param(moment, marks=in_every) for moment in MOMENTS[1:])],
 )
 def test_vault_is_sealed_and_unsealed(
     raft_line: Line, alone: Cluster, simulator: Running, moment: Where
@@ -230,7 +230,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
 
 
-@in_full
+@in_every
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("at", ["standby", "active"])
 def test_the_active_node_dies(
@@ -288,7 +288,7 @@ def break_down(_request: Request, forward: Forward) -> Answer | None:
 
 
 @pytest.mark.parametrize("rule", [cut, lose, fail, break_down])
-@pytest.mark.parametrize("moment", [key_is_issued, pytest.param(key_is_staged, marks=in_full)])
+@pytest.mark.parametrize("moment", [key_is_issued, pytest.param(key_is_staged, marks=in_every)])
 def test_the_way_to_vault_is_disturbed(
     line: Line, vault: VaultServer, mount: str, simulator: Running, moment: Where, rule: Between
 ) -> None:
@@ -314,7 +314,7 @@ def reading(vault: VaultServer, mount: str) -> Callable[[str], dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "moment",
-    [key_is_issued, *(pytest.param(moment, marks=in_full) for moment in MOMENTS[1:])],
+    [key_is_issued, *(pytest.param(moment, marks=in_every) for moment in MOMENTS[1:])],
 )
 def test_the_token_ends_in_the_middle(
     line: Line, vault: VaultServer, mount: str, simulator: Running, moment: Where
@@ -394,7 +394,7 @@ def test_a_token_that_ends_soon_is_renewed_before_anything_is_issued(
 
 
 @pytest.mark.parametrize("path", ["/record/edi", "/staged/edi", "/ecgrid/edi"])
-@pytest.mark.parametrize("reads", [1, pytest.param(4, marks=in_full)])
+@pytest.mark.parametrize("reads", [1, pytest.param(4, marks=in_every)])
 def test_a_standby_answers_with_what_was(
     line: Line, vault: VaultServer, mount: str, simulator: Running, path: str, reads: int
 ) -> None:
