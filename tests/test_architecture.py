@@ -227,6 +227,17 @@ def too_long(source: str, room: str) -> list[str]:
     return [f"{room}: {lines} lines, at most {LONGEST_MODULE}"] if lines > LONGEST_MODULE else []
 
 
+def code_in_an_init(source: str, room: str) -> list[str]:
+    """Anything in an `__init__` but the docstring, imports, and the names that are handed on."""
+    found = []
+    for node in ast.parse(source).body:
+        said = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        listed = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        if not (said or listed or isinstance(node, ast.Import | ast.ImportFrom)):
+            found.append(f"line {node.lineno}: code in the __init__ of {room}")
+    return found
+
+
 def faults_of_a_lock(text: str) -> list[str]:
     """Places to download from, and requirements that are not pinned to hashes."""
     found = []
@@ -313,6 +324,18 @@ def test_the_package_keeps_the_rule(rule: Rule) -> None:
         if room_of(path) not in EXEMPT.get(rule, set()):
             found += complaints(path, rule(path.read_text(), room_of(path)))
     assert found == []
+
+
+# Rooms whose `__init__` holds code still.
+WITH_CODE = {"fleet", "journal", "policy", "reporting", "rotation", "settings"}
+
+
+def test_an_init_hands_names_on_and_holds_no_code() -> None:
+    """A name is found in the module that is named for what it is."""
+    inits = [path for path in modules() if path.name == "__init__.py"]
+    assert {
+        room_of(path) for path in inits if code_in_an_init(path.read_text(), room_of(path))
+    } <= WITH_CODE
 
 
 def test_every_module_has_a_place_in_the_house() -> None:
@@ -430,6 +453,8 @@ DEFECTS: tuple[tuple[Rule, str, str], ...] = (
     ),
     (public_without_docstring, "keys", "x = 1"),
     (too_long, "keys", "x = 1\n" * (LONGEST_MODULE + 1)),
+    (code_in_an_init, "vault", "'''Module.'''\nLIMIT = 3"),
+    (code_in_an_init, "vault", "'''Module.'''\ndef read(): ..."),
 )
 
 
@@ -457,6 +482,7 @@ INNOCENT: tuple[tuple[Rule, str, str], ...] = (
         "import httpx, json\nfrom httpx import Response",
     ),
     (secrets_revealed, "vault", "value.reveal()"),
+    (code_in_an_init, "vault", "'''Module.'''\nfrom .kv import KV\n__all__ = ['KV']"),
     (calls_without_timeout, "ecgrid", "import httpx\nhttpx.Client(base_url=url, timeout=limit)"),
     (
         errors_raised_while_handling,

@@ -11,7 +11,7 @@ from conftest import OPERATOR, USERS
 from test_ecgrid_client import WITHIN, World, failing
 
 from rotator.ecgrid import Account, Credentials, Rate, Urgency
-from rotator.ecgrid.own import SharedSession
+from rotator.ecgrid.caller import SharedSession
 from rotator.ecgrid.rest import Rest
 from rotator.ecgrid.soap import Soap
 from rotator.ecgrid.surface import By

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from rotator.ecgrid.own import Own
+from rotator.ecgrid.caller import Own
 from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
 from rotator.ecgrid.surface import By, Offered, Surface
 from rotator.errors import Failure, Forbidden, NotFound, NotSent, Transient
