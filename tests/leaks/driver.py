@@ -542,9 +542,9 @@ def _follow_redirects() -> None:
     import httpx
     import urllib3
 
-    from rotator.ecgrid import wire
+    from rotator import http
 
-    handle, urlopen = wire._Transport.handle_request, urllib3.PoolManager.urlopen
+    handle, urlopen = http._Transport.handle_request, urllib3.PoolManager.urlopen
 
     def go_there(self: Any, request: Any) -> Any:
         response = handle(self, request)
@@ -559,7 +559,7 @@ def _follow_redirects() -> None:
     def send(self: Any, *target: Any, **options: Any) -> Any:
         return urlopen(self, *target, **options | {"redirect": True, "retries": 3})
 
-    wire._Transport.handle_request = go_there  # type: ignore[method-assign]  # breaking it is the point
+    http._Transport.handle_request = go_there  # type: ignore[method-assign]  # breaking it is the point
     urllib3.PoolManager.urlopen = send  # type: ignore[method-assign]  # the same
 
 
