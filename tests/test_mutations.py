@@ -55,7 +55,7 @@ def keys_are_published_unverified(patch: Patch) -> None:
 def nobody_looks_twice_before_retiring(patch: Patch) -> None:
     """What Vault shows at that moment plays no part."""
     patch.setattr(retiring, "unfit", lambda run, current: None)
-    patch.setattr(ending, "refuse_shown", lambda run, debt, view, published: None)
+    patch.setattr(ending, "refuse_shown", lambda run, case, view: None)
 
 
 def lost_answers_are_not_looked_for(patch: Patch) -> None:

@@ -291,10 +291,9 @@ def _waiting(policy: Policy, waits: Failed) -> Result:
 
 def _quiet(policy: Policy, record: Record) -> Result:
     """What a tick says of a policy that needs nothing."""
-    result, current = (
-        Result(policy.name, "not-due", **previous.told(policy, record)),
-        record.current,
-    )
-    if current is not None:
-        result.user_id, result.key_id = current.user_id, current.key_id
+    result = Result(policy.name, "not-due")
+    result.previous_key = previous.answer(policy, record)
+    result.previous_key_until = previous.ends_at(policy, record)
+    if record.current is not None:
+        result.user_id, result.key_id = record.current.user_id, record.current.key_id
     return result

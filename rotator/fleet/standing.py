@@ -58,8 +58,7 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
     record = record or Record.new(policy.name)
     current, failed = record.current, record.failed or _drifted(record) or _not_retired(record)
     due, age = due_since(policy, record), key_age(current, now)
-    replaced, failure = previous.told(policy, record), None
-    until = replaced["previous_key_until"]
+    until, failure = previous.ends_at(policy, record), None
     if failed is not None:
         failure = {
             "at": _instant(failed.at),
@@ -73,7 +72,7 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]
         "user_id": current.user_id if current else policy.users[0],
         "key_id": current.key_id if current else None,
         "key_age_s": round(age.total_seconds()) if age is not None else None,
-        "previous_key": replaced["previous_key"],
+        "previous_key": previous.answer(policy, record),
         "previous_key_until": _instant(until) if until else None,
         "max_age_s": round(policy.max_age.total_seconds()) if policy.max_age else None,
         "last_rotated_at": _instant(record.rotated_at) if record.rotated_at else None,

@@ -206,9 +206,11 @@ class Record(Value):
         if created is not None and created < underway.began - CLOCK_ALLOWANCE:
             return False
         before = [known for known in underway.baseline if known.key_id == seen.ref.key_id]
-        if not before:
-            return True
-        known, whole = before[-1], seen.whole
+        return not before or self._is_another(seen, before[-1])
+
+    def _is_another(self, seen: Seen, known: Known) -> bool:
+        """Whether a key is shown with a later `created` than was known under its id, or with another value."""
+        created, whole = seen.ref.created, seen.whole
         if created is not None and known.created is not None and created - known.created >= GRAIN:
             return True
         return bool(
@@ -218,6 +220,12 @@ class Record(Value):
     def owes(self, key_id: int | None) -> bool:
         """Whether that key is waiting to be retired."""
         return key_id is not None and any(debt.key_id == key_id for debt in self.retiring)
+
+    @property
+    def own_ids(self) -> set[int | None]:
+        """The ids of the keys that this policy published or issued, and has not ended."""
+        held = {one.key_id for one in (self.current, *self.others) if one}
+        return held | {debt.key_id for debt in self.retiring}
 
     def fingerprint_of(self, key_id: int) -> str | None:
         """The fingerprint of that key's value, where it was ever seen in full."""

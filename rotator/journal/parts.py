@@ -137,6 +137,11 @@ class Hold(Value):
     reason: str
     by: str
 
+    @property
+    def words(self) -> str:
+        """The hold, as a text tells it."""
+        return f"held by {self.by} until {self.until:%Y-%m-%dT%H:%M:%SZ} ({self.reason})"
+
 
 class Place(Value):
     """A destination, and the version at which this policy wrote it last (None: still to be written)."""

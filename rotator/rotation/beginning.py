@@ -87,16 +87,14 @@ def wanted(run: Run) -> due.Kind | None:
     if run.outcome.answered or run.outcome.word == due.ROLLED_BACK:
         return None
     kind = due.kind_wanted(run.policy, run.record, run.order, run.now())
-    if kind == "rotate" and lost_its_record(run):
-        return "adopt"
-    if (
-        kind is None
-        and run.order.what == "adopt"
-        and run.outcome.word is None
-        and shows_nothing(run)
-    ):
-        return "adopt"
-    return kind
+    if kind is None:
+        return "adopt" if is_to_show_again(run) else None
+    return "adopt" if kind == "rotate" and lost_its_record(run) else kind
+
+
+def is_to_show_again(run: Run) -> bool:
+    """Whether an adoption is ordered, nothing was done yet, and the first destination shows nothing."""
+    return run.order.what == "adopt" and run.outcome.word is None and shows_nothing(run)
 
 
 def shows_nothing(run: Run) -> bool:

@@ -80,21 +80,26 @@ def prove_room(run: Run) -> None:
 
 def say_what_is_odd(run: Run) -> None:
     """What a person should know before this rotation, and may want to mend."""
-    policy, record, now = run.policy, run.record, run.now()
-    current = record.current
+    current = run.record.current
     if beginning.lost_its_record(run):
         run.warn(
             "there is a secret of this policy but no record: it is built anew; keys to be retired may be forgotten"
         )
-    if current is not None and not due.fits(policy, record):
+    if current is not None and not due.fits(run.policy, run.record):
         run.warn(left_alone(current))
     previous.warn(run)
-    early = record.rotated_at is not None and now - record.rotated_at < policy.grace
-    cut_off = len(policy.users) > 1 and record.previous_of(run.target()[0]) is not None
-    if cut_off and run.order.what == "demand" and early:
+    if run.order.what == "demand" and cuts_off(run):
         run.warn(
             "rotated again within the grace: consumers that have not read the last key yet are cut off"
         )
+
+
+def cuts_off(run: Run) -> bool:
+    """Whether a key is replaced, by a policy of two users, that was published less than the grace ago."""
+    policy, record = run.policy, run.record
+    if record.rotated_at is None or run.now() - record.rotated_at >= policy.grace:
+        return False
+    return len(policy.users) > 1 and record.previous_of(run.target()[0]) is not None
 
 
 def left_alone(held: Held) -> str:
@@ -128,11 +133,8 @@ def leaking(run: Run) -> Record:
 def left_in_hand(run: Run, underway: Underway) -> Hand:
     """What there is of a rotation that was taken over: this run's own key for it, or the staged one, or none."""
     staged, orphan = run.sight.staged, run.holding.orphan
-    if (
-        orphan is not None
-        and orphan.of == underway.run
-        and not run.record.owes(orphan.key.ref.key_id)
-    ):
+    own = orphan is not None and orphan.of == underway.run
+    if orphan is not None and own and not run.record.owes(orphan.key.ref.key_id):
         run.holding.without_orphan()
         return Unproved(orphan.key, "answered")
     if staged is not None and staged.key is not None and staged.run == underway.run:

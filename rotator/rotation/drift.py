@@ -29,16 +29,13 @@ def compare(run: Run) -> Check:
     """Compares what Vault publishes with what ECGrid accepts; raises Failure if one of them cannot be read."""
     if run.sight.stored is None:
         run.observe()
-    there = run.sight.at(run.main)
-    user_id = run.record.current.user_id if run.record.current else run.policy.users[0]
-    if there is None or there.value is None:
+    main, current = run.sight.at(run.main), run.record.current
+    user_id = current.user_id if current else run.policy.users[0]
+    if main is None or main.value is None:
         return unpublished(run, user_id)
-    user_id = there.user_id or user_id
-    check = compare_published(run, there, there.value, user_id)
-    for to in run.policy.destinations[1:]:
-        if check.state == "in-sync" and not run.sight.covers(there.value, to):
-            check.state = "not-published"
-            check.why = f"{to.mount}/{to.path} does not show the key that {there.at} shows"
+    check = compare_published(run, main, main.value, main.user_id or user_id)
+    if check.state == "in-sync":
+        compare_further(run, main, main.value, check)
     if run.record.underway is not None:
         check.warnings.append("a rotation is open: the next run finishes it")
     if not due.fits(run.policy, run.record):
@@ -48,48 +45,62 @@ def compare(run: Run) -> Check:
     return check
 
 
-def compare_published(run: Run, there: Published, value: Secret, user_id: int) -> Check:
+def compare_further(run: Run, main: Published, value: Secret, check: Check) -> None:
+    """Whether the further destinations show what the first one does."""
+    for to in run.policy.destinations[1:]:
+        if not run.sight.covers(value, to):
+            check.state = "not-published"
+            check.why = f"{to.mount}/{to.path} does not show the key that {main.at} shows"
+            return
+
+
+def compare_published(run: Run, main: Published, value: Secret, user_id: int) -> Check:
     """Whether ECGrid accepts the published value as that user's, and shows no other value under its id."""
-    answers_as = run.answers_as(value)
-    try:
-        shown, hidden = shown_now(run, user_id), False
-    except (Forbidden, NotFound) as error:
-        shown, hidden = [], isinstance(error, Forbidden)
-    if answers_as is None:
-        state = "drift" if shown or hidden else "no-key"
+    answers_as, shown = run.answers_as(value), shown_or_refusal(run, user_id)
+    if answers_as is None:  # where it is refused to show the user's keys, there may be some
+        state = "drift" if shown else "no-key"
         return Check(state, "ECGrid does not accept the published key", refused=True)
     if answers_as not in run.policy.users:
         return Check("drift", f"the published key is user {answers_as}'s")
-    for seen in shown:
-        if seen.ref.key_id == there.key_id and value.against(seen.shown) is Agreement.CONTRADICTS:
-            return Check("drift", f"ECGrid shows another value under key {there.key_id}")
-    check = Check("in-sync")
-    for key_id in finding.foreign(run, [seen for seen in shown if seen.ref.key_id != there.key_id]):
-        check.warnings.append(
-            f"user {user_id} has another live key, {key_id}, that this policy does not know"
-        )
+    keys = shown if isinstance(shown, list) else []
+    same = [seen.shown for seen in keys if seen.ref.key_id == main.key_id]
+    if any(value.against(text) is Agreement.CONTRADICTS for text in same):
+        return Check("drift", f"ECGrid shows another value under key {main.key_id}")
+    others = [seen for seen in keys if seen.ref.key_id != main.key_id]
+    return Check("in-sync", warnings=oddities(run, value, user_id, others))
+
+
+def oddities(run: Run, value: Secret, user_id: int, others: list[Seen]) -> list[str]:
+    """What a person may want to know of a published key that is in order, and of the other keys that ECGrid shows."""
+    texts = [
+        f"user {user_id} has another live key, {key_id}, that this policy does not know"
+        for key_id in finding.foreign(run, others)
+    ]
     if run.record.current is not None and not run.record.shows(value):
-        check.warnings.append(
+        texts.append(
             "Vault shows an older key of this policy than the record, or one written by others"
         )
-    return check
+    return texts
 
 
-def shown_now(run: Run, user_id: int) -> list[Seen]:
-    """Every key of the user and the policy's visibility; raises Forbidden or NotFound where none may be seen."""
-    if run.generates:
-        return [run.patiently(lambda: run.account.read(user_id, run.within()))]
-    return run.patiently(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
+def shown_or_refusal(run: Run, user_id: int) -> list[Seen] | Forbidden:
+    """Every key of the user and the policy's visibility, or ECGrid's refusal to show them."""
+    visibility = run.policy.visibility
+    try:
+        if run.generates:
+            return [run.patiently(lambda: run.account.read(user_id, run.within()))]
+        return run.patiently(lambda: run.account.keys(user_id, visibility, run.within()))
+    except NotFound:
+        return []
+    except Forbidden as error:
+        return error
 
 
 def unpublished(run: Run, user_id: int) -> Check:
     """Nothing is published: is there a key that could be?"""
-    try:
-        shown = shown_now(run, user_id)
-    except Forbidden as error:
-        return Check("refused", f"ECGrid refuses to show user {user_id}'s keys ({error.kind})")
-    except NotFound:
-        shown = []
+    shown = shown_or_refusal(run, user_id)
+    if isinstance(shown, Forbidden):
+        return Check("refused", f"ECGrid refuses to show user {user_id}'s keys ({shown.kind})")
     if not shown:
         return Check("no-key", f"user {user_id} has no key, and nothing is published")
     if any(seen.whole for seen in finding.all_shown(run, user_id)):

@@ -40,6 +40,11 @@ class Order:
     grace: timedelta | None = None
     named: bool = False
 
+    @property
+    def nothing_done(self) -> str:
+        """The outcome of a run that found nothing to do."""
+        return "not-due" if self.what == "schedule" else "unchanged"
+
 
 def due_since(policy: Policy, record: Record) -> datetime | None:
     """The instant at which the next rotation is or was due; None if the schedule asks for none, or nothing is known.
@@ -114,11 +119,6 @@ def holding_back(record: Record, order: Order, now: datetime) -> Hold | None:
     """The hold that keeps the order from beginning anything: a person who names the policy rotates it all the same."""
     by_itself = order.what == "schedule" or (order.what == "demand" and not order.named)
     return record.held(now) if by_itself else None
-
-
-def told(hold: Hold) -> str:
-    """What is said of a hold."""
-    return f"held by {hold.by} until {hold.until:%Y-%m-%dT%H:%M:%SZ} ({hold.reason})"
 
 
 def lacking(policy: Policy, record: Record) -> list[Destination]:

@@ -30,6 +30,21 @@ class Postponed(Failure):
 
 
 @dataclass(frozen=True)
+class Case:
+    """A key that is to be ended, and what is known of it: `published` is the current key's value, `value` its own."""
+
+    debt: Debt
+    current: Held
+    published: Secret
+    value: Secret | None
+
+    @property
+    def is_current_users(self) -> bool:
+        """Whether it is the same user's as the current key."""
+        return self.debt.user_id == self.current.user_id
+
+
+@dataclass(frozen=True)
 class View:
     """The keys that ECGrid's list shows of one user to one caller (None: the rotator itself)."""
 
@@ -40,48 +55,77 @@ class View:
         """Whether it shows that key."""
         return key_id is not None and any(seen.ref.key_id == key_id for seen in self.shown)
 
+    def shows(self, value: Secret, key_id: int) -> bool:
+        """Whether it shows that key with that value."""
+        shown = [seen.shown for seen in self.shown if seen.ref.key_id == key_id]
+        return any(value.against(text) is Agreement.EQUAL for text in shown)
+
+    def is_complete(self, case: Case) -> bool:
+        """Whether it shows the current key, of the same user and visibility: what it lacks is not there."""
+        debt, current = case.debt, case.current
+        same = case.is_current_users and debt.visibility in (None, current.visibility)
+        return same and self.has(current.key_id)
+
+    def shows_still(self, before: View, case: Case) -> bool:
+        """Whether it shows the current key, if it did before; else any of that user's keys from before."""
+        if before.has(case.current.key_id):
+            return self.has(case.current.key_id)
+        rest = any(self.has(seen.ref.key_id) for seen in before.shown)
+        return rest or not case.is_current_users
+
 
 GONE = "ECGrid has no such key"
 VALUE_REFUSED = "its value is refused"  # a proof
 
 
-def end(run: Run, debt: Debt, current: Held, published: Secret, value: Secret | None) -> str:
-    """Ends a key and returns how that is proved; `published` is the current key's value, `value` its own if at hand.
+def end(run: Run, case: Case) -> str:
+    """Ends a key and returns how that is proved.
 
     Raises Postponed or NoSuchCall before anything is sent; RetirementFailed, or another Failure, if it is not proved.
     """
     try:
-        view = look(run, debt, [published] if debt.user_id == current.user_id else [], value)
+        view = look(run, case)
     except NoSuchCall:
-        if value is not None and not accepts(run, value):
+        if is_refused(run, case.value):
             return VALUE_REFUSED
         raise
-    if view is None or not view.has(debt.key_id):
-        if value is not None and not accepts(run, value):
-            return (
-                VALUE_REFUSED  # somebody's doing, or this account ends a key when it makes another
-            )
-        if value is None and view is not None and witness(view, debt, current):
-            return "ECGrid's list has the current key and not this one"
-        if not read_shows(run, debt, value):
-            raise Postponed(
-                f"ECGrid does not show it as a key of user {debt.user_id}, so nothing was sent; remove it there by "
-                "hand, or give the rotator's user the right to see it"
-            )
-    refuse_shown(run, debt, view, published)
-    said = remove(run, debt, restraint.within(run))
-    if value is not None:
-        if accepts(run, value):
-            raise unproved(debt, said, "it is still accepted")
+    if view is None or not view.has(case.debt.key_id):
+        proof = proof_before(run, case, view)
+        if proof is not None:
+            return proof
+    refuse_shown(run, case, view)
+    return proof_after(run, case, view, remove(run, case.debt, restraint.within(run)))
+
+
+def proof_before(run: Run, case: Case, view: View | None) -> str | None:
+    """How it is proved that a key which no list shows is ended already; None if Get Key shows it still.
+
+    It was somebody's doing, or this account ends a key when it makes another. Raises Postponed if it is not known
+    whose it is.
+    """
+    if is_refused(run, case.value):
         return VALUE_REFUSED
-    if not unlisted(run, debt, current, view, said):
-        raise unproved(debt, said, "ECGrid's list does not show that it is gone")
-    return "ECGrid's list has it no more"
+    if case.value is None and view is not None and view.is_complete(case):
+        return "ECGrid's list has the current key and not this one"
+    if read_shows(run, case.debt, case.value):
+        return None
+    raise Postponed(
+        f"ECGrid does not show it as a key of user {case.debt.user_id}, so nothing was sent; remove it there by "
+        "hand, or give the rotator's user the right to see it"
+    )
 
 
-def unproved(debt: Debt, said: str, why: str) -> RetirementFailed:
-    """KeyRemove was sent, and the key may live."""
-    return RetirementFailed(f"KeyRemove was sent for key {debt.key_id} ({said}), but {why}")
+def proof_after(run: Run, case: Case, view: View | None, answer: str) -> str:
+    """How it is proved that KeyRemove, with that answer, has ended the key; raises RetirementFailed if it is not."""
+    if case.value is None:
+        if view is not None and is_unlisted(run, case, view, answer):
+            return "ECGrid's list has it no more"
+        doubt = "ECGrid's list does not show that it is gone"
+    else:
+        if is_refused(run, case.value):
+            return VALUE_REFUSED
+        doubt = "it is still accepted"
+    raise RetirementFailed(f"KeyRemove was sent for key {case.debt.key_id} ({answer}), but {doubt}")
 
 
 def value_of(run: Run, debt: Debt) -> Secret | None:
@@ -90,8 +134,9 @@ def value_of(run: Run, debt: Debt) -> Secret | None:
         return run.replaced.value
     fingerprint = run.record.fingerprint_of(debt.key_id)
     for old in earlier(run):
-        fits = old.value is not None and fingerprint in (None, run.record.fingerprint(old.value))
-        if old.key_id == debt.key_id and fits:
+        if old.key_id != debt.key_id or old.value is None:
+            continue
+        if fingerprint in (None, run.record.fingerprint(old.value)):
             return old.value
     return None
 
@@ -104,22 +149,21 @@ def earlier(run: Run) -> Iterator[Published]:
             yield from run.world.vault.earlier(to, there.version)
 
 
-def look(run: Run, debt: Debt, owners: list[Secret], value: Secret | None) -> View | None:
+def look(run: Run, case: Case) -> View | None:
     """The list as the rotator sees it, else as the user does, with a key of its own; None where nobody may read it."""
-    visibility = debt.visibility or run.policy.visibility
-    for caller in [None, *owners, *([] if value is None else [value])]:
+    owners = [case.published if case.is_current_users else None, case.value]
+    for caller in (None, *(value for value in owners if value is not None)):
         try:
-            shown = run.account.keys(debt.user_id, visibility, run.within(), caller=caller)
+            return View(caller, list_of(run, case.debt, caller))
         except (Forbidden, NotFound, Refused):
             continue
-        return View(caller, shown)
     return None
 
 
-def witness(view: View, debt: Debt, current: Held) -> bool:
-    """Whether a list that lacks the key shows the current one, of the same user and visibility: it can be believed."""
-    same = debt.user_id == current.user_id and debt.visibility in (None, current.visibility)
-    return same and view.has(current.key_id)
+def list_of(run: Run, debt: Debt, caller: Secret | None) -> list[Seen]:
+    """The keys of that user and visibility, as ECGrid lists them to that caller."""
+    visibility = debt.visibility or run.policy.visibility
+    return run.account.keys(debt.user_id, visibility, run.within(), caller=caller)
 
 
 def read_shows(run: Run, debt: Debt, value: Secret | None) -> bool:
@@ -134,15 +178,14 @@ def read_shows(run: Run, debt: Debt, value: Secret | None) -> bool:
     return False
 
 
-def refuse_shown(run: Run, debt: Debt, view: View | None, published: Secret) -> None:
+def refuse_shown(run: Run, case: Case, view: View | None) -> None:
     """Raises Postponed if the key is shown anywhere: by a destination under its id, or by ECGrid with that value."""
     for to in run.policy.destinations:
-        there = run.sight.at(to)
-        if there is not None and there.key_id == debt.key_id:
+        document = run.sight.at(to)
+        if document is not None and document.key_id == case.debt.key_id:
             raise Postponed(f"{to.mount}/{to.path} shows it")
-    for seen in view.shown if view else ():
-        if seen.ref.key_id == debt.key_id and published.against(seen.shown) is Agreement.EQUAL:
-            raise Postponed("ECGrid shows the published value under its id")
+    if view is not None and view.shows(case.published, case.debt.key_id):
+        raise Postponed("ECGrid shows the published value under its id")
 
 
 def remove(run: Run, debt: Debt, within: float) -> str:
@@ -159,23 +202,20 @@ def accepts(run: Run, value: Secret) -> bool:
     return run.answers_as(value) is not None
 
 
-def unlisted(run: Run, debt: Debt, current: Held, before: View | None, said: str) -> bool:
-    """The proof by one caller's list: it showed the key, lacks it now, and shows the user's current key still."""
-    if before is None:
-        return False
-    visibility = debt.visibility or run.policy.visibility
+def is_refused(run: Run, value: Secret | None) -> bool:
+    """Whether the value is at hand, and ECGrid refuses it."""
+    return value is not None and not accepts(run, value)
+
+
+def is_unlisted(run: Run, case: Case, before: View, answer: str) -> bool:
+    """The proof by one caller's list: it showed the key, lacks it now, and can be believed still."""
     try:
-        shown = run.patiently(
-            lambda: run.account.keys(debt.user_id, visibility, run.within(), caller=before.caller)
-        )
+        shown = run.patiently(lambda: list_of(run, case.debt, before.caller))
     except (Forbidden, NotFound, Refused):
         return False
     after = View(before.caller, shown)
-    if said == GONE:
-        return not after.has(debt.key_id) and witness(after, debt, current)
-    if after.has(debt.key_id) or not before.has(debt.key_id):
+    if after.has(case.debt.key_id):
         return False
-    if not before.has(current.key_id):  # another user's or visibility's, or nobody tells its id
-        others = [seen for seen in before.shown if seen.ref.key_id != debt.key_id]
-        return debt.user_id != current.user_id or any(after.has(o.ref.key_id) for o in others)
-    return after.has(current.key_id)
+    if answer == GONE:
+        return after.is_complete(case)
+    return before.has(case.debt.key_id) and after.shows_still(before, case)

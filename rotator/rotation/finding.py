@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from rotator.errors import Forbidden, NotFound, Permanent, Refused
 from rotator.journal import Underway, changes
-from rotator.keys import Agreement, ApiKey, KeyRef, Secret, Seen
+from rotator.keys import Agreement, ApiKey, KeyRef, Secret, Seen, Visibility
 from rotator.rotation import claiming, issuing, restraint
 from rotator.rotation.hand import Nothing, Proved, Shown
 from rotator.rotation.run import Run
@@ -37,35 +37,40 @@ def one_that_will_do(run: Run, underway: Underway) -> ApiKey | None:
 
     Raises Permanent (`ecgrid.Unreadable`) or Forbidden where there may be one that nobody can read.
     """
+    adopts = underway.kind == "adopt"
     unreadable = False
-    for user_id in run.policy.users if underway.kind == "adopt" else (underway.user_id,):
+    for user_id in run.policy.users if adopts else (underway.user_id,):
         for key in candidates(run, underway, user_id):
             if key is not None and issuing.is_accepted(run, key):
                 return key
             unreadable = True
-    if underway.kind == "adopt" and run.order.what != "demand":
-        if unreadable:
-            raise Permanent(
-                f"user {underway.user_id} has a key, but its value cannot be read in full, and the destination does "
-                "not hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
-                kind="ecgrid.Unreadable",
-            )
-        refuse_what_is_hidden(run, underway.user_id)
+    if adopts and run.order.what != "demand":
+        refuse_unseen(run, underway.user_id, unreadable=unreadable)
     return None
+
+
+def refuse_unseen(run: Run, user_id: int, *, unreadable: bool) -> None:
+    """Raises Permanent or Forbidden if there may be a key in use: one is `unreadable`, or ECGrid shows none at all."""
+    if unreadable:
+        raise Permanent(
+            f"user {user_id} has a key, but its value cannot be read in full, and the destination does "
+            "not hold it: put the value there yourself, or let a new key be issued by `first: rotate`",
+            kind="ecgrid.Unreadable",
+        )
+    refuse_what_is_hidden(run, user_id)
 
 
 def candidates(run: Run, underway: Underway, user_id: int) -> Iterator[ApiKey | None]:
     """Keys that may do, the likeliest first; None for one whose value cannot be read in full."""
     if underway.kind == "repair":
         yield from staged(run)
-    there = run.sight.at(run.main)
+    main = run.sight.at(run.main)
     shown = all_shown(run, user_id, told_before(run, user_id))
-    if there is not None and there.value is not None and not is_of_another_kind(run, there.value):
-        ref = named(shown, there.value, user_id, there.key_id)
-        yield ApiKey(ref if ref.key_id else as_owner(run, there.value, user_id), there.value)
-    for seen in shown:
-        if not run.record.owes(seen.ref.key_id):
-            yield seen.whole
+    value = main.value if main is not None else None
+    if main is not None and value is not None and not is_of_another_kind(run, value):
+        ref = named(shown, value, user_id, main.key_id)
+        yield ApiKey(ref if ref.key_id else as_owner(run, value, user_id), value)
+    yield from (seen.whole for seen in shown if not run.record.owes(seen.ref.key_id))
 
 
 def told_before(run: Run, user_id: int) -> tuple[Seen, ...] | None:
@@ -77,9 +82,7 @@ def told_before(run: Run, user_id: int) -> tuple[Seen, ...] | None:
 
 def refuse_what_is_hidden(run: Run, user_id: int) -> None:
     """Raises Forbidden if ECGrid refuses to show the user's keys in every way: there may be one that is in use."""
-    ways: list[Callable[[], object]] = [lambda: run.account.read(user_id, run.within())]
-    if not run.generates:
-        ways.append(lambda: run.account.keys(user_id, run.policy.visibility, run.within()))
+    ways = ways_to_see(run, user_id, run.policy.visibility)
     refusals = [refusal(run, way) for way in ways]
     if refusals[0] is not None and None not in refusals:
         raise Forbidden(
@@ -87,6 +90,14 @@ def refuse_what_is_hidden(run: Run, user_id: int) -> None:
             "the right to see it, or let a new key be issued by `first: rotate`",
             kind=refusals[0].kind,
         )
+
+
+def ways_to_see(run: Run, user_id: int, visibility: Visibility) -> list[Callable[[], object]]:
+    """The ways in which ECGrid may show a user's keys: the reading call, and the list where there is one."""
+    ways: list[Callable[[], object]] = [lambda: run.account.read(user_id, run.within())]
+    if not run.generates:
+        ways.append(lambda: run.account.keys(user_id, visibility, run.within()))
+    return ways
 
 
 def refusal(run: Run, ask: Callable[[], object]) -> Forbidden | None:
@@ -133,14 +144,12 @@ def all_shown(run: Run, user_id: int, before: tuple[Seen, ...] | None = None) ->
 
 def named(shown: list[Seen], value: Secret, user_id: int, key_id: int | None) -> KeyRef:
     """Which key record a value belongs to: shown with it in full, or the one that it says it is and that fits."""
-    for seen in shown:
-        if value.against(seen.shown) is Agreement.EQUAL:
-            return seen.ref
-    fitting = [seen for seen in shown if value.against(seen.shown) is not Agreement.CONTRADICTS]
-    own = [seen for seen in fitting if seen.ref.key_id == key_id] or (
-        fitting if len(fitting) == 1 else []
-    )
-    return own[0].ref if own else KeyRef(None, user_id, None, None)
+    says = [(seen.ref, value.against(seen.shown)) for seen in shown]
+    equal = [ref for ref, agreement in says if agreement is Agreement.EQUAL]
+    fitting = [ref for ref, agreement in says if agreement is not Agreement.CONTRADICTS]
+    own = [ref for ref in fitting if ref.key_id == key_id]
+    only = fitting if len(fitting) == 1 else []
+    return next(iter([*equal, *own, *only]), KeyRef(None, user_id, None, None))
 
 
 def as_owner(run: Run, value: Secret, user_id: int) -> KeyRef:
@@ -213,12 +222,9 @@ def one_more(run: Run) -> None:
 
 def foreign(run: Run, shown: list[Seen]) -> list[int]:
     """The ids of live keys of the user that this policy neither published nor issued."""
-    record = run.record
-    ours = {held.key_id for held in (record.current, *record.others) if held}
-    ours |= {debt.key_id for debt in record.retiring}
-    others = [seen for seen in shown if seen.ref.key_id not in (None, *ours)]
-    value = run.sight.value_at(run.main)
+    record, value = run.record, run.sight.value_at(run.main)
+    others = [seen for seen in shown if seen.ref.key_id not in (None, *record.own_ids)]
     if value is not None and record.current is not None and record.current.key_id is None:
         # Nobody told its id: it may be each that its value does not contradict.
         others = [seen for seen in others if value.against(seen.shown) is Agreement.CONTRADICTS]
-    return sorted(seen.ref.key_id for seen in others if seen.ref.key_id is not None)
+    return sorted(seen.ref.key_id or 0 for seen in others)

@@ -93,28 +93,26 @@ def look(run: Run) -> None:
     """
     if take_published(run):
         return
-    found = look_as_allowed(run)
-    ours = [seen for seen in found if not is_of_any_age(run, seen)]
-    one = likeliest(run, ours)
-    others = [seen for seen in found if one is None or seen.ref.key_id != one.ref.key_id]
-    in_doubt = others if len(ours) > unaccounted(run) else [o for o in others if o not in ours]
-    account_for(run, others, in_doubt)
-    if one is None:
+    new = look_as_allowed(run)
+    ours = [seen for seen in new if not is_of_any_age(run, seen)]
+    key = likeliest(run, ours)
+    account_for(run, key, ours, new)
+    if key is None:
         again(run)
         return
     run.warn(
-        f"{one.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
+        f"{key.ref.words} was found by looking, since the issuing answer was lost; a key that somebody else made in "
         "between cannot be told from it"
     )
     run.account.urgent()
-    run.holding.take(Unproved(taken(run, one), "made"))
+    run.holding.take(Unproved(taken(run, key), "made"))
 
 
 def look_as_allowed(run: Run) -> list[Seen]:
     """What a look finds, or a second one after a while; raises Waits where no more may be looked now."""
-    found = look_once(run)
-    if found or run.rotation.looks >= LOOKS:
-        return found
+    new = look_once(run)
+    if new or run.rotation.looks >= LOOKS:
+        return new
     if run.order.what != "demand":
         restraint.back_off(run)
     run.world.clock.sleep(run.world.deadline / 10)
@@ -143,35 +141,52 @@ def unaccounted(run: Run) -> int:
     return run.rotation.sent - len(strays)
 
 
-def account_for(run: Run, others: list[Seen], in_doubt: list[Seen]) -> None:
-    """Notes the new keys that are not taken: strays, or, in doubt, left to a person. They are not new any more."""
+def account_for(run: Run, key: ApiKey | None, ours: list[Seen], new: list[Seen]) -> None:
+    """Notes the new keys but the one that is taken: strays, or, in doubt, left to a person. They are not new any more.
+
+    In doubt are those that are not `ours`; and all of them, if there are more of ours than requests.
+    """
+    others = [seen for seen in new if key is None or seen.ref.key_id != key.ref.key_id]
+    too_many = len(ours) > unaccounted(run)
+    in_doubt = [seen for seen in others if too_many or seen not in ours]
     for seen in others:
-        if seen in in_doubt:
-            run.warn(
-                f"{seen.ref.words} is new, too, or ECGrid does not tell since when it is there: it may be somebody "
-                "else's, and is left alone. Remove it by hand if it is not"
-            )
-        else:
-            run.warn(f"{seen.ref.words} was issued and cannot be used: {fate(seen)}")
+        run.warn(in_doubt_text(seen) if seen in in_doubt else stray_text(seen))
     run.sight.note(changes.accounted(run.record, others, in_doubt, run.now()))
+
+
+def in_doubt_text(seen: Seen) -> str:
+    """What is said of a key that may be a person's."""
+    return (
+        f"{seen.ref.words} is new, too, or ECGrid does not tell since when it is there: it may be somebody "
+        "else's, and is left alone. Remove it by hand if it is not"
+    )
+
+
+def stray_text(seen: Seen) -> str:
+    """What is said of a key that a request has made, and that is of no use."""
+    return f"{seen.ref.words} was issued and cannot be used: {fate(seen)}"
 
 
 def take_published(run: Run) -> bool:
     """Whether the first destination already shows a key made since the claim, and ECGrid accepts it: only settle."""
-    underway, there = run.record.underway, run.sight.at(run.main)
-    if underway is None or there is None or there.value is None or there.key_id is None:
-        return False
-    ref = KeyRef(
-        there.key_id, underway.user_id, there.visibility or underway.visibility, there.created
-    )
-    shown = Seen(ref, there.value)
-    if not run.record.is_new(shown, underway) or there.user_id != underway.user_id:
+    underway = run.rotation
+    shown = named_at_main(run)
+    if shown is None or shown.whole is None or not run.record.is_new(shown, underway):
         return False
     key = shown.whole
-    if key is None or run.record.shows(key.value) or not is_accepted(run, key):
+    if run.record.shows(key.value) or not is_accepted(run, key):
         return False
     run.holding.take(Shown(taken(run, key), "made"))
     return True
+
+
+def named_at_main(run: Run) -> Seen | None:
+    """The key of the rotation's user that the first destination shows, if it names its id."""
+    underway, main = run.rotation, run.sight.at(run.main)
+    if main is None or main.key_id is None or main.user_id != underway.user_id:
+        return None
+    visibility = main.visibility or underway.visibility
+    return Seen(KeyRef(main.key_id, underway.user_id, visibility, main.created), main.value)
 
 
 def look_once(run: Run) -> list[Seen]:

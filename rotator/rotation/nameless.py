@@ -6,11 +6,13 @@ them, are refused; and no key is generated for a user whose key the rotator itse
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rotator.errors import AnswerLost, Failure
 from rotator.journal import Held, changes
 from rotator.keys import ApiKey, KeyRef, Secret
 from rotator.rotation import evidence, finding, restraint
-from rotator.rotation.ending import VALUE_REFUSED, accepts, earlier
+from rotator.rotation.ending import VALUE_REFUSED, accepts, earlier, is_refused
 from rotator.rotation.run import Run, unknown_if_lost
 
 
@@ -19,20 +21,23 @@ def values(run: Run) -> list[Secret]:
 
     There Generate has ended all that were before.
     """
-    shown = [] if run.replaced is None else [run.replaced]
-    shown += [
-        ApiKey(KeyRef(old.key_id, old.user_id or 0, None, None), old.value)
-        for old in earlier(run)
-        if old.value is not None
-    ]
-    now = run.sight.value_at(run.main)
-    found: list[ApiKey] = []
-    for key in shown:
-        known = key.value == now or any(key.value == other.value for other in found)
-        again = run.generates and any(key.ref.user_id == other.ref.user_id for other in found)
-        if key.ref.key_id is None and not known and not again:
-            found.append(key)
-    return [key.value for key in found]
+    now, users = run.sight.value_at(run.main), set[int]()
+    values: list[Secret] = []
+    for key in without_id(run):
+        superseded = run.generates and key.ref.user_id in users
+        if not superseded and key.value not in (now, *values):
+            values.append(key.value)
+            users.add(key.ref.user_id)
+    return values
+
+
+def without_id(run: Run) -> Iterator[ApiKey]:
+    """The keys that this policy's secrets showed before, and under no id, the latest first."""
+    if run.replaced is not None and run.replaced.ref.key_id is None:
+        yield run.replaced
+    for old in earlier(run):
+        if old.value is not None and old.key_id is None:
+            yield ApiKey(KeyRef(None, old.user_id or 0, None, None), old.value)
 
 
 def lives_as(run: Run, value: Secret) -> int | None:
@@ -54,27 +59,33 @@ def name_all(run: Run) -> None:
 
 def end_all(run: Run) -> list[str]:
     """Proves that they are refused, with `users` after a Generate for the other user; returns what is not proved."""
-    failed = []
-    for other in run.record.others:
-        why = supersede(run, other) if run.generates else None
-        if why is not None:
-            failed.append(f"user {other.user_id}'s key is not ended: {why}")
-        elif run.generates:
-            run.sight.note(changes.superseded(run.record, other))
-            note_end(run, other.user_id)
+    doubts = [end_others(run, other) for other in run.record.others if run.generates]
     owed = {run.record.fingerprint_of(debt.key_id) for debt in run.record.retiring}
-    for value in values(run):
-        if run.record.fingerprint(value) in owed:
-            continue
-        user_id = lives_as(run, value)
-        if user_id is not None:
-            failed.append(
-                f"a key of user {user_id} that Vault showed before is still accepted, and nobody tells its id: remove "
-                "it at ECGrid by hand, then give the command again"
-            )
-        elif run.replaced is not None and run.replaced.value == value:
-            note_end(run, run.replaced.ref.user_id)
-    return failed
+    left = [value for value in values(run) if run.record.fingerprint(value) not in owed]
+    return [doubt for doubt in [*doubts, *(doubt_of(run, value) for value in left)] if doubt]
+
+
+def end_others(run: Run, other: Held) -> str | None:
+    """Ends the key of another of the policy's users; returns why that is not proved."""
+    doubt = supersede(run, other)
+    if doubt is not None:
+        return f"user {other.user_id}'s key is not ended: {doubt}"
+    run.sight.note(changes.superseded(run.record, other))
+    note_end(run, other.user_id)
+    return None
+
+
+def doubt_of(run: Run, value: Secret) -> str | None:
+    """Why it is not proved that one is ended; the end of the key that this run has replaced is noted."""
+    user_id = lives_as(run, value)
+    if user_id is not None:
+        return (
+            f"a key of user {user_id} that Vault showed before is still accepted, and nobody tells its id: remove "
+            "it at ECGrid by hand, then give the command again"
+        )
+    if run.replaced is not None and run.replaced.value == value:
+        note_end(run, run.replaced.ref.user_id)
+    return None
 
 
 def note_end(run: Run, user_id: int) -> None:
@@ -86,7 +97,7 @@ def note_end(run: Run, user_id: int) -> None:
 def supersede(run: Run, other: Held) -> str | None:
     """Ends the other user's key by generating once more; the answer is dropped. Returns why that is not proved."""
     value = next((v for v in values(run) if run.record.fingerprint(v) == other.fingerprint), None)
-    if value is not None and not accepts(run, value):
+    if is_refused(run, value):
         return None
     if run.world.whose.own_user_if_known() == other.user_id:
         return "it is the one that the rotator itself asks with"
@@ -98,8 +109,8 @@ def supersede(run: Run, other: Held) -> str | None:
         )()
     except Failure as error:
         return str(error)
-    said = "the answer was lost" if isinstance(answer, AnswerLost) else "ECGrid has made another"
-    run.world.report("rotation.superseded", user_id=other.user_id, answer=said)
+    sent = "the answer was lost" if isinstance(answer, AnswerLost) else "ECGrid has made another"
+    run.world.report("rotation.superseded", user_id=other.user_id, answer=sent)
     if value is None:
-        return f"{said}, but Vault has its value no more, so nothing proves that it is refused"
-    return f"{said}, but it is still accepted" if accepts(run, value) else None
+        return f"{sent}, but Vault has its value no more, so nothing proves that it is refused"
+    return f"{sent}, but it is still accepted" if accepts(run, value) else None

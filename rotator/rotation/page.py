@@ -70,7 +70,7 @@ def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
     """The lines that may be next, in their order, without those that were taken and are taken only once."""
     yield from ALWAYS
     if run.record.underway is None:
-        yield from (step for step in NOTHING_OPEN if step not in taken)
+        yield from (step for step in NOTHING_OPEN if not (step.once and step in taken))
     elif not run.claim.mine:  # open, and its run is gone
         yield Step("claim", claiming.take_over)
     else:
@@ -92,7 +92,7 @@ def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
 
 
 def rotate(run: Run) -> set[Step]:
-    """Does everything that is to be done for one policy now; `run` tells the outcome. Returns what it took `once`.
+    """Does everything that is to be done for one policy now; `run` tells the outcome. Returns the steps that it took.
 
     Raises Failure with `run.phase` set to what failed, or Busy. Whichever run comes next goes on from what is recorded.
     """
@@ -102,7 +102,7 @@ def rotate(run: Run) -> set[Step]:
             while step := next((one for one in lines(run, taken) if one.when(run)), None):
                 run.enter(step.phase)
                 step.do(run)
-                taken |= {step} if step.once else set()
+                taken.add(step)
             return taken
         except FenceLost:
             run.start_again()

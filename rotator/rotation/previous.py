@@ -8,7 +8,6 @@ nothing is held up, and the next rotation asks.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from rotator.errors import Failure, Refused
 from rotator.journal import Debt, Record
@@ -22,12 +21,10 @@ def answer(policy: Policy, record: Record) -> str | None:
     return record.previous_key if record.previous_issue == policy.issue.value else None
 
 
-def told(policy: Policy, record: Record) -> dict[str, Any]:
-    """What results tell: that, and when the replaced key is to end."""
-    known = answer(policy, record)
+def ends_at(policy: Policy, record: Record) -> datetime | None:
+    """When the replaced key is to end, if that is not known to have happened."""
     ends: list[datetime] = [debt.due_at for debt in record.retiring if debt.why == "replaced"]
-    until = max(ends, default=None) if known != "refused" else None
-    return {"previous_key": known, "previous_key_until": until}
+    return max(ends, default=None) if answer(policy, record) != "refused" else None
 
 
 def ask_before(run: Run, user_id: int) -> None:

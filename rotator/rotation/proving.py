@@ -171,29 +171,28 @@ def unconfirmed(run: Run, key: ApiKey, problem: str) -> Transient:
 
 def unproved(run: Run, key: ApiKey, trouble: Failure) -> None:
     """A key that ECGrid contradicts, no longer has, or has in two runs refused or taken for another's is a stray."""
-    underway = run.record.underway
-    if underway is None or run.sight.staged is None or run.sight.staged.key is None:
+    underway, staged = run.record.underway, run.sight.staged
+    if underway is None or staged is None or staged.key is None:
         return
-    if trouble.kind in UNFIT and underway.refusals == 0:
-        run.sight.note(changes.refused_once(run.record))
-        return
-    if trouble.kind not in (*UNFIT, "ecgrid.NotConfirmed"):
-        return
-    if trouble.kind == "ecgrid.NotConfirmed" and not surely_wrong(run, key):
-        return
-    abandon(run, key)
+    if trouble.kind in UNFIT:
+        if underway.refusals == 0:
+            run.sight.note(changes.refused_once(run.record))
+        else:
+            abandon(run, key)
+    elif trouble.kind == "ecgrid.NotConfirmed" and is_surely_wrong(run, key):
+        abandon(run, key)
 
 
-def surely_wrong(run: Run, key: ApiKey) -> bool:
+def is_surely_wrong(run: Run, key: ApiKey) -> bool:
     """Whether the list (for generate: the reading call) was read and contradicts the key, or lacks it."""
+    user_id = key.ref.user_id
     try:
         if run.generates:
-            seen: Seen | None = run.account.read(key.ref.user_id, run.within())
-        else:
-            listed = run.account.keys(key.ref.user_id, run.rotation.visibility, run.within())
-            seen = next((one for one in listed if one.ref.key_id == key.ref.key_id), None)
+            return contradiction(key, run.account.read(user_id, run.within())) is not None
+        listed = run.account.keys(user_id, run.rotation.visibility, run.within())
     except Failure:
         return False
+    seen = next((one for one in listed if one.ref.key_id == key.ref.key_id), None)
     return seen is None or contradiction(key, seen) is not None
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from rotator.errors import Failure, FenceLost, Mismatch, RotatorError, Transient
 from rotator.journal import Held, Place, Record, Underway, changes
-from rotator.keys import ApiKey, KeyRef, Secret
+from rotator.keys import ApiKey, KeyRef, Secret, Visibility
 from rotator.policy import Destination
 from rotator.rotation import claiming, due, evidence, finding, proving
 from rotator.rotation.hand import Known, Shown
@@ -118,30 +118,37 @@ def settle(run: Run) -> None:
 def close(run: Run, held: Known, underway: Underway, now: datetime) -> Record:
     """The record of the settled rotation."""
     key, record, places = held.key, run.record, ledger(run, held.key)
-    previous, visibility = record.previous_of(key.ref.user_id), key.ref.visibility
-    replaced = None
-    if previous is not None and previous.visibility != (visibility or underway.visibility):
-        run.warn(claiming.left_alone(previous))
-    elif previous is not None and previous.fingerprint != record.fingerprint(key.value):
-        replaced = named(run, previous)
-    for place in record.places:
-        if not any(place.same_place(other) for other in places):
-            run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
     closed = changes.settled(
         record,
         underway,
         key,
         now,
         past=evidence.settled(run, key, outcome(run, underway), places, now),
-        replaced=replaced,
+        replaced=replaced_by(run, key, key.ref.visibility or underway.visibility),
         until=now + run.grace,
         places=places,
         users=run.policy.users,
     )
+    for place in record.places:
+        if not any(place.same_place(other) for other in places):
+            run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
     if not due.fits(run.policy, record):  # a new start: what was before is no way back
         closed = closed.change(before="")
     hooks_due = places[0] if run.policy.after else None
     return closed.change(hooks_due=hooks_due, owner_reads=record.owner_reads or held.by_owner)
+
+
+def replaced_by(run: Run, key: ApiKey, visibility: Visibility) -> KeyRef | None:
+    """The user's key before, which is to be ended; None if there is none, or if it is this policy's no longer."""
+    previous = run.record.previous_of(key.ref.user_id)
+    if previous is None:
+        return None
+    if previous.visibility != visibility:
+        run.warn(claiming.left_alone(previous))
+        return None
+    return (
+        None if previous.fingerprint == run.record.fingerprint(key.value) else named(run, previous)
+    )
 
 
 def named(run: Run, previous: Held) -> KeyRef:

@@ -12,7 +12,6 @@ from rotator.errors import HeldBack, Permanent, Transient
 from rotator.journal import Record, changes
 from rotator.keys import Secret
 from rotator.rotation.beginning import Waits
-from rotator.rotation.due import told
 from rotator.rotation.right import For
 from rotator.rotation.run import Run
 
@@ -28,13 +27,12 @@ def may_ask(run: Run, *, again: bool = False) -> None:
     `again`: an earlier request of the rotation may have been carried out. Raises Waits, HeldBack or Stopped if it may
     not now, and Permanent (`rotation.IssueLimit`) or Transient at the limits.
     """
-    underway = run.record.underway
+    kind = run.record.underway.kind if run.record.underway is not None else "rotate"
     if again:
         refuse_endless(run)
-    if underway is not None and underway.kind != "rotate":
+    if kind != "rotate":
         refuse_held(run)
-    repairs = underway is not None and underway.kind == "repair"
-    what: For = "again" if again else "repair" if repairs else "begin"
+    what: For = "again" if again else "repair" if kind == "repair" else "begin"
     if what != "begin" or run.record.failed:
         refuse_above_limit(run)
     run.world.right.ask(what, run.record)
@@ -62,7 +60,7 @@ def refuse_held(run: Run) -> None:
     hold = run.record.held(run.now())
     if hold is not None and not (run.order.what in ("demand", "adopt") and run.order.named):
         raise HeldBack(
-            f"{told(hold)}: no key that exists will do, and none is issued. `rotator rotate {run.policy.name}` issues "
+            f"{hold.words}: no key that exists will do, and none is issued. `rotator rotate {run.policy.name}` issues "
             f"one, `rotator release {run.policy.name}` ends the hold",
             kind=HELD,
         )

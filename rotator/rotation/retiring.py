@@ -11,7 +11,7 @@ from rotator.errors import Failure, NoSuchCall, Refused
 from rotator.journal import Debt, Held, changes
 from rotator.keys import Secret
 from rotator.rotation import due, evidence, nameless, previous
-from rotator.rotation.ending import Postponed, RetirementFailed, accepts, end, value_of
+from rotator.rotation.ending import Case, Postponed, RetirementFailed, accepts, end, value_of
 from rotator.rotation.run import Run
 from rotator.vault import StaleRead
 
@@ -45,10 +45,16 @@ def retire(run: Run) -> None:
             pay(run, debt, current, failed)
     if run.order.retire_now:
         failed += [reason] if reason else nameless.end_all(run)
-    lines = run.record if not failed else evidence.failed(run, run.record, RetirementFailed.kind)
-    run.claim.give_back(lines)
-    if failed:
-        raise RetirementFailed("; ".join(dict.fromkeys(failed)))
+    close(run, failed)
+
+
+def close(run: Run, failed: list[str]) -> None:
+    """Gives the claim back, with what was noted; raises RetirementFailed if something `failed`."""
+    if not failed:
+        run.claim.give_back(run.record)
+        return
+    run.claim.give_back(evidence.failed(run, run.record, RetirementFailed.kind))
+    raise RetirementFailed("; ".join(dict.fromkeys(failed)))
 
 
 def second_look(run: Run, current: Held) -> tuple[str | None, list[str]]:
@@ -74,7 +80,7 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
     try:
         value = value_of(run, debt)
         previous.ask_again(run, debt, value)
-        proof = end(run, debt, current, published(run), value)
+        proof = end(run, Case(debt, current, published(run), value))
     except Postponed as no:
         put_off(run, debt, str(no), [])
         if run.order.retire_now:
@@ -124,8 +130,8 @@ def unfit(run: Run, current: Held) -> str | None:
     if run.sight.staged is not None and run.sight.staged.key is not None:
         return "a key is staged that belongs to no rotation"
     for to in run.policy.destinations:
-        there = run.sight.again_at(to)
-        if there is None or not run.record.shows(there.value):
+        document = run.sight.again_at(to)
+        if document is None or not run.record.shows(document.value):
             return f"{to.mount}/{to.path} does not show the current key"
     try:
         user_id = run.probe(published(run))
@@ -180,16 +186,20 @@ def settle_orphan(run: Run) -> None:
         return
     run.sight.look_at_staged()  # perhaps this run's own
     if record.shows(orphan.key.value):
-        run.holding.without_orphan()
         run.outcome.did("rotated")
-        return
-    there = run.sight.again_at(run.main)
-    value = there.value if there is not None else None
-    if record.current is not None and value is not None and accepts(run, value):
+    elif shows_good_key(run):
         run.claim.save(record.owing(orphan.key.ref, "stray", run.now()))
         run.claim.give_back(run.record)
-        run.holding.without_orphan()
-        return
+    else:
+        run.sight.drifted()
+        key_id = record.current.key_id if record.current else None
+        run.world.report("rotation.drift", key_id=key_id)
     run.holding.without_orphan()
-    run.sight.drifted()
-    run.world.report("rotation.drift", key_id=record.current.key_id if record.current else None)
+
+
+def shows_good_key(run: Run) -> bool:
+    """Whether a key is current, and the first destination shows, now, a value that ECGrid accepts."""
+    document = run.sight.again_at(run.main)
+    if run.record.current is None or document is None or document.value is None:
+        return False
+    return accepts(run, document.value)

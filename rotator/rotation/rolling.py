@@ -132,24 +132,28 @@ def key_before(run: Run) -> ApiKey:
             "the record knows no key before the present one that may be published again: there was none, or it was "
             "replaced with `--grace 0s`, or by a version that did not note it"
         )
-    there = shown_before(run, record.before)
-    if there is None or there.value is None:
+    older = shown_before(run, record.before)
+    if older is None or older.value is None:
         raise NoWayBack(
             f"no version of {run.main.mount}/{run.main.path} in Vault has the key before any more"
         )
-    if not record.probe_tells:
-        claiming.refuse_blind_probe(run)
-    user_id = run.answers_as(there.value)
-    if user_id is None or user_id not in policy.users or there.user_id not in (None, user_id):
-        said = (
-            "is not accepted by ECGrid any more"
-            if user_id is None
-            else f"answers as user {user_id}"
-        )
-        raise NoWayBack(f"the key before {said}: `rotator rotate {policy.name}` makes a new one")
-    key = ApiKey(named(run, there, there.value, user_id), there.value)
+    user_id = require_accepted(run, older, older.value)
+    key = ApiKey(named(run, older, older.value, user_id), older.value)
     refuse_unfit(run, key.ref)
     return key
+
+
+def require_accepted(run: Run, older: Published, value: Secret) -> int:
+    """Whose key it is, as ECGrid accepts it; raises NoWayBack if it does not, or as another user's than it was."""
+    if not run.record.probe_tells:
+        claiming.refuse_blind_probe(run)
+    user_id = run.answers_as(value)
+    if user_id in run.policy.users and older.user_id in (None, user_id):
+        return user_id
+    answer = (
+        "is not accepted by ECGrid any more" if user_id is None else f"answers as user {user_id}"
+    )
+    raise NoWayBack(f"the key before {answer}: `rotator rotate {run.policy.name}` makes a new one")
 
 
 def shown_before(run: Run, fingerprint: str) -> Published | None:
@@ -176,28 +180,26 @@ def versions(run: Run) -> Iterator[Published]:
         yield old
 
 
-def named(run: Run, there: Published, value: Secret, user_id: int) -> KeyRef:
+def named(run: Run, older: Published, value: Secret, user_id: int) -> KeyRef:
     """Which key record that is: as this policy's record knows it, else as the secret says, else as ECGrid tells."""
     visibility, record = run.policy.visibility, run.record
-    known = record.baseline(user_id, visibility) or ()
-    one = next((k for k in known if k.fingerprint == record.before), None)
-    key_id = (one.key_id if one else None) or there.key_id
+    baseline = record.baseline(user_id, visibility) or ()
+    known = [one for one in baseline if one.fingerprint == record.before][:1]
+    key_id = next((one.key_id for one in known if one.key_id), older.key_id)
     if key_id is None and not run.generates:
         key_id = finding.told(run, value, user_id).key_id
-    return KeyRef(key_id, user_id, visibility, one.created if one else there.created)
+    return KeyRef(key_id, user_id, visibility, known[0].created if known else older.created)
 
 
 def refuse_unfit(run: Run, ref: KeyRef) -> None:
     """Raises NoWayBack for a stray, and where one of the debts may be the key's own without anybody telling."""
-    record = run.record
-    if any(debt.why == "stray" and debt.key_id == ref.key_id for debt in record.retiring):
-        raise NoWayBack(f"{ref.words} was noted as a stray: it is never published again")
-    unknown = [
-        debt.key_id
-        for debt in record.retiring
-        if debt.user_id == ref.user_id and record.fingerprint_of(debt.key_id) is None
-    ]
-    if ref.key_id is None and unknown and not run.generates:
+    if ref.key_id is not None:
+        if any(d.why == "stray" and d.key_id == ref.key_id for d in run.record.retiring):
+            raise NoWayBack(f"{ref.words} was noted as a stray: it is never published again")
+        return
+    owed = [debt.key_id for debt in run.record.retiring if debt.user_id == ref.user_id]
+    unknown = [key_id for key_id in owed if run.record.fingerprint_of(key_id) is None]
+    if unknown and not run.generates:
         raise NoWayBack(
             f"nobody tells the id of the key before, and it may be one that is to be retired ({unknown[0]})"
         )
@@ -209,22 +211,25 @@ def refuse_unfit(run: Run, ref: KeyRef) -> None:
 def go_on(run: Run) -> None:
     """Finishes a rollback that another run began, if ECGrid accepts its key still; else undoes it."""
     underway = run.rotation
-    older = underway.older or Known(key_id=None)
+    before = underway.older or Known(key_id=None)
     if run.sight.staged is not None and run.sight.staged.key is not None:
         proving.note_stray(run, run.sight.staged.key)
-    there = shown_before(run, older.fingerprint or "")
-    if there is None or there.value is None:
+    older = shown_before(run, before.fingerprint or "")
+    if older is None or older.value is None:
         undo(run, "no version of the secret in Vault has it any more")
-        return
-    user_id = run.answers_as(there.value)
-    if user_id != underway.user_id:  # is it so, or only for a moment?
-        run.world.clock.sleep(run.world.deadline / 10)
-        user_id = run.answers_as(there.value)
-    if user_id != underway.user_id:
+    elif not answers_in_the_end(run, older.value, underway.user_id):
         undo(run, "ECGrid does not accept it as that user's any more")
-        return
-    ref = KeyRef(older.key_id, underway.user_id, underway.visibility, older.created)
-    take(run, ApiKey(ref, there.value))
+    else:
+        ref = KeyRef(before.key_id, underway.user_id, underway.visibility, before.created)
+        take(run, ApiKey(ref, older.value))
+
+
+def answers_in_the_end(run: Run, value: Secret, user_id: int) -> bool:
+    """Whether ECGrid accepts it as that user's, asked twice, some time apart: a refusal may be a moment's."""
+    if run.answers_as(value) == user_id:
+        return True
+    run.world.clock.sleep(run.world.deadline / 10)
+    return run.answers_as(value) == user_id
 
 
 def undo(run: Run, why: str) -> None:

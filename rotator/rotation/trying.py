@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from rotator.errors import Forbidden, NotFound
+from rotator.errors import Forbidden, NotFound, RotatorError
 from rotator.keys import ApiKey, KeyRef, Visibility
 from rotator.policy import Exec
 from rotator.rotation import beginning, claiming, drift, due, finding, restraint, rolling
+from rotator.rotation.beginning import Busy
 from rotator.rotation.hand import Nothing
+from rotator.rotation.result import Result, result_of
 from rotator.rotation.run import Run
+from rotator.rotation.tending import failed, left_to_others, timed
 
 ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")  # AuthLevels that may act for other users
 
@@ -33,6 +36,25 @@ class Plan:
     key_id: int | None = None
     previous: int | None = None
     until: datetime | None = None
+
+
+def would(run: Run) -> Result:
+    """`--dry-run`: what `tend` would do now, or why it would fail; writes nothing anywhere, and raises nothing."""
+    return timed(run, _would)
+
+
+def _would(run: Run) -> Result:
+    try:
+        plan = find_out(run)
+    except Busy as busy:
+        return left_to_others(run, busy)
+    except RotatorError as error:
+        return failed(run, error)
+    result = result_of(run, plan.outcome)
+    if plan.outcome == "would-rotate":
+        result.previous_key_id, result.previous_key_until = plan.previous, plan.until
+        result.user_id, result.key_id = plan.user_id, plan.key_id
+    return result
 
 
 def find_out(run: Run) -> Plan:
@@ -98,10 +120,7 @@ def begin(run: Run, kind: due.Kind) -> Plan:
 
 def require_user(run: Run, user_id: int, visibility: Visibility) -> None:
     """Raises NotFound if ECGrid has no such user, Forbidden if the rotator plainly may not act for that user."""
-    ways: list[Callable[[], object]] = [lambda: run.account.read(user_id, run.within())]
-    if not run.generates:
-        ways.append(lambda: run.account.keys(user_id, visibility, run.within()))
-    refusals = [_refusal(run, way) for way in ways]
+    refusals = [_refusal(run, way) for way in finding.ways_to_see(run, user_id, visibility)]
     if None in refusals:
         return
     for refusal in refusals:
@@ -225,7 +244,7 @@ def what_else(run: Run) -> Plan:
     record, now = run.record, run.now()
     hold = due.holding_back(record, run.order, now)
     if hold is not None:
-        run.warn(due.told(hold))
+        run.warn(hold.words)
     debts = record.retiring if run.order.retire_now else record.due_debts(now)
     for debt in debts:
         run.warn(f"would end key {debt.key_id} of user {debt.user_id}")
@@ -233,7 +252,7 @@ def what_else(run: Run) -> Plan:
         run.warn(f"would publish the current key at {to.mount}/{to.path}, which lacks it")
     if record.hooks_due is not None:
         tell_hooks(run)
-    return Plan("not-due" if run.order.what == "schedule" else "unchanged")
+    return Plan(run.order.nothing_done)
 
 
 def _instant(at: datetime) -> str:

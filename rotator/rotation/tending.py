@@ -1,0 +1,134 @@
+"""What a run over one policy comes to: it does what an order asks for, and the result says what came of it.
+
+The rules: whatever goes wrong is this policy's result, and no other's; and each failure is in the record with its
+back-off, if Vault lets us, before it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from rotator.errors import RotatorError, Transient
+from rotator.journal import Debt
+from rotator.policy import Destination
+from rotator.rotation import due, failing, retiring
+from rotator.rotation.beginning import Busy, Stopped, Waits
+from rotator.rotation.ending import RetirementFailed
+from rotator.rotation.page import rotate
+from rotator.rotation.result import Result, faulty, result_of, unexpected
+from rotator.rotation.run import Run
+
+
+def tend(run: Run) -> Result:
+    """Does what the run's order asks for; never raises what belongs to one policy alone.
+
+    A failure is recorded, with its back-off, the claim is given back, and the result says `failed`.
+    """
+    return timed(run, _tended)
+
+
+def timed(run: Run, judge: Callable[[Run], Result]) -> Result:
+    """What `judge` says came of the run, or a fault that nobody expected; with when it began and how long it took."""
+    began = run.world.clock.boot()
+    try:
+        result = judge(run)
+    except Exception as fault:  # noqa: BLE001 - also of what records and tells a failure
+        result = faulty(run.policy, run.phase, fault)
+    result.duration_s = run.world.clock.boot() - began
+    result.started_at = run.now() - timedelta(seconds=result.duration_s)
+    return result
+
+
+def _tended(run: Run) -> Result:
+    """What came of the run, with its failure recorded."""
+    try:
+        taken = rotate(run)
+        return _success(run, retired=any(step.do is retiring.retire for step in taken))
+    except Busy as busy:
+        return left_to_others(run, busy)
+    except Stopped as why:
+        return _stopped(run, why)
+    except RotatorError as error:
+        return _failure(run, error)
+    except Exception as fault:  # noqa: BLE001 - a fault of this program must not end the other policies' rotations
+        return _failure(run, unexpected(fault))
+
+
+def left_to_others(run: Run, busy: Busy) -> Result:
+    """The result where another run holds the claim."""
+    result = result_of(run, "busy")
+    result.busy = str(busy)
+    result.warnings.append(result.busy)
+    return result
+
+
+def _stopped(run: Run, why: Stopped) -> Result:
+    failing.close_unissued(run, failing.STOPPED)
+    result = result_of(run, run.outcome.word or "unchanged")
+    result.stopped, result.begun = run.world.stopping(), False
+    if not result.stopped:
+        result.outcome = "not-due"
+    result.warnings.append(str(why))
+    return result
+
+
+def _success(run: Run, *, retired: bool) -> Result:
+    hold = due.holding_back(run.record, run.order, run.now())
+    if hold is not None and run.order.what == "demand":
+        run.warn(f"{hold.words}: `rotator rotate {run.policy.name}` rotates it all the same")
+    result = result_of(run, run.outcome.word or run.order.nothing_done)
+    lacking = [] if run.claim.others else due.lacking(run.policy, run.record)
+    if lacking:
+        _still_lacks(result, lacking)
+    elif run.order.retire_now and not retired and hold is None:
+        result.leave_unretired(
+            "another run holds the claim: the replaced keys are not retired; give the command again"
+        )
+    elif unpaid := run.record.unpaid():
+        _still_owes(result, unpaid)
+    return result
+
+
+def _still_lacks(result: Result, lacking: list[Destination]) -> None:
+    """A destination without the key is a failure of every run until it has it."""
+    missing = ", ".join(f"{to.mount}/{to.path}" for to in lacking)
+    message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
+    result.fail("publish", "vault.DestinationMissing", message)
+
+
+def _still_owes(result: Result, debt: Debt) -> None:
+    """A key that could not be retired is a failure of every run until it is."""
+    message = f"key {debt.key_id} is not retired (tried again at {debt.due_at:%Y-%m-%dT%H:%M:%SZ}): {debt.waits}"
+    if result.outcome in ("not-due", "unchanged"):
+        result.fail("retire", RetirementFailed.kind, message)
+    else:
+        result.leave_unretired(message)
+
+
+def _failure(run: Run, error: RotatorError) -> Result:
+    """The result of a failure, which is recorded first, if Vault lets us."""
+    failing.record(run, error)
+    if run.phase == "retire" and run.outcome.word is not None:
+        result = result_of(run, run.outcome.word)
+        result.leave_unretired(str(error))
+    else:
+        result = failed(run, error)
+    run.world.report(
+        "rotation.failed",
+        policy=run.policy.name,
+        phase=result.phase or run.phase,
+        error=error.kind,
+        message=str(error),
+        waits=isinstance(error, Waits),
+    )
+    return result
+
+
+def failed(run: Run, error: RotatorError) -> Result:
+    """The result of a run that has failed; of one that waits, in the phase that failed before."""
+    result = result_of(run, "failed")
+    phase = error.failed.phase if isinstance(error, Waits) else run.phase
+    result.fail(phase, error.kind, str(error))
+    result.transient = isinstance(error, Transient)
+    return result
