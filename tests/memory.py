@@ -189,15 +189,14 @@ class MemoryKV:
 
     def names(self, at: At) -> list[str]:
         """See `KV.names`."""
-        below = [
-            p.path.removeprefix(f"{at.path}/") for p in self.store.paths if p.mount == at.mount
-        ]
+        if self.gate(f"vault list {at.path}") != "go":
+            raise Transient("no answer", kind="vault.Timeout")
         whole = [
-            p.path
+            p.path.removeprefix(f"{at.path}/")
             for p in self.store.paths
             if p.mount == at.mount and p.path.startswith(f"{at.path}/")
         ]
-        return sorted(name for name in below if "/" not in name and f"{at.path}/{name}" in whole)
+        return sorted(name for name in whole if "/" not in name)
 
     def missing(self, needs: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
         """Nothing is missing here."""

@@ -203,7 +203,8 @@ def adopt(
                 _end(fleet, None, told, json_, named=True)
             if old is not None:
                 try:
-                    take_over(fleet.vault, policies[0], old)
+                    new = policies[0]
+                    take_over(fleet.vault, new, old, lambda: fleet.index.hold(new.name))
                 except RotatorError as error:
                     _end(fleet, None, fleet.failed(policies, error), json_, named=True)
             order = Order("adopt", reason="adopt", named=bool(chosen.names))

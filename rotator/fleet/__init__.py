@@ -31,7 +31,7 @@ from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend
 from rotator.rotation.right import Free, Right
 from rotator.settings import Settings
 from rotator.threads import Hands, Tell
-from rotator.vault import Stored, TimeInDoubt
+from rotator.vault import TimeInDoubt
 
 T = TypeVar("T")
 
@@ -318,7 +318,8 @@ class Fleet:
                 self.rights.ends(run, result)
             self.reports.failed_before(policy.name, run.sight.failing)
         if run.sight.stored is not None:
-            self._settled.append(Ended(policy, run.sight.stored, began))
+            if run.sight.is_written:
+                self._settled.append(Ended(policy, run.sight.stored, began))
             self.reports.board.saw(policy.name, run.sight.stored)
         if result.error and result.error["kind"] == Gone.kind:
             with suppress(RotatorError):  # else within the hour
@@ -416,12 +417,11 @@ class Fleet:
         return self.vault.now()
 
     def records(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
-        """The record of each policy; None where there is none yet, an error where it could not be read."""
-        answers = self._rounds.read(policies)
-        return {
-            policy.name: answer.record if isinstance(answer, Stored) else answer
-            for policy, answer in zip(policies, answers, strict=True)
-        }
+        """What `status` and `plan` tell of each policy: its record, or the gist of it from the due index.
+
+        None where there is no record yet, an error where it could not be read.
+        """
+        return self._rounds.told(policies)
 
     def histories(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
         """The same with their histories, which are most of it, whichever ECGrid they are about."""

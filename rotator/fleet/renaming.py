@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
@@ -14,17 +15,20 @@ from rotator.vault import Stored, Vault
 CLAIM = timedelta(minutes=3)
 
 
-def take_over(vault: Vault, policy: Policy, old: str) -> None:
+def take_over(
+    vault: Vault, policy: Policy, old: str, lower: Callable[[], None] = lambda: None
+) -> None:
     """Makes the record of a renamed policy this one's; raises RotatorError if that cannot be done safely.
 
     The old record is claimed first, so that nobody rotates under the old name meanwhile, and destroyed last, over the
     very version that was claimed: until then the command can be given again. What is staged goes before the record,
-    so that the new name never has an open rotation without its key.
+    so that the new name never has an open rotation without its key. `lower` lowers its index entry.
     """
     there = _free(vault, old)
     holder = secrets.token_hex(8)
     mine = _claimed(vault, there, holder)
     try:
+        lower()
         _move(vault, policy, there)
         mine = _claimed(vault, mine, holder)  # by check-and-set: nobody has taken it over
     except RotatorError:

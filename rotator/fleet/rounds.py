@@ -22,7 +22,7 @@ from rotator.fleet.survey import (
     quiet_until,
     reading,
 )
-from rotator.journal import Failed, Record
+from rotator.journal import Failed, Record, gist
 from rotator.policy import Policy
 from rotator.reporting.standing import Row
 from rotator.rotation import Order, Result, due, previous
@@ -30,9 +30,12 @@ from rotator.rotation.beginning import Stopped, Waits
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Stored, Vault
+from rotator.vault.ahead import as_of
 from rotator.vault.index import GUARD, DueIndex, Entry, Look
+from rotator.vault.layout import INDEX_SHARDS
 
 BATCH = 8  # records for each reading thread, after which what was read is kept
+FEW = INDEX_SHARDS  # records that are read rather than the documents of the index
 
 
 @dataclass
@@ -129,6 +132,47 @@ class Rounds:
         """The record of each policy, several at a time; without its history, which is most of it."""
         return self._readers.map(self._stored, policies)
 
+    def told(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
+        """What `status` and `plan` tell of each policy: the gist that the due index vouches for, else what is read.
+
+        A record that is gone with all its versions is seen here at once. One that was only deleted, or set back, by
+        others than rotators is noticed as by a tick: when the entry ends, within the hour.
+        """
+        told: dict[str, Record | Failure | None] = {}
+        if len(policies) > FEW:
+            with suppress(Failure):
+                told = self._told_by_index(policies)
+        unsure = [policy for policy in policies if policy.name not in told]
+        for policy, answer in zip(unsure, self.read(unsure), strict=True):
+            told[policy.name] = answer.record if isinstance(answer, Stored) else answer
+        return {policy.name: told[policy.name] for policy in policies}
+
+    def _told_by_index(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
+        """Of whom it need not be read: what the index vouches for, and that there is no record."""
+        there = self._with_record()
+        seen, told = self._look_at_index(policies), dict[str, Record | Failure | None]()
+        now = self._vault.now()
+        for policy in policies:
+            entry = _vouching(seen.entry(policy.name, policy.digest), now)
+            if there is not None and policy.name not in there:
+                if entry is None:
+                    told[policy.name] = None
+                continue
+            found = gist.read(policy.name, entry.told) if entry and entry.told else None
+            if found is not None and not as_of(found, now, self._settings.claim_ttl)[1]:
+                told[policy.name] = found if self._is_ours(found.ecgrid) else None
+        return told
+
+    def _with_record(self) -> set[str] | None:
+        """The policies that have a record; None if this login may not list them."""
+        try:
+            return set(self._vault.policies_with_records())
+        except Failure:
+            return None
+
+    def _look_at_index(self, policies: Iterable[Policy]) -> Look:
+        return self._index.look((policy.name for policy in policies), self._readers.map)
+
     def read_whole(self, policies: Iterable[Policy]) -> list[Record | Failure | None]:
         """The record of each policy as it is, several at a time."""
 
@@ -169,13 +213,12 @@ class Rounds:
         self, policies: list[Policy], checking: Checking, *, noting: bool
     ) -> tuple[list[tuple[Policy, datetime]], list[tuple[Policy, Answer]]]:
         """The policies that the index vouches for, and until when; and the records of the others."""
-        seen = self._index.look((policy.name for policy in policies), self._readers.map)
+        seen = self._look_at_index(policies)
         now = self._vault.now()
         vouched, unsure = [], []
         for policy in policies:
-            entry = seen.entry(policy.name, policy.digest)
-            until = now
-            if entry is not None and entry.quiet_until <= now + TRUSTED + GUARD:
+            entry, until = _vouching(seen.entry(policy.name, policy.digest), now), now
+            if entry is not None:
                 until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
             if entry is not None and now < until:
                 vouched.append((policy, until))
@@ -209,7 +252,9 @@ class Rounds:
             quiet = quiet_until(policy, stored.record, now)
             if quiet > now:
                 checked = last_check(stored.record)
-                raised[policy.name] = Entry(policy.digest, stored.version, quiet, checked)
+                found = None if stored.ahead else gist.of(stored.record)
+                told = gist.kept(found) if found else None
+                raised[policy.name] = Entry(policy.digest, stored.version, quiet, checked, told)
         self._index.raise_(seen, raised)
 
     def _sort(
@@ -280,6 +325,13 @@ class Rounds:
         afforded = min(len(checks), int(self._checks_left))
         self._checks_left -= afforded
         return afforded
+
+
+def _vouching(entry: Entry | None, now: datetime) -> Entry | None:
+    """The entry, unless its instant has come, or lies further ahead than it would be written."""
+    if entry is None or not now < entry.quiet_until <= now + TRUSTED + GUARD:
+        return None
+    return entry
 
 
 def _waiting(policy: Policy, waits: Failed) -> Result:

@@ -210,6 +210,7 @@ class Surroundings:
             together=self._hands.together,
             stopping=self.stopping.is_set,
             hold=hold,
+            lower=lambda: self.index.hold(policy.name),
             right=right,
             learnt=self._learnt,
         )

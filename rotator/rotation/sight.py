@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
-from rotator.errors import Gone
-from rotator.journal import Failed, Record
+from rotator.errors import Gone, Permanent
+from rotator.journal import Failed, Record, gist
 from rotator.keys import ApiKey, Secret
 from rotator.policy import Destination, Policy
 from rotator.rotation.due import Order, depends_on_shown
@@ -39,6 +40,7 @@ class Sight:
         self._policy, self._order, self._world = policy, order, world
         self._patiently, self._warn = patiently, warn
         self.stored: Stored | None = None  # the record; None: to be read, or to be read anew
+        self._kept: Stored | None = None  # as Vault has it, as far as this run knows
         self.staged: Staged | None = None
         self.stale: StaleRead | None = None  # a read that lagged behind this process to the end
         self.failing: Failed | None = None  # what the record told of when this run came
@@ -60,7 +62,8 @@ class Sight:
         """Reads what is recorded, and forgets what was seen before."""
         name = self._policy.name
         self._shown.clear()
-        self.stored = self._ours(self._record() or Stored(Record.new(name), 0))
+        self._kept = self._record() or Stored(Record.new(name), 0)
+        self.stored = self._ours(self._kept)
         if self.stored.ahead:
             self._warn(
                 f"a time in the record is {self.stored.ahead} ahead of Vault: it counts as now"
@@ -105,7 +108,7 @@ class Sight:
 
     def believe(self, stored: Stored) -> None:
         """That is the record, although it is older than one that was written."""
-        self.stored = stored
+        self.stored = self._kept = stored
 
     def lagged(self, stale: StaleRead | None) -> None:
         """A read that stayed stale to the end; None: what it means was found out."""
@@ -121,7 +124,28 @@ class Sight:
             nonce=secrets.token_hex(8), ecgrid=self._world.whose.mark() or record.ecgrid
         )
         over = self._version
-        self.stored = self._patiently(lambda: self._world.vault.save(record, over))
+
+        def save() -> Stored:
+            self._lower_before(record)
+            return self._world.vault.save(record, over)
+
+        self.stored = self._kept = self._patiently(save)
+
+    def _lower_before(self, record: Record) -> None:
+        """Before `status` is to tell something else, the due index vouches no more for what it has told.
+
+        Who may not write there notes it in the record all the same.
+        """
+        before = self._kept
+        told = gist.of(before.record) if before else None
+        if (before is not None and before.ahead) or told not in (None, gist.of(record)):
+            with suppress(Permanent):
+                self._world.lower()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether Vault has the record as it is here: nothing was noted that is not written."""
+        return self.stored is not None and self.stored is self._kept
 
     # what is staged
 

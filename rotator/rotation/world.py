@@ -73,5 +73,7 @@ class World:
     stopping: Callable[[], bool]
     # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
     hold: Callable[[], None] = lambda: None
+    # Called before a change of the record that `status` tells of: nobody is to be told what was.
+    lower: Callable[[], None] = lambda: None
     right: Right = field(default_factory=Free)  # to send issuing requests
     learnt: Learnt = field(default_factory=Learnt)

@@ -3,11 +3,12 @@
 Each policy has an entry in one of a few documents below `STATE_PATH/index/`: nothing is to be done for it before some
 instant, as its record said at some version, under some digest of the policy. An entry that is missing, unreadable, of
 another digest, or whose instant has come says nothing, and the record is read. Losing it all costs one slow tick.
+Beside it stands the gist of that record (`journal.gist`): `status` and `plan` need not read it either.
 
-It must never hide what is open, or owed, so three rules hold, all by check-and-set on the document:
+It must never hide what is open, or owed, nor tell what was, so three rules hold, all by check-and-set on the document:
 
-- Whoever is about to claim first lowers the entry (it says nothing from then on) and leaves a hold there that outlives
-  the claim: `hold`.
+- Whoever is about to claim, or to change what the gist tells, first lowers the entry (it says nothing from then on) and
+  leaves a hold there that outlives the claim, or the write: `hold`.
 - Whoever meets a record that was deleted, or is older than its entry says, lowers the entry.
 - An entry is raised only over the very version of the document that was read before the record was, only where that
   version showed no hold of anybody else that had not ended, and never from an older record than it stands for:
@@ -26,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rotator.errors import Failure, FenceLost, Gone, Permanent, Transient
+from rotator.journal.gist import Kept
 from rotator.vault import Vault
 from rotator.vault.ahead import ALLOWED
 from rotator.vault.kv import At, StaleRead
@@ -44,12 +46,14 @@ class Entry:
     """What the record of one policy, at `version`, promised: no work before `quiet_until`, drift checks aside.
 
     Of checks it only tells the last: how often they are due is each rotator's own setting. `digest` is the policy's.
+    `told` is the record's gist; None where there is none.
     """
 
     digest: str
     version: int
     quiet_until: datetime
     checked_at: datetime | None
+    told: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class Look:
         # What is too far ahead was written while a clock was wrong.
         if quiet is None or quiet - now > LONGEST + ALLOWED or (checked or now) - now > ALLOWED:
             return None
-        return Entry(digest, _number(found.get("record")), quiet, checked)
+        told = found.get("told")
+        gist = told if isinstance(told, dict) else None
+        return Entry(digest, _number(found.get("record")), quiet, checked, gist)
 
 
 class DueIndex:
@@ -184,6 +190,8 @@ class DueIndex:
             }
             if entry.checked_at is not None:
                 kept[name]["checked_at"] = _text(entry.checked_at)
+            if entry.told is not None:
+                kept[name]["told"] = entry.told
         return kept
 
     def _others_hold(self, entry: Mapping[str, Any], now: datetime) -> bool:

@@ -1,0 +1,138 @@
+"""What `status` and `plan` tell of a record that is settled, so small that the due index can keep it for thousands.
+
+It is a record itself, with everything else left out: who shows it need not know which of the two it is given. The rule:
+where they would tell anything that is not in here, there is no gist, and the record has to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from rotator.journal import Record
+from rotator.journal.parts import Debt, Held, Hold
+
+Kept = Mapping[str, object]  # a gist as JSON has it
+
+
+def of(record: Record) -> Record | None:
+    """The gist of a record; None if something is open, claimed, refused or failed: only the record tells of that."""
+    if record.underway or record.claim or record.failed or record.drifted or record.hook_problems:
+        return None
+    if any(debt.waits is not None or debt.tried for debt in record.retiring):
+        return None
+    current = record.current
+    return Record(
+        policy=record.policy,
+        hmac_key="",
+        ecgrid=record.ecgrid,
+        previous_key=record.previous_key,
+        previous_issue=record.previous_issue if record.previous_key else "",
+        current=current and current.model_copy(update={"fingerprint": "", "began": None}),
+        retiring=record.retiring,
+        rotated_at=record.rotated_at,
+        hold=record.hold,
+    )
+
+
+def kept(gist: Record) -> Kept:
+    """The JSON that `read` understands."""
+    held, hold = gist.current, gist.hold
+    told: dict[str, object] = {}
+    if held is not None:
+        told["key"] = [held.key_id, held.user_id, held.visibility]
+        told["made"] = [_text(held.created), _text(held.published_at)]
+    if gist.rotated_at is not None:
+        told["rotated"] = _text(gist.rotated_at)
+    if gist.retiring:
+        told["debts"] = [
+            [debt.key_id, debt.user_id, debt.visibility, debt.why, _text(debt.due_at)]
+            for debt in gist.retiring
+        ]
+    if gist.previous_key is not None:
+        told["before"] = [gist.previous_key, gist.previous_issue]
+    if hold is not None:
+        told["hold"] = [_text(hold.at), _text(hold.until), hold.reason, hold.by]
+    return told | ({"of": gist.ecgrid} if gist.ecgrid else {})
+
+
+def read(policy: str, told: Kept) -> Record | None:
+    """The gist that such JSON holds; None if it is none that this version understands."""
+    try:
+        return _read(policy, told)
+    except (ValueError, TypeError, ValidationError):
+        return None
+
+
+def _read(policy: str, told: Kept) -> Record:
+    current = None
+    if "key" in told:
+        (key_id, user_id, visibility), (created, published) = (
+            _list(told["key"]),
+            _list(told["made"]),
+        )
+        current = Held.model_validate(
+            {
+                "key_id": key_id,
+                "user_id": user_id,
+                "visibility": visibility,
+                "created": _instant(created),
+                "fingerprint": "",
+                "published_at": _instant(published),
+            }
+        )
+    hold = None
+    if "hold" in told:
+        at, until, reason, by = _list(told["hold"])
+        hold = Hold.model_validate(
+            {"at": _instant(at), "until": _instant(until), "reason": reason, "by": by}
+        )
+    answer, issue = _list(told.get("before", (None, "")))
+    return Record.model_validate(
+        {
+            "policy": policy,
+            "hmac_key": "",
+            "ecgrid": told.get("of", ""),
+            "previous_key": answer,
+            "previous_issue": issue,
+            "current": current,
+            "retiring": tuple(map(_debt, _list(told.get("debts", ())))),
+            "rotated_at": _instant(told.get("rotated")),
+            "hold": hold,
+        }
+    )
+
+
+def _debt(told: object) -> Debt:
+    key_id, user_id, visibility, why, due_at = _list(told)
+    return Debt.model_validate(
+        {
+            "key_id": key_id,
+            "user_id": user_id,
+            "visibility": visibility,
+            "why": why,
+            "due_at": _instant(due_at),
+        }
+    )
+
+
+def _list(told: object) -> list[object]:
+    if not isinstance(told, list | tuple):
+        raise TypeError("not a list")
+    return list(told)
+
+
+def _text(at: datetime | None) -> str | None:
+    """As exact as it is: what is told is rounded from it."""
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _instant(text: object) -> datetime | None:
+    if text is None:
+        return None
+    at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    if at is None or at.tzinfo is None:
+        raise ValueError("not an instant")
+    return at
