@@ -18,10 +18,12 @@ from conftest import Rotator, events, until
 from receiver import Receiver, receiver
 
 from rotator import __version__
-from rotator.fleet.alarms import Alarms
-from rotator.reporting import LEVELS, SECTIONS, is_failure, runbook
-from rotator.reporting.alarms import Alarm, slug
-from rotator.reporting.told import MANY, TELLING, Key, Told
+from rotator.fleet.dispatch import Alarms
+from rotator.reporting import is_failure, runbook
+from rotator.reporting.alarms import Alarm
+from rotator.reporting.log import LEVELS, SECTIONS
+from rotator.reporting.memory import MANY, TELLING, Key, Memory
+from rotator.reporting.to_sentry import slug
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +47,7 @@ class Desk:
 
     def process(self, *wrong: Alarm, well: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
         """One process sees that, tells what is to be told, and keeps what was taken; what it told."""
-        told = Told.parse(self.kept)
+        told = Memory.parse(self.kept)
         for alarm in wrong:
             told.happens(alarm, self.now)
         for policy in well:
@@ -57,7 +59,7 @@ class Desk:
             told.took(telling, self.now)
         told.tidy(self.now)
         self.kept = told.kept()
-        assert Told.parse(self.kept).kept() == self.kept
+        assert Memory.parse(self.kept).kept() == self.kept
         return [(telling.alarm.what, telling.alarm.policy) for telling in due]
 
     def pass_time(self, **span: float) -> None:
@@ -95,7 +97,7 @@ def test_a_failure_that_goes_on_is_told_once_and_again_every_day(desk: Desk) -> 
     ]
     assert desk.process(well=("edi",)) == [("recovered", "edi")]
     assert desk.process(well=("edi",)) == []
-    assert Told.parse(desk.kept).troubles == {}
+    assert Memory.parse(desk.kept).troubles == {}
 
 
 def test_nothing_is_kept_anew_where_nothing_changed(desk: Desk) -> None:
@@ -136,7 +138,7 @@ def test_what_was_not_taken_is_told_by_the_next_process(desk: Desk) -> None:
     desk.process(well=("edi",))
     desk.away = False
     assert desk.process() == [("recovered", "edi")]
-    assert Told.parse(desk.kept).troubles == {}
+    assert Memory.parse(desk.kept).troubles == {}
 
 
 def test_a_failure_that_comes_back_before_its_end_was_taken_is_the_same(desk: Desk) -> None:
@@ -169,7 +171,7 @@ def test_a_trouble_of_many_policies_is_told_of_them_together(desk: Desk) -> None
 
 def test_who_is_about_to_tell_says_so_and_nobody_else_does() -> None:
     """Until it has ended, or is gone."""
-    told, now = Told(), datetime(2026, 3, 1, tzinfo=UTC)
+    told, now = Memory(), datetime(2026, 3, 1, tzinfo=UTC)
     assert told.begin("webhook", "one", now)
     assert not told.begin("webhook", "other", now)
     assert told.begin("sentry", "other", now)
@@ -181,7 +183,7 @@ def test_who_is_about_to_tell_says_so_and_nobody_else_does() -> None:
 def test_a_document_that_cannot_be_understood_says_nothing() -> None:
     """Then all is told anew, and kept over it."""
     for text in (None, 7, "", "[]", "{", '{"troubles": [{}]}', '{"troubles": 7}', "[" * 10_000):
-        assert Told.parse(text).kept() == Told().kept()
+        assert Memory.parse(text).kept() == Memory().kept()
 
 
 class Listener:

@@ -14,7 +14,7 @@ from test_fleet_braked import make_due
 from test_fleet_index import NEVER_CHECKED, Party
 from worlds import POLICY, USER, Scene, policy_from
 
-from rotator.fleet.alarms import Alarms
+from rotator.fleet.dispatch import Alarms
 from rotator.fleet.plan import ahead
 from rotator.fleet.renaming import take_over
 from rotator.fleet.reports import Reports

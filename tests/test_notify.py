@@ -26,7 +26,7 @@ from rotator.keys import Secret
 from rotator.posting import post
 from rotator.reporting import runbook
 from rotator.reporting.alarms import Alarm
-from rotator.reporting.notify import TRIES, Webhook, body_of
+from rotator.reporting.webhook import TRIES, Webhook, body_of
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from worlds import POLICY, USER, Process, Scene
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, Permanent, Transient
 from rotator.fleet import Fleet
-from rotator.fleet.alarms import Alarms
+from rotator.fleet.dispatch import Alarms
 from rotator.fleet.reports import Reports
 from rotator.keys import Issue, Me, Secret, Verify
 from rotator.policy import PolicyDefaults, load

@@ -29,7 +29,7 @@ from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over, would_take_over
 from rotator.letters import visible
 from rotator.policy import Policy
-from rotator.reporting.alarms import CheckIns, slug
+from rotator.reporting.to_sentry import CheckIns, slug
 from rotator.rotation import Check, Order, Result
 
 IN_SYNC = "in-sync"

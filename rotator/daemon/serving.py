@@ -30,7 +30,7 @@ from rotator.fleet.plan import first
 from rotator.fleet.reports import TURNS
 from rotator.fleet.rights import TURN
 from rotator.policy import Policy
-from rotator.reporting.alarms import CheckIns, slug
+from rotator.reporting.to_sentry import CheckIns, slug
 from rotator.threads import no_thread
 
 SHORTEST = 1.0  # seconds between two turns: Vault tells whole seconds

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from rotator import reporting
 from rotator.ends import End
 from rotator.errors import Failure, RotatorError
-from rotator.fleet.alarms import Alarms
+from rotator.fleet.dispatch import Alarms
 from rotator.fleet.pasts import Pasts
 from rotator.fleet.standing import Answer, Board, row
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.reporting import runbook
-from rotator.reporting.alarms import ALL, CheckIns, Receiver, Sentry, What
-from rotator.reporting.notify import Webhook
+from rotator.reporting.alarms import ALL, Receiver, What
 from rotator.reporting.standing import Standing
+from rotator.reporting.to_sentry import CheckIns, Sentry
+from rotator.reporting.webhook import Webhook
 from rotator.rotation import Result
 from rotator.rotation.ending import RetirementFailed
 from rotator.rotation.restraint import LIMIT

@@ -12,7 +12,7 @@ from rotator.ends import End, of_own_key
 from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
-from rotator.reporting.told import Trouble
+from rotator.reporting.memory import Trouble
 from rotator.rotation import Result, previous
 from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
 from rotator.rotation.ending import RetirementFailed

@@ -70,7 +70,7 @@ class Telling(NamedTuple):
     keys: tuple[Key, ...]
 
 
-class Told:
+class Memory:
     """All troubles of a state path. May be used by one thread at a time, but for `failure`."""
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ class Told:
             and now - max(one.told.values(), default=now) < FORGOTTEN
         }
 
-    def merge(self, mine: Told, before: Iterable[Key]) -> None:
+    def merge(self, mine: Memory, before: Iterable[Key]) -> None:
         """Adds what one process did alone since it knew the troubles `before`."""
         before = set(before)
         for key in before - mine.troubles.keys():
@@ -213,7 +213,7 @@ class Told:
         return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def parse(cls, text: object) -> Told:
+    def parse(cls, text: object) -> Memory:
         """What that text says; nothing if it cannot be understood: then all is told anew."""
         told = cls()
         try:

@@ -22,8 +22,8 @@ from rotator.errors import Failure, FenceLost, Forbidden, Gone, RotatorError, Tr
 from rotator.fleet.standing import DRIFTED
 from rotator.policy import Policy
 from rotator.reporting.alarms import ALL, Alarm, Receiver, What
+from rotator.reporting.memory import AGAIN, TELLING, Key, Memory, Telling, Trouble
 from rotator.reporting.standing import Row, is_too_old
-from rotator.reporting.told import AGAIN, TELLING, Key, Telling, Told, Trouble
 from rotator.threads import begin
 from rotator.vault import StaleRead, Vault
 
@@ -102,7 +102,7 @@ class Alarms:
         # Asked before anything is kept.
         self.may_keep: Callable[[], bool] = lambda: True
         self._before: dict[str, Alarm] = {}  # what records told of failures that others met
-        self._told, self._version = Told(), 0
+        self._memory, self._version = Memory(), 0
         self._read_at = self._unkept_at = float("-inf")
         self._known = set[Key]()  # what Vault had, when it was read last
         self._own = False  # what is known is this process' own: Vault does not have it
@@ -214,7 +214,7 @@ class Alarms:
 
     def failure(self, policy: str) -> Trouble | None:
         """Why that policy fails, as it was known last; `read` first."""
-        return self._told.failure(policy)
+        return self._memory.failure(policy)
 
     def read(self) -> None:
         """Reads what is known, if it can be read."""
@@ -252,13 +252,13 @@ class Alarms:
         rows: dict[str, Row | None] = {}
         taken = list[Telling]()
 
-        def pass_on(told: Told, now: datetime) -> list[Telling]:
-            self._pass_on(told, facts, rows, now)
-            return self._due(told, facts, now)
+        def pass_on(memory: Memory, now: datetime) -> list[Telling]:
+            self._pass_on(memory, facts, rows, now)
+            return self._due(memory, facts, now)
 
-        def confirm(told: Told, now: datetime) -> list[Telling]:
-            self._confirm(told, taken, now)
-            return self._due(told, facts, now)
+        def confirm(memory: Memory, now: datetime) -> list[Telling]:
+            self._confirm(memory, taken, now)
+            return self._due(memory, facts, now)
 
         due = self._change(pass_on)
         while due:
@@ -266,49 +266,49 @@ class Alarms:
             due = self._change(confirm)
 
     def _pass_on(
-        self, told: Told, facts: Facts, rows: dict[str, Row | None], now: datetime
+        self, memory: Memory, facts: Facts, rows: dict[str, Row | None], now: datetime
     ) -> None:
         if self._own:
-            self._add_known(told, facts, now)
+            self._add_known(memory, facts, now)
         self._before.clear()
         for alarm in facts.alarms.values():
-            told.happens(alarm, now)
+            memory.happens(alarm, now)
         for what, policy in facts.over:
-            told.ends(what, policy)
+            memory.ends(what, policy)
         for policy in facts.looked & self._policies.keys():
-            if told.has(policy):
+            if memory.has(policy):
                 if policy not in rows:
                     rows[policy] = self._stands(self._policies[policy])
-                _judge(told, policy, rows[policy])
-        told.tidy(now)
+                _judge(memory, policy, rows[policy])
+        memory.tidy(now)
 
-    def _add_known(self, told: Told, facts: Facts, now: datetime) -> None:
+    def _add_known(self, memory: Memory, facts: Facts, now: datetime) -> None:
         """What others have met counts as told by them; when it happens once more, it is told again."""
         known = [(alarm, now - AGAIN) for alarm in list(self._before.values())]
         known += [(facts.alarms[key], now) for key in facts.again]
         for alarm, at in known:
-            if Key.of(alarm) not in told.troubles and not told.has(str(alarm.policy)):
-                told.happens(alarm, now)
-                trouble = told.troubles.get(Key.of(alarm))
+            if Key.of(alarm) not in memory.troubles and not memory.has(str(alarm.policy)):
+                memory.happens(alarm, now)
+                trouble = memory.troubles.get(Key.of(alarm))
                 if trouble is not None:
                     trouble.told |= {one.name: at for one in self._receivers}
 
-    def _due(self, told: Told, facts: Facts, now: datetime) -> list[Telling]:
+    def _due(self, memory: Memory, facts: Facts, now: datetime) -> list[Telling]:
         """What this process tells now; it says so first, in what is kept."""
         found = list[Telling]()
         for one in self._receivers:
             away = self._away.get(one.name, 0.0) > time.monotonic()
-            due = [] if away else told.due(one.name, now, facts.alarms)
-            if due and told.begin(one.name, self._who, now):
+            due = [] if away else memory.due(one.name, now, facts.alarms)
+            if due and memory.begin(one.name, self._who, now):
                 found += due
         return found
 
-    def _confirm(self, told: Told, taken: list[Telling], now: datetime) -> None:
+    def _confirm(self, memory: Memory, taken: list[Telling], now: datetime) -> None:
         for telling in taken:
-            told.took(telling, now)
+            memory.took(telling, now)
         for one in self._receivers:
-            told.end(one.name, self._who)
-        told.tidy(now)
+            memory.end(one.name, self._who)
+        memory.tidy(now)
 
     def _deliver(self, due: list[Telling]) -> list[Telling]:
         """Tells it, each receiver until it is found to be away; returns what was taken."""
@@ -337,7 +337,7 @@ class Alarms:
 
     # keeping
 
-    def _change(self, step: Callable[[Told, datetime], T]) -> T:
+    def _change(self, step: Callable[[Memory, datetime], T]) -> T:
         """Carries out a step over what is known, and keeps what came of it; for this process alone if need be."""
         vault = self._vault
         may = self.may_keep() and time.monotonic() - self._unkept_at > NOT_KEPT
@@ -351,15 +351,15 @@ class Alarms:
             except RotatorError:  # whoever works on the policies tells what is wrong with Vault
                 pass
         self._own = True
-        return step(self._told, vault.now() if vault else datetime.now(UTC))
+        return step(self._memory, vault.now() if vault else datetime.now(UTC))
 
-    def _change_in(self, vault: Vault, step: Callable[[Told, datetime], T]) -> T:
+    def _change_in(self, vault: Vault, step: Callable[[Memory, datetime], T]) -> T:
         for _ in range(TRIES):
             if self._own or time.monotonic() - self._read_at > FRESH:
                 self._look(vault)
-            before = self._told.kept()
-            came = step(self._told, vault.now())
-            after = self._told.kept()
+            before = self._memory.kept()
+            came = step(self._memory, vault.now())
+            after = self._memory.kept()
             if after == before:
                 return came
             data = {"format": 1, "nonce": secrets.token_hex(8), "told": after}
@@ -381,22 +381,22 @@ class Alarms:
             version = gone.version
         except StaleRead:  # a standby lags: what was written last is still known
             return
-        mine, self._told, self._version = self._told, Told.parse(text), version
-        known = set(self._told.troubles)
+        mine, self._memory, self._version = self._memory, Memory.parse(text), version
+        known = set(self._memory.troubles)
         if self._own:
-            self._told.merge(mine, self._known)
+            self._memory.merge(mine, self._known)
         self._own, self._known, self._read_at = False, known, time.monotonic()
 
 
-def _judge(told: Told, policy: str, row: Row | None) -> None:
+def _judge(memory: Memory, policy: str, row: Row | None) -> None:
     """Ends what a policy's record knows nothing of any more."""
     if row is None:
         return
     failure = row["last_failure"]
     if failure is None or failure["phase"] == "retire":
-        told.ends("failed", policy, but=failure["phase"] if failure else None)
+        memory.ends("failed", policy, but=failure["phase"] if failure else None)
     if row["key_age_s"] is not None and not is_too_old(row):
-        told.ends("overdue", policy)
+        memory.ends("overdue", policy)
 
 
 def _span(seconds: float) -> str:
