@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -69,6 +70,34 @@ _STRANGERS = (
     "NO_COLOR",
     "FORCE_COLOR",
 )
+
+
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves out what is not for `make test`, if that is what runs."""
+    collected = session.stash[COLLECTED] = [*items]
+    if QUICK:
+        items[:] = quick(collected)
+        config.hook.pytest_deselected(items=[*set(collected).difference(items)])
+
+
+def quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """What `make test` runs: nothing that is `full`, of what is `sampled(N)` N cases by the seed, and all the rest."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("full"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    drawn: set[pytest.Item] = set()
+    for name, of_one in cases.items():
+        mark = of_one[0].get_closest_marker("sampled")
+        number = min(mark.args[0], len(of_one)) if mark else len(of_one)
+        drawn |= set(random.Random(f"{SEED} {name}").sample(of_one, number))
+    return [item for item in items if item in drawn]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -364,6 +364,7 @@ def test_a_sentry_that_is_not_there_changes_nothing(rotator_command: Rotator) ->
     assert not_delivered(done.stderr) == {"network"}
 
 
+@pytest.mark.full
 def test_a_sentry_that_answers_late_is_waited_for_and_one_that_never_does_is_left(
     rotator_command: Rotator, sentry: Receiver
 ) -> None:

@@ -74,6 +74,7 @@ def told(vault: VaultServer, mount: str) -> tuple[int, dict[str, Any]]:
     return there["metadata"]["version"], json.loads(there["data"]["told"])
 
 
+@pytest.mark.full
 def test_a_week_of_a_cronjob(
     command: Rotator,
     vault: VaultServer,
@@ -232,6 +233,7 @@ def test_a_daemon_and_a_cronjob_tell_it_once(
     assert [one["event"] for one in hook.kept()] == ["failed", "recovered"]
 
 
+@pytest.mark.full
 def test_a_hook_that_fails_is_told_everywhere_and_changes_nothing(
     command: Rotator, hook: Receiver, sentry: Receiver, tmp_path: Path
 ) -> None:

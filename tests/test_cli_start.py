@@ -102,6 +102,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         started.kill()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("typed", "code", "stdout", "stderr"), TRANSCRIPTS, ids=[typed for typed, *_ in TRANSCRIPTS]
 )
@@ -121,6 +122,7 @@ def test_rotator_alone_and_with_help_lists_every_command(shell: Shell) -> None:
     assert re.findall(r"^  ([a-z-]+)  +[A-Z]", listed, re.MULTILINE) == list(main.commands)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", main.commands)
 def test_the_help_of_every_command_explains_every_option(shell: Shell, name: str) -> None:
     """`-h` is as good as `--help`; no line is wider than a terminal."""

@@ -42,6 +42,7 @@ def published(vault: VaultServer, mount: str, path: str = "ecgrid/edi") -> dict[
     return data
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("issue", "verify"), FITTING)
 @pytest.mark.parametrize("keyset", ["add", "replace", "update"])
 def test_every_pair_of_calls_rotates(
@@ -94,6 +95,7 @@ def test_generate_has_no_key_ids_whatever_is_shown(
     assert simulator.simulator.who(published(vault, mount)["api_key"]) == 5001
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("issue", "verify"),
     [

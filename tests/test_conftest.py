@@ -7,11 +7,12 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import OPERATOR, USERS, Rotator, VaultServer, is_gone, until
+from conftest import COLLECTED, OPERATOR, USERS, Rotator, VaultServer, is_gone, quick, until
 from forked import Forked
 
 from rotator.sandbox.ecgrid import Running
@@ -145,3 +146,23 @@ def test_a_command_with_another_environment_for_libraries_is_started_anew(
     assert isinstance(own.process, Forked)
     other = rotator_command.start("--version", VAULT_CACERT="")
     assert not isinstance(other.process, Forked)
+
+
+def test_something_of_each_file_is_in_make_test(request: pytest.FixtureRequest) -> None:
+    """No kind of thing is left to `make test-full` alone, whatever is drawn; what is left out is there, not gone."""
+    collected = request.session.stash[COLLECTED]
+    chosen = quick(collected)
+    assert {item.path for item in chosen} == {item.path for item in collected}
+    assert set(chosen) <= set(collected)
+
+
+def test_make_test_draws_as_many_cases_as_the_mark_says(request: pytest.FixtureRequest) -> None:
+    """And all cases of what has no mark, and none of what is for `make test-full`."""
+    collected = request.session.stash[COLLECTED]
+    chosen = Counter(item.nodeid.partition("[")[0] for item in quick(collected))
+    wanted: Counter[str] = Counter()
+    for item in collected:
+        name, mark = item.nodeid.partition("[")[0], item.get_closest_marker("sampled")
+        if not item.get_closest_marker("full") and (not mark or wanted[name] < mark.args[0]):
+            wanted[name] += 1
+    assert chosen == wanted

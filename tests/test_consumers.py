@@ -166,6 +166,7 @@ class Reader(threading.Thread):
                     self.told.wait(0.02)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("keyset", "who"),
     [

@@ -391,6 +391,7 @@ def _openssl(*arguments: str, given: bytes = b"") -> bytes:
     return done.stdout
 
 
+@pytest.mark.full
 def test_a_secret_id_that_is_about_to_end_gives_way_to_what_its_file_holds_by_then(
     rotator_command: Rotator, roles: Roles, vault: VaultServer, sink: Receiver, tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def assert_each_due_time_once(past: list[dict[str, Any]], every: float) -> None:
         assert began >= due - timedelta(seconds=1.1), (one, other)
 
 
+@pytest.mark.full
 def test_each_due_time_leads_to_one_rotation_however_often_it_is_killed(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
@@ -139,6 +140,7 @@ def test_due_times_missed_while_frozen_are_caught_up_once(
     assert simulator.simulator.issued(FIRST_USER) == len(past)
 
 
+@pytest.mark.full
 def test_it_waits_for_a_vault_that_is_away_at_boot(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
@@ -157,6 +159,7 @@ def test_it_waits_for_a_vault_that_is_away_at_boot(
         assert daemon.finish(send=signal.SIGTERM).code == 0
 
 
+@pytest.mark.full
 def test_an_idle_daemon_keeps_its_vault_login_alive(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
@@ -286,6 +289,7 @@ def test_policies_are_reloaded_all_or_nothing(
     assert daemon.finish(send=signal.SIGTERM).code == 0
 
 
+@pytest.mark.full
 def test_systemd_is_told_how_it_goes(rotator_command: Rotator, simulator: Running) -> None:
     """READY, a STATUS for people, RELOADING with its time, STOPPING; over an abstract socket."""
     fleet_of(rotator_command, simulator, 1, "30d")

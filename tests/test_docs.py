@@ -64,6 +64,7 @@ def block_of(tmp_path: Path, kind: str, text: str) -> Block:
 # what is to be typed
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("page", "form"),
     [
@@ -89,6 +90,7 @@ def test_what_a_page_says_to_type_works(
         assert model.violations() == []
 
 
+@pytest.mark.full
 def test_the_first_rotation_goes_as_the_readme_says(tmp_path: Path, environment: None) -> None:
     """Adopted, then rotated once, without a word of warning."""
     with pages.desk(tmp_path, adopted=False) as desk:

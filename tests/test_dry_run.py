@@ -76,6 +76,7 @@ def left_open(command: Rotator, simulator: Running) -> None:
     command("rotate", "edi", ROTATOR_DEADLINE="1s", ROTATOR_CLAIM_TTL="2s")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("state", [new, in_grace, drifted, left_open])
 def test_nothing_is_sent_that_changes_anything(
     rotator_command: Rotator,

@@ -113,6 +113,7 @@ TROUBLES: dict[str, Fault] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("pace", PACES)
 def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
@@ -167,6 +168,7 @@ def test_a_fleet_brakes_before_it_harms_and_is_well_by_itself_afterwards(
     daemon.kill()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pace", PACES)
 def test_who_is_due_is_served_while_many_are_stuck(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running, pace: str
@@ -289,6 +291,7 @@ def test_two_rotators_at_once_brake_together(
     assert len(in_doubt(vault, mount, names)) <= bound + 1
 
 
+@pytest.mark.full
 def test_rotate_all_is_held_and_a_named_policy_is_not(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:
@@ -411,6 +414,7 @@ def test_when_vault_takes_a_right_away_only_few_keys_are_made_and_none_is_lost(
     assert not in_doubt(vault, mount, names)
 
 
+@pytest.mark.full
 def test_a_mass_of_refused_keys_is_no_reason_to_issue(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:

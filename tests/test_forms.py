@@ -80,6 +80,7 @@ def is_there(form: str, issue: str, verify: str) -> bool:
     return form == "portal" or not records
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("form", "issue", "verify"), CELLS)
 def test_what_is_there_rotates_and_what_is_not_is_refused_before_the_claim(
     tmp_path: Path,

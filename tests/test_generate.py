@@ -80,6 +80,7 @@ def place(rotator_service: Rotator, vault: VaultServer, mount: str, service: Run
 # lost answers
 
 
+@pytest.mark.sampled(4)
 @BOTH
 @pytest.mark.parametrize("kind", ["closed", "half", "lost", "html", "status"])
 def test_a_lost_answer_is_found_by_looking_and_none_is_issued_twice(
@@ -113,6 +114,7 @@ def test_a_request_that_lands_late_is_found_by_the_next_ticks(place: Place, veri
     assert (place.who(), place.simulator.issued()) == (5001, 2)
 
 
+@pytest.mark.sampled(1)
 @BOTH
 def test_the_answer_is_lost_with_the_process(place: Place, service: Running, verify: str) -> None:
     """What Vault shows is dead, and nobody has the new value: the next tick reads it."""
@@ -195,6 +197,7 @@ def test_the_own_key_is_rotated_again_and_again(place: Place, verify: str) -> No
     assert place.simulator.sessions() == 0
 
 
+@pytest.mark.sampled(3)
 @BOTH
 @pytest.mark.parametrize("kind", ["closed", "half", "lost", "html"])
 def test_a_lost_answer_about_the_own_key_is_found_by_way_of_the_login(
@@ -208,6 +211,7 @@ def test_a_lost_answer_about_the_own_key_is_found_by_way_of_the_login(
     assert (place.who(), place.simulator.issued()) == (OPERATOR, 2)
 
 
+@pytest.mark.sampled(1)
 @BOTH
 def test_the_answer_about_the_own_key_is_lost_with_the_process(
     place: Place, service: Running, verify: str
@@ -352,6 +356,7 @@ REAL = """
 """
 
 
+@pytest.mark.full
 @BOTH
 def test_nobody_is_refused_while_the_daemon_rotates(
     place: Place, service: Running, verify: str

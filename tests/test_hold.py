@@ -133,6 +133,7 @@ def test_each_policy_is_held_on_its_own_and_every_error_is_told(
     assert until(free, "the claim is over")
 
 
+@pytest.mark.full
 def test_the_index_is_lowered_so_that_the_next_tick_sees_it(
     policies: Rotator, vault: VaultServer, mount: str
 ) -> None:

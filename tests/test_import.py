@@ -94,6 +94,7 @@ def test_every_user_of_the_network_gets_a_policy(
     assert model.issued() == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["portal", "service"])
 def test_five_thousand_users_are_imported(
     rotator_command: Rotator, network: Callable[[str, int], Simulator], form: str

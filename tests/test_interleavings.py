@@ -125,6 +125,7 @@ def wrongs_of(tmp_path: Path, kind: str, pair: str, setting: str, seed: int) -> 
     return [*wrongs, *told, *done.trace] if wrongs else []
 
 
+@pytest.mark.sampled(60)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,6 +160,7 @@ BACK: dict[str, list[Callable[[Process], Any]]] = {
 WITH_A_KEY_BEFORE = ("adds", "alternates", "two destinations", "shows masks", "service, alternates")
 
 
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("due", [False, True])
 @pytest.mark.parametrize("setting", WITH_A_KEY_BEFORE)
 @pytest.mark.parametrize("pair", BACK)
@@ -183,6 +185,7 @@ def test_random_schedules_with_a_rollback_converge(
 DEPTH = int(os.environ.get("ROTATOR_TEST_DEPTH", "7"))  # `make test-crash` goes deeper
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("setting", ["adds", "replaces", "first sight"])
 @pytest.mark.parametrize("pair", ["tick-tick", "tick-rotate"])
 @pytest.mark.parametrize("first", [0, 6, 12, 18])

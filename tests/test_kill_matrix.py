@@ -378,6 +378,7 @@ def sample(undisturbed: Place, kills: list[Kill], name: str) -> list[Kill]:
     return [late, draw.choice(kills)] if draw.random() < 0.5 else [late]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_one_tick_mends_whatever_was_killed(
     rotator_command: Rotator,

@@ -109,6 +109,7 @@ def look(quarry: Hunt, started: Daemon) -> None:
         assert answer.status_code == (404 if path == "/nothing-here" else 200) or path == "/readyz"
 
 
+@pytest.mark.full
 def test_nothing_leaks_from_the_daemon(quarry: Hunt) -> None:
     """While it rotates, fails in every round, is reloaded, asked for its pages and stopped."""
     surfaces = (("keyset", "key-get"), ("create-key", "get-key"), ("generate", "get-api-key"))
@@ -171,6 +172,7 @@ def test_the_net_holds_in_the_daemon_too(quarry: Hunt) -> None:
     assert quarry.findings() == []
 
 
+@pytest.mark.full
 def test_without_the_net_the_hunt_finds_what_the_daemon_shows(quarry: Hunt) -> None:
     """The same mistakes; what was found nowhere above is found now."""
     quarry.policy("edi", 6001, OFTEN.format("keyset", "key-get"))
@@ -179,6 +181,7 @@ def test_without_the_net_the_hunt_finds_what_the_daemon_shows(quarry: Hunt) -> N
     assert any(found.startswith("stderr of the daemon") for found in quarry.findings())
 
 
+@pytest.mark.full
 def test_no_page_and_no_metric_shows_a_secret_that_reached_it(quarry: Hunt) -> None:
     """A secret pasted into a field that is shown: the owner of a policy."""
     quarry.policy("edi", 6001, OFTEN.format("keyset", "key-get"))

@@ -48,6 +48,7 @@ def quarry(tmp_path: Path, vault: VaultServer, mount: str) -> Iterator[Hunt]:
         yield made
 
 
+@pytest.mark.full
 def test_with_all_defences_every_mistake_shows_nothing(quarry: Hunt) -> None:
     """All of them in one process; where only the net stood between, it raised its alarm and named the place."""
     done = quarry.run("--log-format", "json", "rotate", "edi", deeds=MISTAKES)
@@ -60,6 +61,7 @@ def test_with_all_defences_every_mistake_shows_nothing(quarry: Hunt) -> None:
     assert done.stderr.count("Carrier at driver.py") >= 3  # the thread, __del__, and the end
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("where", RAISED if EVERY else ["wire", "vault", "fleet"])
 def test_an_exception_with_a_secret_in_it_shows_nothing(quarry: Hunt, where: str) -> None:
     """Raised in the middle of each layer: class and place are told, and the exit code is 1."""
@@ -70,6 +72,7 @@ def test_an_exception_with_a_secret_in_it_shows_nothing(quarry: Hunt, where: str
     assert quarry.said_so == []
 
 
+@pytest.mark.full
 def test_debugging_aids_open_no_hole(quarry: Hunt) -> None:
     """Whatever the environment or the interpreter's options ask for: nothing is printed, sent or written for it."""
     keylog = quarry.directory / "tmp" / "tls-keys"
@@ -149,6 +152,7 @@ TAKEN: dict[str, tuple[tuple[str, ...], Scene | None]] = {
 MESHES = ("no-log-net", "no-stream-net", "no-net", "no-transport")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("defence", TAKEN)
 def test_without_a_defence_the_hunt_finds_the_leak(quarry: Hunt, defence: str) -> None:
     """Each in turn; what the same mistake shows with it is nothing, as the other tests find."""
@@ -184,6 +188,7 @@ def test_a_secret_is_not_shown_before_logging_was_set_up(quarry: Hunt) -> None:
     assert quarry.findings() == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("scene", [scene for _, scene in TAKEN.values() if scene])
 def test_with_its_defence_the_same_scene_shows_nothing(quarry: Hunt, scene: Scene) -> None:
     """And nobody to whom the command was sent on hears of it."""

@@ -72,6 +72,7 @@ def assert_nothing_found(quarry: Hunt) -> None:
     assert quarry.said_so == []
 
 
+@pytest.mark.full
 def test_nothing_leaks_when_ecgrid_fails_in_every_way(quarry: Hunt) -> None:
     """Each fault at each call, with answers that quote the request back; what they leave open is then repaired."""
     pairs = list(itertools.product(range(len(CALLS)), range(len(FAULTS))))
@@ -98,6 +99,7 @@ def test_nothing_leaks_when_ecgrid_fails_in_every_way(quarry: Hunt) -> None:
     assert_nothing_found(quarry)
 
 
+@pytest.mark.full
 def test_nothing_leaks_when_ecgrid_wants_us_to_wait(quarry: Hunt) -> None:
     """A 429 that quotes the request, to an issuing call and to a read."""
     for number, call in enumerate(("KeySet", "KeyGet")):
@@ -110,6 +112,7 @@ def test_nothing_leaks_when_ecgrid_wants_us_to_wait(quarry: Hunt) -> None:
     assert_nothing_found(quarry)
 
 
+@pytest.mark.full
 def test_nothing_leaks_when_vault_fails_in_every_way(quarry: Hunt) -> None:
     """Answers that quote token and document, broken ones, redirects to another host, at every kind of request."""
     places = list(itertools.product(WHERE, MISDEEDS))
@@ -127,6 +130,7 @@ def test_nothing_leaks_when_vault_fails_in_every_way(quarry: Hunt) -> None:
     assert_nothing_found(quarry)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", MISDEEDS if EVERY else MISDEEDS[::3])
 @pytest.mark.parametrize("auth", ["token", "approle"])
 def test_nothing_leaks_when_vault_fails_at_the_login(quarry: Hunt, auth: str, kind: str) -> None:
@@ -162,6 +166,7 @@ def approle(quarry: Hunt) -> None:
     }
 
 
+@pytest.mark.full
 def test_nothing_leaks_when_all_goes_well(quarry: Hunt) -> None:
     """Every command, in both forms, with a login and AppRole; hooks and webhooks run and are told no secret."""
     approle(quarry)
@@ -201,6 +206,7 @@ GIVEN = (
 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", GIVEN)
 def test_nothing_leaks_from_a_secret_that_is_spoilt(quarry: Hunt, name: str) -> None:
     """With line breaks, control characters and what is not text in its file, or the file's text as its name."""
@@ -226,6 +232,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("together", [1, 6])
 def test_nothing_leaks_from_a_secret_in_the_wrong_setting(quarry: Hunt, together: int) -> None:
     """Each setting has a key pasted into it, alone (every fourth, by default) or with others."""

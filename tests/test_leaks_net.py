@@ -223,6 +223,7 @@ def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
     assert sinks.scrub(text) == text
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None)
 @given(PLAIN, st.text(), st.text())
 def test_structures_are_scrubbed_and_never_raise(data: Any, before: str, after: str) -> None:
@@ -232,6 +233,7 @@ def test_structures_are_scrubbed_and_never_raise(data: Any, before: str, after: 
     assert Search([text]).shown_in(json.dumps(clean).encode()) is None
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None)
 @given(PLAIN, PLAIN, st.text())
 def test_records_are_cleaned_whatever_is_in_them(message: Any, extra: Any, fmt: str) -> None:

@@ -48,6 +48,7 @@ def log_in(quarry: Hunt) -> None:
     }
 
 
+@pytest.mark.full
 def test_nothing_leaks_when_the_service_fails_in_every_way(quarry: Hunt) -> None:
     """Each fault at each call of Generate's family, with answers that quote; what they leave open is then repaired."""
     faults = [*FAULTS, *NUMBERED]
@@ -75,6 +76,7 @@ def test_nothing_leaks_when_the_service_fails_in_every_way(quarry: Hunt) -> None
     assert_nothing_found(quarry)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("call", SESSIONS if EVERY else SESSIONS[::3])
 def test_nothing_leaks_when_a_session_fails(quarry: Hunt, call: str) -> None:
     """At the log-in, the log-out, and whenever it is asked whose it is: refused, numbered, quoted, or cut."""
@@ -92,6 +94,7 @@ def test_nothing_leaks_when_a_session_fails(quarry: Hunt, call: str) -> None:
     assert_nothing_found(quarry)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("with_login", [True, False])
 def test_nothing_leaks_when_all_goes_well(quarry: Hunt, *, with_login: bool) -> None:
     """Every command, by both surfaces, with a key and with a login; the session ids of all answers are hunted."""
@@ -109,6 +112,7 @@ def test_nothing_leaks_when_all_goes_well(quarry: Hunt, *, with_login: bool) -> 
     assert_nothing_found(quarry)
 
 
+@pytest.mark.full
 def test_a_session_id_is_a_secret_from_the_moment_it_is_read(quarry: Hunt) -> None:
     """Whoever prints or logs it shows nothing; without the net the hunt finds it."""
     log_in(quarry)
@@ -123,6 +127,7 @@ def test_a_session_id_is_a_secret_from_the_moment_it_is_read(quarry: Hunt) -> No
     assert quarry.findings() != []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -142,6 +142,7 @@ def raised(call: Callable[[], object]) -> RotatorError | None:
     return None
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", MISDEEDS)
 def test_no_error_from_vault_carries_what_was_said(
     vault: VaultServer, mount: str, kind: str
@@ -189,6 +190,7 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", ANSWERS, ids=lambda fault: f"{fault.kind}-{fault.status}")
 def test_no_error_from_ecgrid_carries_what_was_said(simulator: Running, fault: Fault) -> None:
     """Every call on both surfaces, with answers that quote credential, request and result."""

@@ -122,6 +122,7 @@ def assert_done_or_said(done: Finished) -> None:
 # threads
 
 
+@pytest.mark.sampled(1)
 @as_root
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 6, 8])
 def test_a_rotation_is_done_or_not_begun_however_few_threads_there_may_be(
@@ -137,6 +138,7 @@ def test_a_rotation_is_done_or_not_begun_however_few_threads_there_may_be(
         assert "[system.NoThread]" in done.stderr
 
 
+@pytest.mark.sampled(1)
 @as_root
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6, 8])
 def test_the_daemon_works_or_says_that_it_has_no_thread_and_ends_when_told(
@@ -161,6 +163,7 @@ def test_the_daemon_works_or_says_that_it_has_no_thread_and_ends_when_told(
     assert kept_every_key(vault, mount, simulator)
 
 
+@pytest.mark.sampled(3)
 @as_root
 @pytest.mark.parametrize("few", [1, 2, 4, 8], indirect=True)
 @pytest.mark.parametrize("command", ["rotate edi", "run --once", "status", "run"])
@@ -186,6 +189,7 @@ def test_a_command_does_its_work_or_says_why_not_however_small_its_container(
 # files
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("most", [6, 8, 10, 12, 16, 24])
 @pytest.mark.parametrize(
     "command", ["rotate edi", "run --once", "status", "check", "doctor", "validate"]
@@ -200,6 +204,7 @@ def test_a_command_does_its_work_or_says_why_not_however_few_files_it_may_open(
     assert kept_every_key(vault, mount, simulator)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("most", [6, 8, 10, 12, 14, 16, 20, 24])
 def test_the_daemon_rotates_or_says_why_not_and_ends_when_told_however_few_files_it_may_open(
     narrow: Rotator, vault: VaultServer, mount: str, simulator: Running, most: int
@@ -226,6 +231,7 @@ def test_the_daemon_rotates_or_says_why_not_and_ends_when_told_however_few_files
     assert kept_every_key(vault, mount, simulator)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("most", [8, 16, 24])
 @pytest.mark.parametrize("command", ["rotate --all", "run --once", "run"])
 def test_many_at_once_lose_no_key_however_few_files_there_are_for_them(
@@ -272,6 +278,7 @@ def test_many_at_once_lose_no_key_however_few_files_there_are_for_them(
         assert shown == simulator.simulator.api_key(user_id)
 
 
+@pytest.mark.sampled(1)
 @as_root
 @pytest.mark.parametrize(
     ("calls", "options"),
@@ -322,6 +329,7 @@ def test_past_issue_no_further_file_and_no_further_thread_is_needed(
 # streams
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("closed", ["0", "1", "2", "1,2", "0,1,2"])
 @pytest.mark.parametrize(
     "command", ["--version", "validate", "status", "run --once", "rotate edi --json", "nonsense"]
@@ -339,6 +347,7 @@ def test_a_closed_stream_is_as_dev_null(narrow: Rotator, command: str, closed: s
 # places
 
 
+@pytest.mark.sampled(1)
 @as_root
 @pytest.mark.parametrize("command", ["validate", "status", "rotate edi", "run --once"])
 def test_a_directory_that_may_not_be_read_has_no_settings(narrow: Rotator, command: str) -> None:
@@ -359,6 +368,7 @@ def test_a_directory_that_may_not_be_read_has_no_settings(narrow: Rotator, comma
     assert done.code == 0, done.stderr
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", ["--version", "validate", "status", "rotate edi", "run --once"])
 def test_a_directory_that_was_removed_has_no_settings(narrow: Rotator, command: str) -> None:
     """The same."""
@@ -409,6 +419,7 @@ POISON = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "command", ["validate", "status", "history edi", "check", "run --once", "rotate edi", "doctor"]
 )

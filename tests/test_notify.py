@@ -102,6 +102,7 @@ def test_what_does_not_pass_is_given_up_and_told(hook: Receiver, status: int, tr
     assert [taken.path for taken in hook.taken] == ["/hook"] * tries
 
 
+@pytest.mark.full
 def test_a_command_delivers_before_it_ends_and_never_tells_the_address(
     rotator_command: Rotator, simulator: Running, hook: Receiver
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_socks_proxy_is_refused_by_its_name_alone(rotator_command: Rotator) ->
     assert done.stderr.startswith("error: ALL_PROXY: names a SOCKS proxy")
 
 
+@pytest.mark.full
 def test_neither_vault_nor_ecgrid_nor_hooks_nor_sentry_on_this_machine_meet_the_proxy(
     rotator_command: Rotator, recorder: Receiver
 ) -> None:

@@ -350,6 +350,7 @@ def wrongs(scene: Scene, issued: int) -> list[str]:
     return told
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("finisher", FINISHERS)
 @pytest.mark.parametrize("befalls", BEFALLS)
 @pytest.mark.parametrize("kind", KINDS)

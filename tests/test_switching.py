@@ -233,6 +233,7 @@ REAL = """
 SHORT = {"ROTATOR_DEADLINE": "2s", "ROTATOR_CLAIM_TTL": "4s"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from conftest import Finished, Rotator, VaultServer, events
 from terminal import at_a_terminal, shown_on
 
@@ -22,6 +23,7 @@ POLICY = """
 """
 
 
+@pytest.mark.full
 def test_quiet_tells_only_what_failed(rotator_command: Rotator, simulator: Running) -> None:
     """Nothing at all while all is well, on either stream; failures as always, also as JSON; exit codes are the same."""
     rotator_command.policy("edi", POLICY)

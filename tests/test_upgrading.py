@@ -96,6 +96,7 @@ def test_every_shape_is_here() -> None:
     assert {"not-retired", "lacks-a-destination", "hooks-due", "with-a-stray"} <= set(SHAPES)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_the_version_before_left_is_gone_on_with(tmp_path: Path, shape: str) -> None:
     """Nothing is lost, nothing is done twice, and at the end all is in order."""
@@ -112,6 +113,7 @@ def test_what_the_version_before_left_is_gone_on_with(tmp_path: Path, shape: str
 EXPECTED = {"claimed-add", "claimed-replace", "with-a-stray", "at-the-limit"}
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_this_version_writes_is_read_by_the_version_before(tmp_path: Path, shape: str) -> None:
     """As long as nothing is set that it does not know: format 1, and no field but its own."""

@@ -204,6 +204,7 @@ def test_the_file_of_a_secret_id_is_read_again_at_each_login(
 # how long, and how often
 
 
+@pytest.mark.full
 def test_an_idle_daemon_renews_a_token_of_fifteen_seconds_in_time(
     rotator_command: Rotator, vault: VaultServer, mount: str, simulator: Running
 ) -> None:

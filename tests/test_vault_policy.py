@@ -65,6 +65,7 @@ def rules_of(hcl: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("which", ["shipped", "printed"])
 def test_every_command_works_with_what_the_policy_allows(
     rotator_command: Rotator, roles: Roles, simulator: Running, which: str

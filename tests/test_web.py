@@ -437,6 +437,7 @@ def test_a_request_that_drips_is_cut_in_time() -> None:
         until(is_cut, "the connection is closed")
 
 
+@pytest.mark.full
 def test_whoever_does_not_take_the_answer_is_cut_and_holds_up_nobody() -> None:
     """The largest page, asked for by many who read nothing."""
     view = a_view(*(row(f"p{n}") for n in range(5000)))
