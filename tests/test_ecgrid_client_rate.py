@@ -56,6 +56,18 @@ def test_several_are_granted_at_once_and_paid_for_afterwards() -> None:
     assert clock.passed == pytest.approx(2.0, abs=0.1)
 
 
+def test_what_was_granted_waits_for_nobody_and_what_is_left_is_given_back() -> None:
+    """Past issue, a request goes while others wait for their turn; what is not drawn is free for others at once."""
+    rate, clock = rate_of(3.0)
+    grant = rate.grant(3, Urgency.ROTATION)
+    assert not rate.reserve(1, Urgency.PAST_ISSUE, within=0.5)
+    assert rate.draw(grant, Urgency.PAST_ISSUE, 0.0)
+    assert clock.passed == 0
+    rate.give_back(grant)
+    assert rate.reserve(2, Urgency.ROTATION, within=1.1)
+    assert rate.draw(grant, Urgency.CHECK, 0.5) is None
+
+
 @pytest.mark.parametrize("unlimited", [None, 0, 0.0])
 def test_no_rate_means_no_limit(unlimited: float | None) -> None:
     """Nobody waits."""
@@ -121,10 +133,12 @@ def test_what_is_stuck_takes_half_at_the_most_while_others_are_due() -> None:
 def test_a_429_stops_everybody_for_as_long_as_it_says() -> None:
     """Also requests that were granted before, which take no new one."""
     rate, clock = rate_of(100.0)
+    grant = rate.grant(3, Urgency.ROTATION)
     rate.slow_down(60.0)
     assert rate.pause_left() == 60.0
-    assert not rate.reserve(0, Urgency.PAST_ISSUE, within=30.0)
-    assert rate.reserve(0, Urgency.PAST_ISSUE)
+    assert rate.draw(grant, Urgency.PAST_ISSUE, 30.0) is None
+    assert rate.draw(grant, Urgency.PAST_ISSUE, 100.0)
+    assert len(grant.slots) == 2
     assert clock.passed == pytest.approx(60.0, abs=0.3)
     assert rate.pause_left() == 0
 

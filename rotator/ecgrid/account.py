@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,8 +9,9 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from rotator.ecgrid.caller import Own
-from rotator.ecgrid.rate import RATE_KIND, Rate, Urgency
+from rotator.ecgrid.rate import RATE_KIND, Grant, Rate, Urgency
 from rotator.ecgrid.surface import By, Offered, Surface
+from rotator.ecgrid.window import Slot
 from rotator.errors import Failure, Forbidden, NotFound, NotSent, Transient
 from rotator.keys import (
     Among,
@@ -46,7 +46,7 @@ class Account(Protocol):
     """
 
     def reserve(self, requests: int) -> None:
-        """Blocks until the limiter grants so many requests at once; the calls that follow draw on them first."""
+        """Blocks until a rotation of so many requests may begin; the calls that follow draw on them first."""
 
     def urgent(self) -> None:
         """From here on, past issue: first in line."""
@@ -131,14 +131,13 @@ class OnWire:
         self._reading = soap if verify.over_soap else rest
         self._both: Mapping[SurfaceName, Surface] = {"rest": rest, "soap": soap}
         self._probing = rest  # X-API-Key is what a key is documented for
-        self._granted = 0
-        self._lock = threading.Lock()
+        self._grant: Grant | None = None
 
     def reserve(self, requests: int) -> None:
         """As `Account.reserve`."""
-        self._rate.reserve(requests, self._urgency)
-        with self._lock:
-            self._granted += requests
+        if self._grant is not None:
+            self._rate.give_back(self._grant)
+        self._grant = self._rate.grant(requests, self._urgency)
 
     def urgent(self) -> None:
         """As `Account.urgent`."""
@@ -261,8 +260,8 @@ class OnWire:
     def version(self, within: float) -> str:
         """As `Account.version`."""
         until = self._clock() + within
-        self._draw(until)
-        return self._rate.heed(lambda: self._reading.version(until - self._clock()))
+        slot = self._draw(until)
+        return self._rate.heed(lambda: self._reading.version(until - self._clock()), slot)
 
     def _ask(
         self,
@@ -275,22 +274,21 @@ class OnWire:
         until = self._clock() + within
 
         def metered(by: By) -> T:
-            self._draw(until)
-            return self._rate.heed(lambda: make(by, until - self._clock()))
+            slot = self._draw(until)
+            return self._rate.heed(lambda: make(by, until - self._clock()), slot)
 
         if caller is not None:
             return metered(By(caller))
         return self._own.call(surface, metered, until)
 
-    def _draw(self, until: float) -> None:
+    def _draw(self, until: float) -> Slot:
         """Takes a granted request, or waits for one; raises NotSent if that would take too long."""
-        with self._lock:
-            new = 0 if self._granted else 1
-            self._granted -= 1 - new
-        if not self._rate.reserve(new, self._urgency, until - self._clock()):
+        slot = self._rate.draw(self._grant, self._urgency, until - self._clock())
+        if slot is None:
             raise NotSent(
                 "ECGrid was not asked: the rate limit leaves no time for it now; ROTATOR_ECGRID__RATE sets the rate, "
                 "which is lower while ECGrid answers 429",
                 kind=RATE_KIND,
                 retry_after=self._rate.pause_left(),
             )
+        return slot
