@@ -47,6 +47,7 @@ TURN = facts(trouble=troubled(5, attempts=2), waiting=True)
 WORKS = facts(trouble=troubled(5), waiting=True, tried=True, worked=True)
 BEGUN = facts(trouble=troubled(5), begun={"due": "begin"}, looking=frozenset({"t0"}))
 MANY_WAIT = facts(trouble=troubled(24), begun={"t0": "again"}, unresolved=frozenset(troubled(24)))
+LEFT_BEHIND = facts(trouble=troubled(3), before=frozenset({"a", "b"}))
 CASES: dict[str, tuple[str, For, Facts, str]] = {
     "nothing is wrong": ("due", "begin", CALM, "go"),
     "few are in trouble": ("due", "begin", facts(trouble=troubled(4)), "go"),
@@ -56,6 +57,10 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "it is one of them": ("b0", "begin", facts(begun=FULL), "go"),
     "it waits itself, and adds none": ("t0", "begin", MANY_WAIT, "go"),
     "a re-issue waits for no place": ("t0", "again", facts(begun=FULL), "go"),
+    "few are, others were in doubt before": ("due", "begin", LEFT_BEHIND, "go"),
+    "and one of these may be left behind": (
+        "b2", "begin", dataclasses.replace(LEFT_BEHIND, begun={"due": "begin"}), "soon"
+    ),
     "braked, one that is due": ("due", "begin", BRAKED, "go"),
     "braked, one in trouble": ("t3", "again", BRAKED, "go"),
     "braked, somebody has begun": ("due", "begin", facts(trouble=troubled(5), begun={"t1": "again"}), "soon"),
@@ -189,6 +194,33 @@ def test_what_a_person_let_go_counts_no_more_until_it_fails_anew() -> None:
     assert brake.facts().trouble == {}
     brake.saw("t4", record(failed=failed(-5)))
     assert list(brake.facts().trouble) == ["t4"]
+
+
+def test_what_was_in_doubt_before_a_process_began_may_have_nobody_at_work_on_it() -> None:
+    """So processes that are killed one after the other brake as one; no alarm, since somebody may well be."""
+    boot = [0.0]
+    brake = brake_of(boot)
+    for number in range(4):
+        brake.saw(f"t{number}", record(claim=claim(60)))
+    assert not brake.facts().braked
+    brake.saw("t4", record(claim=claim(60)))
+    assert brake.facts().braked
+    assert "t4" in (brake.why_one_at_a_time() or "")
+    assert brake.why() == {}
+    brake.saw("t0", Record.new("edi"))
+    assert not brake.facts().braked, "somebody was"
+
+
+def test_what_comes_into_doubt_afterwards_has_somebody_at_work_on_it() -> None:
+    """Another rotator, for as long as its claim holds."""
+    brake = brake_of([0.0])
+    brake.saw("t9", Record.new("edi"))
+    began = record(claim=claim(60))
+    assert began.underway is not None
+    later = began.change(underway=began.underway.model_copy(update={"began": ago(-1)}))
+    for number in range(5):
+        brake.saw(f"t{number}", later)
+    assert not brake.facts().braked
 
 
 def test_who_could_only_look_and_failed_lengthens_no_pause() -> None:

@@ -198,6 +198,32 @@ def test_nothing_is_issued_for_drift_when_the_witness_is_refused_too(tmp_path: P
     assert (scene.works(), scene.stored().record.drifted) == (USER, None)
 
 
+def test_nothing_is_issued_for_drift_that_is_over_when_the_witness_is_accepted(
+    tmp_path: Path,
+) -> None:
+    """ECGrid refused every key, and stops doing so between the second look and the witness."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.simulator.switch(read_back="masked", list_shows="masked")
+    scene.pass_time(hours=1)
+    scene.asked.clear()
+    probes: list[str] = []
+
+    def gate(call: str) -> str:
+        if call == "ecgrid GetMe":
+            probes.append(call)
+            if len(probes) <= 2:
+                raise Refused("refused", kind="ecgrid.InvalidAPIKey")
+        return "go"
+
+    result = with_right(scene, Asked(other=Secret(scene.admin.value)), gate).repair()
+    assert result.error is not None
+    assert (result.error["kind"], "KeySet" in scene.asked) == (MASS_DRIFT, False)
+    scene.pass_time(minutes=1)
+    assert scene.rotator().repair().outcome == "unchanged"
+    assert (scene.works(), scene.stored().record.drifted) == (USER, None)
+
+
 def test_a_drift_is_believed_after_a_second_look(tmp_path: Path) -> None:
     """ECGrid refused the key for a moment: nothing happens, and nothing is written but that it was checked."""
     scene = Scene(tmp_path)

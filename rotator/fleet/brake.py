@@ -70,6 +70,7 @@ class Facts:
 
     `begun`: runs of this process with the right to issue, each with what it is for; `unresolved`: those whose answer
     was lost, and that go on; `looking`: those at work on a policy in trouble. `again_at`: nobody tries before.
+    `before`: in doubt since before this process began, and not known to be in trouble: whoever asked may be gone.
     `waiting`: somebody who is due was held back a moment ago. `tried`: the single one that went last was in trouble;
     `worked`: since any of them asked for a key, one was published. `mass_drift`: why nothing is issued for drift.
     """
@@ -83,6 +84,7 @@ class Facts:
     looking: frozenset[str] = frozenset()
     again_at: datetime | None = None
     doubtful: int = 0  # in doubt, whoever is at work on them
+    before: frozenset[str] = frozenset()
     waiting: bool = False
     tried: bool = False
     worked: bool = False
@@ -91,6 +93,11 @@ class Facts:
     @property
     def braked(self) -> bool:
         """Whether issuing goes one at a time."""
+        return 0 < self.limit <= len(self.trouble) + len(self.before)
+
+    @property
+    def is_alarming(self) -> bool:
+        """The same, and not for those alone whom another rotator may be at work on."""
         return 0 < self.limit <= len(self.trouble)
 
 
@@ -129,8 +136,9 @@ def is_turn_of_the_due(facts: Facts) -> bool:
 
     So those that are stuck, or broken for themselves, slow the others down, and never stop them.
     """
-    last = max(facts.trouble.values(), key=lambda one: one.since)
-    return facts.waiting and (facts.tried or last.attempts > 1) and not is_full(facts)
+    last = max(facts.trouble.values(), key=lambda one: one.since, default=None)
+    failed_again = last is not None and last.attempts > 1
+    return facts.waiting and (facts.tried or failed_again) and not is_full(facts)
 
 
 def is_full(facts: Facts) -> bool:
@@ -165,7 +173,7 @@ def is_mass(drifted: int, checked: int, limit: int) -> bool:
 
 def said_of(facts: Facts) -> str:
     """The cause, for a person."""
-    names = sorted(facts.trouble)
+    names = sorted(facts.before.union(facts.trouble))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
         f"{len(names)} policies are in doubt ({', '.join(names[:NAMED])}{more}): keys may have been made for them that "
@@ -181,7 +189,7 @@ class _Case:
     trouble: Trouble | None
     drift: Drift | None
     version: int
-    doubtful: bool = False
+    doubtful: datetime | None = None  # since when
 
 
 @dataclass
@@ -224,6 +232,7 @@ class Brake:
         self.named = False  # a person named the policies: no drift of others holds them back
 
     _again_at: datetime | None
+    _since: datetime | None = None  # when this process began to read records
 
     # what is known
 
@@ -244,10 +253,12 @@ class Brake:
                 case.trouble = Trouble(
                     since, attempts, underway.sent > 1, asked_at(record, underway)
                 )
-            case.doubtful = underway is not None and underway.sent > 0
+            if underway is not None and underway.sent:
+                case.doubtful = asked_at(record, underway)
             if underway is None or underway.kind == "repair":
                 case.drift = record.drifted
         with self._lock:
+            self._since = self._since or now
             known = self._cases.get(policy)
             if known is not None and version is None:
                 case.version = known.version
@@ -281,6 +292,12 @@ class Brake:
             told = {name: one for name, one in known.items() if self._counts(name, one.since, now)}
             trouble = told | {name: Trouble(now) for name in self._again - known.keys()}
             limit = limit_of(self._setting, len(self._policies))
+            doubts = {name: case.doubtful for name, case in self._cases.items() if case.doubtful}
+            before = {
+                name
+                for name, since in doubts.items()
+                if self._since and since <= self._since and self._counts(name, since, now)
+            }
             return Facts(
                 now=now,
                 limit=limit,
@@ -290,9 +307,8 @@ class Brake:
                 unresolved=frozenset(self._unresolved),
                 looking=frozenset(self._at_work & trouble.keys()),
                 again_at=self._pause_ends(told),
-                doubtful=len(
-                    {name for name, case in self._cases.items() if case.doubtful} | trouble.keys()
-                ),
+                doubtful=len(doubts.keys() | trouble.keys()),
+                before=frozenset(before - trouble.keys() - self._at_work),
                 waiting=any(boot - at < TURN_KEPT for at in self._waiting.values()),
                 tried=self._tried,
                 worked=self._has_worked(told),
@@ -354,8 +370,13 @@ class Brake:
     def why(self) -> dict[str, str]:
         """What is held back now, and why, by kind of error; empty: nothing."""
         facts = self.facts()
-        found = {BRAKED: said_of(facts)} if facts.braked else {}
+        found = {BRAKED: said_of(facts)} if facts.is_alarming else {}
         return found | ({MASS_DRIFT: facts.mass_drift} if facts.mass_drift else {})
+
+    def why_one_at_a_time(self) -> str | None:
+        """Why the next one that wants a key has to wait for others; None: it has not."""
+        facts = self.facts()
+        return said_of(facts) if facts.braked else None
 
     # who may
 

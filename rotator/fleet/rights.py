@@ -95,7 +95,7 @@ class Rights:
             return None
         if self._of_tick(task.order, check=task.check) and self._is_limit_reached():
             return Result(name, "not-due", warnings=[LIMIT], begun=False)
-        why = self.brake.why().get(BRAKED)
+        why = self.brake.why_one_at_a_time()
         if why is None:
             return None
         return Result(name, "failed", phase="claim", error={"kind": BRAKED, "message": why})

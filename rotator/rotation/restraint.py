@@ -12,7 +12,7 @@ from rotator.errors import HeldBack, Permanent, Transient
 from rotator.journal import Record, changes
 from rotator.keys import Secret
 from rotator.rotation.beginning import Waits
-from rotator.rotation.right import For
+from rotator.rotation.right import MASS_DRIFT, For
 from rotator.rotation.run import Run
 
 MOST_AGAIN = 3  # issuing requests of one run beyond the one that was asked for
@@ -142,7 +142,17 @@ def note_drift(run: Run) -> Record:
 
 
 def ask_witness(run: Run, user_id: int) -> None:
-    """Raises HeldBack (`fleet.MassDrift`) if ECGrid also refuses the published key that was found well last."""
-    value = run.world.right.witness(user_id)
-    if value is not None and refuses(run, value):
+    """Raises HeldBack (`fleet.MassDrift`) if what made ECGrid refuse the published key was nothing of that key's.
+
+    So it was if ECGrid also refuses the published key that was found well last, or now accepts both of them.
+    """
+    witness, value = run.world.right.witness(user_id), run.sight.value_at(run.main)
+    if witness is None:
+        return
+    if refuses(run, witness):
         raise run.world.right.witness_refused()
+    if value is not None and not refuses(run, value):
+        raise HeldBack(
+            "held back: ECGrid accepts the published key again, which it had refused; the next look takes it for well",
+            kind=MASS_DRIFT,
+        )
