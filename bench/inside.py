@@ -135,7 +135,7 @@ def net(count: str, records: str, rounds: str) -> Times:
 
 def page(count: str, rounds: str) -> dict[str, Any]:
     """Milliseconds and bytes of the status page with all of so many rows, and with the first screenful."""
-    from rotator.reporting.standing import Standing
+    from rotator.reporting.rows import Standing
     from rotator.web import Health, Site, View, Window
 
     now = datetime.now(UTC)

@@ -31,7 +31,7 @@ from test_architecture import ROOT, repository_texts
 from rotator.errors import BadInput
 from rotator.policy import PolicyDefaults, load
 from rotator.sandbox.ecgrid import Form
-from rotator.sandbox.world import ADMIN, Sandbox, sandbox
+from rotator.sandbox.scene import ADMIN, Sandbox, sandbox
 from rotator.settings import Settings
 
 PAGES = [

@@ -338,6 +338,22 @@ def test_an_init_hands_names_on_and_holds_no_code() -> None:
     } <= WITH_CODE
 
 
+# What is the same thing twice: the real ECGrid and the simulated one, and the wire of each of the other parties.
+SAME_THING = {"envelope.py", "rest.py", "soap.py", "wire.py"}
+# What is still to be named apart.
+ALIKE = {"patience.py", "server.py", "trying.py", "world.py"}
+
+
+def test_no_two_modules_of_different_rooms_have_one_name() -> None:
+    """A module is found by its name alone."""
+    folders: dict[str, set[Path]] = {}
+    for path in modules():
+        if not path.name.startswith("__"):
+            folders.setdefault(path.name, set()).add(path.parent)
+    twice = {name for name, where in folders.items() if len(where) > 1}
+    assert twice <= SAME_THING | ALIKE
+
+
 def test_every_module_has_a_place_in_the_house() -> None:
     """The order of the house names every room that exists."""
     assert {room_of(path) for path in modules()} - set(LEVEL) == set()

@@ -12,7 +12,7 @@ from terminal import at_a_terminal, shown_on
 from test_vault_policy import printed
 
 from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
-from rotator.sandbox.ecgrid.server import start
+from rotator.sandbox.ecgrid.listening import start
 
 HEAD = """
 defaults:

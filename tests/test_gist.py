@@ -17,7 +17,7 @@ from test_fleet_index import NEVER_CHECKED, SCHEDULES, START, TTL, Party, adopte
 from worlds import OTHER, POLICY, USER, Process, Scene, policy_from
 
 from rotator.errors import Failure, Forbidden
-from rotator.fleet.plan import ahead
+from rotator.fleet.forecast import ahead
 from rotator.fleet.renaming import take_over
 from rotator.fleet.standing import row
 from rotator.journal import Debt, Drift, Failed, Held, Hold, Past, Place, Record, gist

@@ -15,7 +15,7 @@ from test_fleet_index import NEVER_CHECKED, Party
 from worlds import POLICY, USER, Scene, policy_from
 
 from rotator.fleet.dispatch import Alarms
-from rotator.fleet.plan import ahead
+from rotator.fleet.forecast import ahead
 from rotator.fleet.renaming import take_over
 from rotator.fleet.reports import Reports
 from rotator.fleet.standing import row

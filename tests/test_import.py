@@ -16,7 +16,7 @@ from rotator.keys import Issue, Person, Verify, Visibility
 from rotator.policy import PolicyDefaults, load
 from rotator.policy.adding import Calls, Entry, File, name_for
 from rotator.sandbox.ecgrid import AuthLevel, Fault, Running, Simulator, Switches
-from rotator.sandbox.ecgrid.server import start
+from rotator.sandbox.ecgrid.listening import start
 
 OWN = 4000
 CALLS = {

@@ -33,7 +33,7 @@ MONTH = timedelta(days=31)
 
 PARENT = """
 import json, os, sys
-import rotator.cli.act, rotator.ecgrid.soap, rotator.reporting, rotator.vault.server
+import rotator.cli.act, rotator.ecgrid.soap, rotator.reporting, rotator.vault.connection
 from rotator.cli import main
 for line in sys.stdin:
     order = json.loads(line)

@@ -12,7 +12,7 @@ from conftest import Rotator
 from prometheus_client.parser import text_string_to_metric_families
 
 from rotator.reporting.metrics import Metrics
-from rotator.reporting.standing import Standing
+from rotator.reporting.rows import Standing
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from worlds import POLICY, policy_from
 
 from rotator.cli.plan import calendar, chart, rotations
 from rotator.errors import Failure, Transient
-from rotator.fleet.plan import MOST, Ahead, Outlook, ahead, first
+from rotator.fleet.forecast import MOST, Ahead, Outlook, ahead, first
 from rotator.journal import Failed, Held, Record
 from rotator.keys import Visibility
 from rotator.policy import Policy

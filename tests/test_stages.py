@@ -14,7 +14,7 @@ import pytest
 from test_forged import ACCOUNTS, OTHER_RUN, Forge
 from worlds import POLICY, Scene
 
-from rotator.fleet.plan import ahead
+from rotator.fleet.forecast import ahead
 from rotator.rotation import Order, would
 
 CHANGES = {"KeySet", "CreateKey", "GenerateKey", "DeleteKey"}  # of ECGrid's calls

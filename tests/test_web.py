@@ -26,7 +26,7 @@ from test_metrics import row, samples, value
 
 from rotator.keys import Secret
 from rotator.reporting import runbook
-from rotator.reporting.standing import HistoryLine, Standing
+from rotator.reporting.rows import HistoryLine, Standing
 from rotator.secrecy.net import NET
 from rotator.web import Health, Owed, Site, View, Window
 

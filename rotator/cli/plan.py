@@ -12,7 +12,7 @@ from rich.text import Text
 from rotator.cli import is_quiet, output
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, length_of, say
 from rotator.errors import Failure
-from rotator.fleet.plan import MOST, Ahead, ahead
+from rotator.fleet.forecast import MOST, Ahead, ahead
 from rotator.journal import Record
 from rotator.policy import Policy
 

@@ -18,8 +18,8 @@ from rotator.fleet import Fleet
 from rotator.keys import Secret
 from rotator.rotation import Order, Result
 from rotator.sandbox.ecgrid import Fault, Form
-from rotator.sandbox.world import Sandbox
-from rotator.sandbox.world import sandbox as start
+from rotator.sandbox.scene import Sandbox
+from rotator.sandbox.scene import sandbox as start
 from rotator.settings import Settings
 
 NEXT = """\

@@ -17,7 +17,7 @@ from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, input_from
 from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.hooks import absent
 from rotator.policy import Policy, json_schema, warnings
-from rotator.reporting.standing import is_too_old
+from rotator.reporting.rows import is_too_old
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

@@ -26,7 +26,7 @@ from rotator.daemon.systemd import Notify
 from rotator.daemon.watch import Watched
 from rotator.errors import BadInput, RotatorError
 from rotator.fleet import Fleet, Turn
-from rotator.fleet.plan import first
+from rotator.fleet.forecast import first
 from rotator.fleet.reports import TURNS
 from rotator.fleet.rights import TURN
 from rotator.policy import Policy

@@ -12,10 +12,10 @@ from rotator import reporting
 from rotator.ecgrid import Urgency
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet, in_shard
-from rotator.fleet.plan import Outlook
+from rotator.fleet.forecast import Outlook
 from rotator.journal import Record
 from rotator.keys import Issue, Verify
-from rotator.reporting.standing import Standing
+from rotator.reporting.rows import Standing
 from rotator.settings import Settings
 from rotator.threads import begin
 from rotator.web import Health, Owed, Site, View, Window

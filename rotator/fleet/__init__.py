@@ -26,7 +26,7 @@ from rotator.fleet.voice import Voice
 from rotator.fleet.world import Surroundings, affordable
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.reporting.standing import Standing
+from rotator.reporting.rows import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend
 from rotator.rotation.right import Free, Right
 from rotator.settings import Settings

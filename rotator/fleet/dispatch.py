@@ -23,7 +23,7 @@ from rotator.fleet.standing import DRIFTED
 from rotator.policy import Policy
 from rotator.reporting.alarms import ALL, Alarm, Receiver, What
 from rotator.reporting.memory import AGAIN, TELLING, Key, Memory, Telling, Trouble
-from rotator.reporting.standing import Row, is_too_old
+from rotator.reporting.rows import Row, is_too_old
 from rotator.threads import begin
 from rotator.vault import StaleRead, Vault
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from rotator.journal import RETIREMENT, Past
-from rotator.reporting.standing import HistoryLine
+from rotator.reporting.rows import HistoryLine
 
 LINES = 10
 

@@ -21,7 +21,7 @@ from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.reporting import runbook
 from rotator.reporting.alarms import ALL, Receiver, What
-from rotator.reporting.standing import Standing
+from rotator.reporting.rows import Standing
 from rotator.reporting.to_sentry import CheckIns, Sentry
 from rotator.reporting.webhook import Webhook
 from rotator.rotation import Result

@@ -24,7 +24,7 @@ from rotator.fleet.survey import (
 )
 from rotator.journal import Failed, Record, gist
 from rotator.policy import Policy
-from rotator.reporting.standing import Row
+from rotator.reporting.rows import Row
 from rotator.rotation import Order, Result, due, previous
 from rotator.rotation.beginning import Stopped, Waits
 from rotator.settings import Settings

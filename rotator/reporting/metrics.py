@@ -30,7 +30,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from rotator import __version__
-from rotator.reporting.standing import Standing
+from rotator.reporting.rows import Standing
 from rotator.secrecy.sinks import scrub
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

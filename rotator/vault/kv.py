@@ -1,7 +1,7 @@
 """KV v2 as the rotator needs it: documents with versions, written by check-and-set only.
 
-`KV` has two implementations: `rotator.vault.server.Server` speaks to Vault or OpenBao, and an in-memory one serves the
-interleaving tests. One contract suite runs against both.
+`KV` has two implementations: `rotator.vault.connection.Server` speaks to Vault or OpenBao, and an in-memory one
+serves the interleaving tests. One contract suite runs against both.
 """
 
 from __future__ import annotations

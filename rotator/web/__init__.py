@@ -7,6 +7,6 @@ there is no request that changes anything, and none that shows a secret.
 from __future__ import annotations
 
 from rotator.web.server import Window
-from rotator.web.values import Health, Owed, Site, View
+from rotator.web.view import Health, Owed, Site, View
 
 __all__ = ["Health", "Owed", "Site", "View", "Window"]

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from rotator.reporting.standing import Row
-from rotator.web.values import View
+from rotator.reporting.rows import Row
+from rotator.web.view import View
 
 # What a state means for whoever looks, the most alarming first; the mark says it without colour.
 STATES = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from rotator.reporting.standing import HistoryLine, Row
+from rotator.reporting.rows import HistoryLine, Row
 from rotator.web.asked import STATES
-from rotator.web.values import Owed, View
+from rotator.web.view import Owed, View
 
 OWED = 5  # keys that are named in a row
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]

@@ -22,7 +22,7 @@ from rotator.reporting import metrics
 from rotator.secrecy.sinks import scrub
 from rotator.web.asked import Asked
 from rotator.web.clients import Clients, Request
-from rotator.web.values import Health, Site
+from rotator.web.view import Health, Site
 
 COMPRESSED_FROM = 1400  # bytes: what fits into one packet is left as it is
 HEALTH = ("/healthz", "/readyz")
@@ -131,10 +131,12 @@ class Window:
         return _text(404, "there are /, /metrics, /healthz and /readyz")
 
     def _page(self, asked: Asked) -> Answer:
-        from rotator.web import page  # with its templates, which only those who look at it pay for
+        from rotator.web import (
+            status_page,  # with its templates, which only those who look at it pay for
+        )
 
-        html = page.render(self._site.view(), self._site.ready(), asked)
-        security = ("Content-Security-Policy", page.SECURITY_POLICY)
+        html = status_page.render(self._site.view(), self._site.ready(), asked)
+        security = ("Content-Security-Policy", status_page.SECURITY_POLICY)
         body = scrub(html, "page").encode()
         return Answer(200, "text/html; charset=utf-8", body, (security,))
 

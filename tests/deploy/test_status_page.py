@@ -16,7 +16,7 @@ import pytest
 from browser import Browser
 from conftest import until
 
-from rotator.reporting.standing import HistoryLine, Standing
+from rotator.reporting.rows import HistoryLine, Standing
 from rotator.web import Health, Owed, Site, View, Window
 
 pytestmark = pytest.mark.deploy

@@ -1,8 +1,8 @@
 """ECGrid, simulated: both surfaces, its errors, both answers to what its documentation leaves open, and faults."""
 
 from rotator.sandbox.ecgrid.control import Control
-from rotator.sandbox.ecgrid.model import Simulator
-from rotator.sandbox.ecgrid.server import Running, start
+from rotator.sandbox.ecgrid.listening import Running, start
+from rotator.sandbox.ecgrid.simulator import Simulator
 from rotator.sandbox.ecgrid.switches import Fault, Form, Switches
 from rotator.sandbox.ecgrid.words import AuthLevel, KeyRecord, User
 

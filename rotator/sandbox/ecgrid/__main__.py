@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 
-from rotator.sandbox.ecgrid.model import Simulator
-from rotator.sandbox.ecgrid.server import start
+from rotator.sandbox.ecgrid.listening import start
+from rotator.sandbox.ecgrid.simulator import Simulator
 from rotator.sandbox.ecgrid.switches import Switches
 from rotator.sandbox.ecgrid.words import AuthLevel
 

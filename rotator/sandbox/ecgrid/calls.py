@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from rotator.sandbox.ecgrid.callers import Rights
 from rotator.sandbox.ecgrid.named import NamedValues
 from rotator.sandbox.ecgrid.people import VERSION, People
-from rotator.sandbox.ecgrid.rights import Rights
 from rotator.sandbox.ecgrid.store import Holding, Store
 from rotator.sandbox.ecgrid.switches import Issuing
 from rotator.sandbox.ecgrid.words import (

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rotator.errors import Failure, NotSent
-from rotator.sandbox.ecgrid.model import Simulator
+from rotator.sandbox.ecgrid.simulator import Simulator
 from rotator.sandbox.ecgrid.switches import Fault, Switches
 from rotator.sandbox.ecgrid.words import KeyRecord, User
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rotator.sandbox.ecgrid.rights import Rights
+from rotator.sandbox.ecgrid.callers import Rights
 from rotator.sandbox.ecgrid.store import Place, Store
 from rotator.sandbox.ecgrid.words import (
     FOR_EVER,

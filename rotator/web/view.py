@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rotator.reporting.standing import HistoryLine, Standing
+from rotator.reporting.rows import HistoryLine, Standing
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any, Literal, Self
 from urllib.parse import unquote, unquote_plus
 
 from rotator.sandbox.ecgrid import control, descriptions, rest, wire
-from rotator.sandbox.ecgrid.model import Simulator
 from rotator.sandbox.ecgrid.service import SERVICE_SOAP
+from rotator.sandbox.ecgrid.simulator import Simulator
 from rotator.sandbox.ecgrid.soap import SOAP
 from rotator.sandbox.ecgrid.switches import Fault, Switches
 from rotator.sandbox.ecgrid.wire import Answer, Request

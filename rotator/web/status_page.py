@@ -22,10 +22,10 @@ from markupsafe import Markup, escape
 from rotator import __version__
 from rotator.letters import visible
 from rotator.reporting import runbook
-from rotator.reporting.standing import Row
+from rotator.reporting.rows import Row
 from rotator.web.asked import ORDERS, STATES, Asked, natural
 from rotator.web.lines import Times, line, span
-from rotator.web.values import Health, View
+from rotator.web.view import Health, View
 
 PAGE = (
     200  # rows, unless all are asked for; so many of those are shown with all that is known of them
