@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rotator.fleet.brake import (
+from rotator.fleet.brake import Brake
+from rotator.fleet.verdict import (
     LONGEST_PAUSE,
-    Brake,
     Facts,
     Trouble,
     decide,

@@ -14,7 +14,7 @@ from conftest import OPERATOR, Finished, Rotator, VaultServer, events, in_every,
 from proxy import Answer, Forward, Proxy, Request
 from test_daemon import FIRST_USER, fleet_of, published, record
 
-from rotator.fleet.brake import LEAST
+from rotator.fleet.verdict import LEAST
 from rotator.sandbox.ecgrid import Fault, Running
 
 SIZE = 24

@@ -14,7 +14,7 @@ from test_interleavings import KINDS, SETTINGS, rotate, scene_of, tick
 from test_right import Asked, due, with_right
 from worlds import USER, Process, Scene
 
-from rotator.fleet import brake
+from rotator.fleet import brake, verdict
 from rotator.rotation import ending, page, proving, publishing, restraint, retiring
 from rotator.rotation.fence import Fence
 from rotator.rotation.hand import Nothing, Unseen
@@ -72,7 +72,7 @@ def lost_answers_are_not_looked_for(patch: Patch) -> None:
 
 def the_brake_always_lets_go(patch: Patch) -> None:
     """Whatever the facts are."""
-    patch.setattr(brake, "decide", lambda who, what, facts: brake.GO)
+    patch.setattr(brake, "decide", lambda who, what, facts: verdict.GO)
 
 
 def the_right_is_asked_for_too_late(patch: Patch) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rotator.errors import Failure, HeldBack, RotatorError
-from rotator.fleet.brake import Brake, Verdict
+from rotator.fleet.brake import Brake
 from rotator.fleet.crew import Task
 from rotator.fleet.standing import Board
 from rotator.fleet.survey import last_check
+from rotator.fleet.verdict import Verdict
 from rotator.journal import Record
 from rotator.keys import Secret
 from rotator.policy import Policy
