@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -18,6 +19,7 @@ def main() -> None:
         from rotator.init import watch_over
 
         watch_over()
+    gc.disable()  # what a command loads lives as long as the process; `exits` of `cli.common` turns it on again
     from rotator.cli import main as command
 
     command(prog_name="rotator")

@@ -7,6 +7,7 @@ whoever sent has no request, header or body in any frame of a traceback. No redi
 from __future__ import annotations
 
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,14 @@ from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import httpx
-
 from rotator import __version__, files
 from rotator.settings import proxy_for, why_refused
+
+# httpx has a command line of its own, which brings rich and pygments along; it does without where they are not there.
+sys.modules["httpx._main"] = None  # type: ignore[assignment]  # importing it fails, as where it is not installed
+import httpx  # noqa: E402 - only now
+
+del sys.modules["httpx._main"]
 
 CONNECT_TIMEOUT = 10.0
 IDLE_LIFE = 30.0  # seconds that an idle connection is kept

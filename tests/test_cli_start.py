@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,26 @@ def test_help_and_version_cost_no_more_than_click(shell: Shell) -> None:
 
 
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
+STARTED = """
+import gc, sys
+gc.disable()
+import rotator.cli.act
+from rotator.cli.common import exits
+with exits():
+    assert gc.isenabled() and gc.get_freeze_count() > 10_000, gc.get_freeze_count()
+drawing = {"rich", "pygments", "httpx._main"} & set(sys.modules)
+assert not drawing, drawing
+"""
+
+
+def test_a_command_loads_nothing_that_draws_and_looks_for_no_garbage_until_it_is_loaded() -> None:
+    """httpx's own command line is left out; what was loaded is never looked through again."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTED], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_there_is_colour_at_a_terminal_only_and_not_with_no_color(rotator_command: Rotator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def _fault(error: Exception) -> str:
 def exits() -> Iterator[None]:
     """Turns our errors into their text and exit code; anything else into its place and class, without values."""
     guard()  # before anything can be said
+    gc.freeze()  # what is loaded by now is never garbage: it need not be looked through
+    gc.enable()
     try:
         yield
         return
