@@ -251,3 +251,46 @@ def test_why_a_certificate_is_not_accepted_is_said(
 def wire_of(environ: dict[str, str]) -> Wire:
     """A wire to Vault."""
     return Wire(Settings.load(environ).vault, ServerClock(lambda: 0.0, lambda: 0.0), None)
+
+
+def test_a_clients_certificate_that_is_replaced_is_shown_by_the_next_request(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """Once both files are there: what does not fit together yet is waited for, and the old pair goes on."""
+    shop.make(
+        f"{SELF} -subj /CN=here -addext subjectAltName=IP:127.0.0.1 -keyout h.pem -out here.pem"
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shop.at / "here.pem", shop.at / "h.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    for name in ("cert.pem", "second.pem"):
+        context.load_verify_locations(shop.at / name)
+    shown: list[bytes | None] = []
+
+    class Seen(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            shown.append(self.getpeercert(True))
+
+    context.sslsocket_class = Seen
+    mine, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(shop.at / "cert.pem", mine)
+    shutil.copy(shop.at / "key.pem", key)
+    with serving(http("{}"), context) as server:
+        wire = wire_of(
+            {
+                "VAULT_ADDR": f"https://127.0.0.1:{server.port}",
+                "VAULT_CACERT": str(shop.at / "here.pem"),
+                "VAULT_CLIENT_CERT": str(mine),
+                "VAULT_CLIENT_KEY": str(key),
+            }
+        )
+        for source, target in (("cert.pem", mine), ("second.pem", mine), ("other.pem", key)):
+            shutil.copy(shop.at / source, tmp_path / "new")
+            (tmp_path / "new").replace(target)
+            assert wire.request("get", "/v1/kv/data/a") == {}
+    one, two = (
+        ssl.PEM_cert_to_DER_cert((shop.at / name).read_text())
+        for name in ("cert.pem", "second.pem")
+    )
+    assert shown == [one, one, two]

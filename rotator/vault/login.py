@@ -104,7 +104,6 @@ class Logins:
         self._refused: tuple[float, str] | None = None
         self._promised: dict[int, float] = {}  # thread -> until when its rotation may take uses
         self._read: dict[str, Secret] = {}  # what the files held last
-        self._certificate: End | None = None  # the one that the connections were made with
         self._tried: Secret | None = (
             None  # the SecretID that was to follow one that is about to end
         )
@@ -203,10 +202,7 @@ class Logins:
             elif how != "cert":
                 found.append(self._jwt_ends())
             if self._settings.client_cert is not None:
-                self._certificate = self._certificate or certificate_ends(
-                    self._settings.client_cert
-                )
-                found.append(self._certificate)
+                found.append(certificate_ends(self._settings.client_cert))
             return found
 
     def _secret_id_ends(self, login: Login) -> End:

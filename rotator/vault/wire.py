@@ -12,8 +12,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -89,6 +90,7 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         # Without `super().__init__`, which would open a session of requests.
         self.base_uri, self.namespace = settings.addr or "", settings.namespace
         self._clock, self._observer = clock, observer
+        self._settings, self._written = settings, _written(settings)
         self._pools = _pools(settings)
         self.secret_token: Secret | None = None
         self.uses = 0  # of a token, by requests that were sent with one
@@ -169,10 +171,20 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
             self._clock.saw(reply.date, time.monotonic() - started)
         return _answer(what, reply, changes, len(content or b""))
 
+    def _connections(self) -> urllib3.PoolManager:
+        """The connections; new ones once the files for TLS are others, and fit each other."""
+        written = _written(self._settings)
+        if written != self._written:
+            with suppress(BadInput):  # the key is yet to follow its certificate
+                before, self._pools = self._pools, _pools(self._settings)
+                self._written = written
+                before.clear()
+        return self._pools
+
     def _send(
         self, method: str, url: str, sent: dict[str, str], content: bytes | None, within: float
     ) -> _Reply:
-        response = self._pools.urlopen(
+        response = self._connections().urlopen(
             method,
             url,
             body=content,
@@ -196,6 +208,19 @@ def _sent(token: Secret | None) -> dict[str, str]:
     if token is not None:
         sent["X-Vault-Token"] = token.reveal()
     return sent
+
+
+def _written(settings: VaultSettings) -> list[tuple[int, int] | None]:
+    """Which files there are for TLS, and when they were written last: another answer means that they were replaced."""
+    return [_version(one.path) for one in settings.tls_files() if one is not None]
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    try:
+        at = path.stat()
+    except OSError:
+        return None
+    return at.st_ino, at.st_mtime_ns
 
 
 def _pools(settings: VaultSettings) -> urllib3.PoolManager:
