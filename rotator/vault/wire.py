@@ -176,9 +176,8 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         written = _written(self._settings)
         if written != self._written:
             with suppress(BadInput):  # the key is yet to follow its certificate
-                before, self._pools = self._pools, _pools(self._settings)
-                self._written = written
-                before.clear()
+                # Those of before end with the last request that is on its way by them.
+                self._pools, self._written = _pools(self._settings), written
         return self._pools
 
     def _send(
