@@ -183,6 +183,13 @@ def _old_ends(result: Result) -> str | None:
     return distance(result.previous_key_until, ended)
 
 
+def _screen() -> Console:
+    """The terminal that progress is drawn on. It folds what is long by itself: a line of the log stays one."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True)
+
+
 @contextmanager
 def progress(names: Sequence[str], wanted: bool) -> Iterator[Progress]:
     """At a terminal, on stderr: what goes on, how many are done, and how long the rest will take.
@@ -193,11 +200,10 @@ def progress(names: Sequence[str], wanted: bool) -> Iterator[Progress]:
     if not wanted or not sys.stderr.isatty():
         yield shown
         return
-    from rich.console import Console
     from rich.live import Live
 
     live = Live(
-        console=Console(stderr=True),
+        console=_screen(),
         refresh_per_second=8,
         transient=True,
         get_renderable=shown.picture,
@@ -245,11 +251,10 @@ def counting(what: str, of: int | None = None) -> Iterator[Callable[[int], None]
     if not sys.stderr.isatty() or of == 0:
         yield lambda done: None
         return
-    from rich.console import Console
     from rich.live import Live
 
     began = time.monotonic()
-    live = Live(plain(f"{what} ..."), console=Console(stderr=True), transient=True)
+    live = Live(plain(f"{what} ..."), console=_screen(), transient=True)
     with live, reporting.lines_through(sys.stderr):
 
         def tell(done: int) -> None:
