@@ -295,6 +295,14 @@ def test_the_demo_ends_well_and_proves_it(shell: Shell) -> None:
     assert list(shell.directory.glob("rotator-sandbox-*")) == []
 
 
+def test_the_demo_fits_into_eighty_columns(rotator_command: Rotator) -> None:
+    """Nothing is broken within a word; and who has no `rotator` in the PATH is told where it is."""
+    with at_a_terminal(rotator_command, "demo", COLUMNS="80", PATH=os.defpath) as (_, screen):
+        lines = shown_on(screen).splitlines()
+    assert [line for line in lines if len(re.sub(r"\x1b\[[0-9;]*m", "", line)) > 80] == []
+    assert "The PATH has no `rotator`: it is in" in "\n".join(lines)
+
+
 def test_status_is_drawn_anew_until_it_is_interrupted(rotator_command: Rotator) -> None:
     """A rotation by somebody else appears by itself; Ctrl-C gives the screen back and is no failure."""
     for name, user_id in (("first", 5001), ("second", 5002)):

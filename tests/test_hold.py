@@ -97,6 +97,36 @@ def test_a_held_policy_is_rotated_by_name_and_by_nothing_else(
     assert [one["outcome"] for one in told] == ["adopted", "held", "rotated", "released", "rotated"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "held"),
+    [
+        (("--tag", "pilot"), {"a": "held"}),
+        (("--owner", "night shift"), {"b": "held", "c": "held"}),
+        (("--owner", "night shift", "--tag", "prod"), {"b": "held"}),
+        (("--all",), {"a": "held", "b": "held", "c": "held"}),
+    ],
+)
+def test_policies_are_held_and_released_by_tag_and_owner(
+    policies: Rotator, chosen: tuple[str, ...], held: dict[str, str]
+) -> None:
+    """Those that fit both, and no other."""
+    for user, name, more in (
+        (5001, "a", "tags: [prod, pilot]\nowner: edi@example.com\n"),
+        (5002, "b", "owner: night shift\n"),
+        (5003, "c", "tags: [test]\nowner: night shift\n"),
+    ):
+        text = ONE.format(user=user, name=name)
+        policies.policy(
+            name, text.replace("tags: [prod]\n", "" if "tags" in more else "tags: [prod]\n") + more
+        )
+    assert outcomes(policies("hold", *chosen, *HOLD, "--json")) == held
+    shown = {name for name, row in rows(policies).items() if row["state"] == "paused"}
+    assert shown == held.keys()
+    done = policies("release", *chosen, "--json")
+    assert outcomes(done) == dict.fromkeys(held, "released")
+    assert not [row for row in rows(policies).values() if row["state"] == "paused"]
+
+
 def test_a_hold_on_a_policy_without_a_record_leaves_it_unadopted(
     policies: Rotator, simulator: Running
 ) -> None:

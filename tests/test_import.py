@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -300,6 +301,29 @@ def test_the_path_is_the_templates(
         assert (done.code, done.stdout) == (2, ""), path
 
 
+@pytest.mark.parametrize("form", ["portal", "service"])
+def test_an_import_that_is_interrupted_logs_out_and_writes_nothing(
+    rotator_command: Rotator, network: Callable[[str, int], Simulator], form: str
+) -> None:
+    """With Ctrl-C, in the middle of asking for the users' keys by a login: no session is left at ECGrid."""
+    model = network(form, 60)
+    del rotator_command.environment["ROTATOR_ECGRID__API_KEY"]
+    operator = next(user for user in model.users() if user.user_id == OWN)
+    rotator_command.environment |= {
+        "ROTATOR_ECGRID__LOGIN": operator.login,
+        "ROTATOR_ECGRID__PASSWORD": operator.password,
+        "ROTATOR_ECGRID__RATE": "10",
+    }
+    started = rotator_command.start("import", "--out", "policies/users.yaml")
+    asks = "ListKeys" if form == "portal" else "GetAPIKey"
+    assert until(lambda: model.counts().get(asks, 0) > 3, "it asks for the users' keys")
+    assert model.sessions() > 0
+    done = started.finish(send=signal.SIGINT)
+    assert (done.code, done.stdout, "interrupted" in done.stderr) == (130, "", True), done.stderr
+    assert model.sessions() == 0, model.counts()
+    assert list(rotator_command.policies.iterdir()) == []
+
+
 def test_the_rotators_own_key_may_be_in_vault(
     rotator_command: Rotator,
     network: Callable[[str, int], Simulator],
@@ -481,6 +505,16 @@ def test_an_error_in_the_policies_stops_it_before_it_asks(
     rotator_command.policy("bad", "user_id: x")
     done = rotator_command("import")
     assert (done.code, done.stdout, model.counts()) == (2, "", {})
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_anybody_is_asked(
+    rotator_command: Rotator, network: Callable[[str, int], Simulator]
+) -> None:
+    """Its directory is not there: with exit 2 at once, and not after minutes of questions."""
+    model = network("portal", 1)
+    done = rotator_command("import", "--out", "nowhere/users.yaml")
+    assert (done.code, done.stdout, model.counts()) == (2, "", {})
+    assert "there is no directory nowhere: make it first" in done.stderr
 
 
 def test_a_directory_is_no_file_to_add_to(tmp_path: Path) -> None:

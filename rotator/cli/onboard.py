@@ -60,6 +60,7 @@ def import_users(
         among = Among(network, mailbox, name, level or "")
         wish = Wish(among, path, Path(out) if out else None)
         file = File(wish.out)
+        _require_directory(wish.out)
         policies = _there(settings, wish, file.text)
         with census(settings) as asked:
             news = _found(settings, asked, wish, file, policies)
@@ -141,6 +142,12 @@ def _entries(
         why_not = _why_not(person, me)
         known = about.get(person.user_id, About(why_not or ""))
         yield Entry(name, person.user_id, known.note, why_not is not None, known.visibility)
+
+
+def _require_directory(path: Path | None) -> None:
+    """Raises BadInput if the file could not be written for want of its directory: before minutes are spent on it."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise BadInput([Problem(str(path), f"there is no directory {path.parent}: make it first")])
 
 
 def _write(path: Path, before: str, text: str) -> None:

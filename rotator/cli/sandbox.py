@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 import sys
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from rotator import reporting
 from rotator.cli import output
@@ -24,10 +26,10 @@ from rotator.settings import Settings
 
 NEXT = """\
 What to type next:
-  rotator sandbox            the same two servers, to play with from another terminal
-  rotator validate           your own policies in ./policies, offline
-  rotator doctor             your own Vault and ECGrid, before the first rotation
-  rotator rotate --help      rotate now
+  rotator sandbox        the same two servers, to play with from another shell
+  rotator validate       your own policies in ./policies, offline
+  rotator doctor         your own Vault and ECGrid, before the first rotation
+  rotator rotate --help  rotate now
 """
 
 
@@ -81,10 +83,12 @@ def demo() -> None:
         print("Starting a simulated ECGrid and a real OpenBao on loopback ...", flush=True)
         good = True
         for form, tour in _TOURS.items():
-            print(f"\n{tour.title}")
+            _say(f"\n{tour.title}")
             with start(form=form) as running:
                 good = _tour(running, tour) and good
         print(f"\n{NEXT}")
+        if shutil.which("rotator") is None:
+            _say(f"The PATH has no `rotator`: it is in {Path(sys.executable).parent}.\n")
         if not good:
             sys.exit(FAILED)
 
@@ -96,29 +100,34 @@ def _tour(running: Sandbox, tour: _Tour) -> bool:
     )
     policies = policies_from(settings)
     with Fleet(settings, policies) as fleet:
-        print(
+        _say(
             f"\n1. The first tick takes over the keys that {len(policies)} users have (nothing is cut off):\n"
         )
         first = fleet.tick()
         _show(first)
         old = _published(fleet)
-        print(f"\n2. {tour.on_demand}:\n")
+        _say(f"\n2. {tour.on_demand}:\n")
         second = fleet.tend(policies, _order(fleet, "demo"))
         _show(second)
-        print("\n3. What ECGrid says to the old and to the new keys:\n")
+        _say("\n3. What ECGrid says to the old and to the new keys:\n")
         new = _published(fleet)
         proved = _proof(fleet, old, new, second)
-        print(
+        _say(
             f"\n4. The answer to the next {tour.issuing} is lost: the key is made, and nobody is told its value.\n"
         )
         running.ecgrid.simulator.add_fault(Fault("lost", call="issue"))
         third = fleet.tend(policies[:1], _order(fleet, "demo with a lost answer"))
         _show(third)
         issued = running.ecgrid.simulator.issued(policies[0].users[0])
-        print(
+        _say(
             f"\n   Healed by looking: {issued} keys were issued to this user in 2 rotations, none twice."
         )
         return proved and not any(result.bad for result in (*first, *second, *third))
+
+
+def _say(text: str) -> None:
+    """A sentence, wrapped between its words where the terminal ends."""
+    output.console().print(text)
 
 
 def _order(fleet: Fleet, reason: str) -> Order:
