@@ -128,6 +128,31 @@ def test_what_is_printed_at_a_terminal_is_not_logged_there_as_well(
     assert "warning" in rotator_command("validate").stdout
 
 
+def test_a_hold_is_told_once_at_a_terminal(rotator_command: Rotator) -> None:
+    """In the table, without a column that has nothing to say; in a pipe the log has it, too."""
+    rotator_command.policy("edi", POLICY)
+    for typed, event in (
+        (("hold", "edi", "--for", "1h", "--reason", "audit"), "policy.held"),
+        (("release", "edi"), "policy.released"),
+    ):
+        shown = at_eighty_columns(rotator_command, *typed)
+        assert event not in shown
+        head, row = shown.splitlines()
+        assert (head.split(), row.split()[0]) == (["POLICY", "OUTCOME", "UNTIL", "WHY"], "edi")
+        assert len(row.split()) == 4, row
+    rotator_command("hold", "edi", "--for", "1h", "--reason", "audit")
+    assert len(events(rotator_command("release", "edi").stderr, "policy.released")) == 1
+
+
+def test_a_dry_run_does_not_say_that_anything_was_published(rotator_command: Rotator) -> None:
+    """Where the places do not fit beside the rest, a text tells where it would be."""
+    rotator_command.policy("edi-gateway-north", POLICY.replace("ecgrid/edi", "ecgrid/edi-gateway"))
+    shown = at_eighty_columns(rotator_command, "rotate", "--all", "--dry-run")
+    assert "would-rotate" in shown
+    assert ": published at" not in shown
+    assert "publish it at" in " ".join(shown.split())
+
+
 def test_a_sealed_vault_is_told_once_with_how_long_it_is_waited_for(
     rotator_command: Rotator,
 ) -> None:

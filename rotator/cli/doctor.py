@@ -389,7 +389,6 @@ def _family(fleet: Fleet, policy: Policy, user_id: int) -> Finding:
             "verify: get-key or key-get"
         )
     readable = "in full" if seen.whole else "masked"
-    return (
-        "ok",
-        f"user {user_id}: {len(listed)} {policy.visibility.value} keys, read back {readable}",
-    )
+    kind = policy.visibility.value
+    keys = output.counted(len(listed), f"{kind} key", f"{kind} keys")
+    return "ok", f"user {user_id}: {keys}, read back {readable}"

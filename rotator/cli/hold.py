@@ -31,7 +31,8 @@ def hold(given: dict[str, str], *, chosen: Choice, span: str, reason: str, json_
             now = fleet.patiently(fleet.vault_time).replace(microsecond=0)
             fleet.server.sure_of_time()
             frozen = Hold(at=now, until=now + length, reason=why, by=by)
-            _end(put(fleet, policies, frozen, by), json_)
+            logged = not output.is_screen(json_)
+            _end(put(fleet, policies, frozen, by, logged=logged), json_)
 
 
 def release(given: dict[str, str], *, chosen: Choice, brake: bool, json_: bool) -> None:
@@ -45,7 +46,8 @@ def release(given: dict[str, str], *, chosen: Choice, brake: bool, json_: bool) 
             if not brake:
                 policies = choose(fleet.policies, chosen)
                 fleet.patiently(fleet.vault_time)
-                _end(put(fleet, policies, None, fleet.who), json_)
+                logged = not output.is_screen(json_)
+                _end(put(fleet, policies, None, fleet.who, logged=logged), json_)
             at = fleet.patiently(lambda: let_go(fleet.vault, fleet.who))
             reporting.event(
                 "fleet.brake_let_go",
@@ -67,12 +69,14 @@ def _end(answers: list[Answer], json_: bool) -> NoReturn:
             {"results": [answer.as_json() for answer in told], "summary": dict(counted)}
         )
     elif told or not is_quiet():
+        columns = ("POLICY", "OUTCOME", "UNTIL", "WHY", "")
+        width = len(columns) if any(answer.message for answer in told) else len(columns) - 1
         cells = (
-            (answer.policy, answer.outcome, output.instant(until), why, answer.message)
+            (answer.policy, answer.outcome, output.instant(until), why, answer.message)[:width]
             for answer in told
             for until, why in [
                 (answer.hold.until, answer.hold.reason) if answer.hold else (None, None)
             ]
         )
-        output.console().print(output.table(("POLICY", "OUTCOME", "UNTIL", "WHY", ""), cells))
+        output.console().print(output.table(columns[:width], cells))
     sys.exit(FAILED if counted["failed"] else BUSY if counted["busy"] else 0)

@@ -144,7 +144,7 @@ def results(found: list[Result], json_: bool) -> None:
     if rows:
         out.print(table(RESULT[:-1], (row[:-1] for row in rows)) if beneath else whole)
     for result, row in zip(told, rows, strict=True):
-        if beneath and row[-1]:
+        if beneath and row[-1] and result.outcome != "would-rotate":  # a text says where it would
             out.print(plain(f"{result.policy}: published at {row[-1]}"))
     for result in told:
         if result.error:

@@ -40,25 +40,25 @@ class Answer:
         }
 
 
-def put(fleet: Fleet, policies: list[Policy], hold: Hold | None, by: str) -> list[Answer]:
-    """Puts that hold on each policy, whatever held it before; None takes it away. One that fails stops no other."""
+def put(
+    fleet: Fleet, policies: list[Policy], hold: Hold | None, by: str, *, logged: bool = True
+) -> list[Answer]:
+    """Puts that hold on each policy, whatever held it before; None takes it away. One that fails stops no other.
+
+    `logged` is false where the answers are printed for whoever reads the log.
+    """
     answers = []
     fleet.index.expect(policy.name for policy in policies)
     for policy in policies:
         try:
-            answer = _put(fleet, policy, hold, by)
+            answer = _written(fleet, policy, hold, by)
         except RotatorError as error:
             answer = Answer(policy.name, "failed", message=str(error), kind=error.kind)
+        if logged and answer.outcome in ("held", "released"):
+            told = {name: answer.as_json()[name] for name in ("until", "reason")}
+            reporting.event(f"policy.{answer.outcome}", policy=policy.name, by=by, **told)
         answers.append(answer)
     return answers
-
-
-def _put(fleet: Fleet, policy: Policy, hold: Hold | None, by: str) -> Answer:
-    answer = _written(fleet, policy, hold, by)
-    if answer.outcome in ("held", "released"):
-        told = {name: answer.as_json()[name] for name in ("until", "reason")}
-        reporting.event(f"policy.{answer.outcome}", policy=policy.name, by=by, **told)
-    return answer
 
 
 def _written(fleet: Fleet, policy: Policy, hold: Hold | None, by: str) -> Answer:
