@@ -153,6 +153,23 @@ def test_a_dry_run_does_not_say_that_anything_was_published(rotator_command: Rot
     assert "publish it at" in " ".join(shown.split())
 
 
+def test_what_is_said_of_many_policies_is_said_once(
+    rotator_command: Rotator, simulator: Running
+) -> None:
+    """As where a brake holds back a whole fleet: each has its row, and the reason is one line."""
+    for number in range(30):
+        text = POLICY.replace("5001", str(6000 + number)).replace("ecgrid/edi", f"ecgrid/{number}")
+        rotator_command.policy(f"edi-{number}", text)
+        simulator.simulator.add_user(6000 + number)
+    simulator.simulator.add_fault(Fault("status", call="KeySet", status=403, times=None))
+    done = rotator_command("rotate", "--all")
+    lines = [line for line in done.stdout.splitlines() if "ecgrid.AccessDenied" in line]
+    assert len(re.findall(r"^edi-\d+ +failed", done.stdout, re.MULTILINE)) == 30
+    assert len(lines) == 1, lines
+    assert re.match(r"edi-0, edi-\d+, edi-\d+ and 27 more: failed in issue: ", lines[0]), lines
+    assert done.stdout.endswith("30 failed\n")
+
+
 def test_a_sealed_vault_is_told_once_with_how_long_it_is_waited_for(
     rotator_command: Rotator,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MANY = 4  # lines that are folded; fewer are told one by one
@@ -44,15 +44,33 @@ def folded(lines: Iterable[Told], fine: str) -> Iterator[Told]:
         if len(group) < MANY or not group[0].policy:
             yield from group
         else:
-            first, many = group[0], f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+            first = group[0]
             text = (
                 f"{first.text} (and so on)"
                 if any(one.text != first.text for one in group)
                 else first.text
             )
-            yield Told(
-                first.state, first.what, many if len(names) > SHOWN else ", ".join(names), text
-            )
+            yield Told(first.state, first.what, some_of(names), text)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The policies that a folded line is about."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def said_once(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Policies, and what there is to say of each: the same of many is said once, where it comes first."""
+    lines = list(lines)
+    about: dict[str, list[str]] = {}
+    for policy, text in lines:
+        about.setdefault(text, []).append(policy)
+    for policy, text in lines:
+        names = about[text]
+        if len(names) < MANY:
+            yield policy, text
+        elif policy == names[0]:
+            yield some_of(names), text
 
 
 def counts(states: Iterable[str]) -> str:

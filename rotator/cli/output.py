@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rotator import reporting
 from rotator.cli import is_quiet
+from rotator.cli.folding import said_once
 from rotator.letters import as_json, visible
 
 if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
@@ -34,6 +35,7 @@ RESULT = ("POLICY", "OUTCOME", "USER", "KEY", "REPLACES", "OLD ENDS", "TOOK", "P
 # Columns of texts and paths, which are folded where the screen is too narrow for all.
 FOLDED = ("POLICY", "PUBLISHED", "WHY", "FOUND", "CHECK", "MEANS", "BY", "")
 SOON = 1.0  # seconds from which on a single policy's progress is shown
+FAILED_IN = "failed in "
 MANY = 20  # results, of which those that are not due are left out
 PIPE_WIDTH = 400  # lines in a pipe are never wrapped
 
@@ -146,20 +148,20 @@ def results(found: list[Result], json_: bool) -> None:
     for result, row in zip(told, rows, strict=True):
         if beneath and row[-1] and result.outcome != "would-rotate":  # a text says where it would
             out.print(plain(f"{result.policy}: published at {row[-1]}"))
-    for result in told:
-        if result.error:
-            out.print(
-                plain(
-                    f"{result.policy}: failed in {result.phase}: {result.error['message']} "
-                    f"[{result.error['kind']}]",
-                    "red",
-                )
-            )
-        for warning in result.warnings:
-            out.print(plain(f"{result.policy}: {warning}", "yellow"))
+    said = [line for result in told for line in _said(result)]
+    for about, text in said_once(said):
+        style = "red" if text.startswith(FAILED_IN) else "yellow"
+        out.print(plain(f"{about}: {text}", style))
     if not is_quiet():
         summary = ", ".join(f"{count} {name}" for name, count in summary_of(found).items())
         out.print(summary or "nothing to do")
+
+
+def _said(result: Result) -> Iterator[tuple[str, str]]:
+    if result.error:
+        why = f"{result.error['message']} [{result.error['kind']}]"
+        yield result.policy, f"{FAILED_IN}{result.phase}: {why}"
+    yield from ((result.policy, warning) for warning in result.warnings)
 
 
 def _row(result: Result) -> tuple[object, ...]:
