@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from rotator.cli import Choice
@@ -29,12 +29,12 @@ def choose(policies: list[Policy], chosen: Choice, *, enabled: bool = False) -> 
     if chosen.names:
         return _named(policies, chosen.names)
     policies = [policy for policy in policies if policy.enabled or not enabled]
-    _known(chosen.tags, {tag for policy in policies for tag in policy.tags}, "has the tag")
-    _known(chosen.owners, {policy.owner for policy in policies if policy.owner}, "has the owner")
-    found = [policy for policy in policies if _fits(policy, chosen)]
-    if not found and chosen.filters:
+    _require(chosen.tags, {tag for policy in policies for tag in policy.tags}, "has the tag")
+    _require(chosen.owners, {policy.owner for policy in policies if policy.owner}, "has the owner")
+    fitting = [policy for policy in policies if _fits(policy, chosen)]
+    if not fitting and chosen.filters:
         bad_usage("no policy has that tag and that owner")
-    return found
+    return fitting
 
 
 def _one_way(chosen: Choice) -> None:
@@ -52,21 +52,16 @@ def _fits(policy: Policy, chosen: Choice) -> bool:
 def _named(policies: list[Policy], names: Iterable[str]) -> list[Policy]:
     by_name = {policy.name: policy for policy in policies}
     otherwise = f"; there are {len(by_name)}: `rotator status` lists them"
-    problems = [
-        Problem("", f"no policy is named {name!r}{_near(name, by_name) or otherwise}")
-        for name in names
-        if name not in by_name
-    ]
-    if problems:
-        raise BadInput(problems)
+    _require(names, by_name, "is named", otherwise)
     return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _known(given: Iterable[str], there: set[str], what: str) -> None:
+def _require(texts: Iterable[str], known: Collection[str], what: str, otherwise: str = "") -> None:
+    """Raises BadInput with all the texts that nobody has; `otherwise`: what is said where none is near."""
     problems = [
-        Problem("", f"no policy {what} {text!r}{_near(text, there)}")
-        for text in given
-        if text not in there
+        Problem("", f"no policy {what} {text!r}{_near(text, known) or otherwise}")
+        for text in texts
+        if text not in known
     ]
     if problems:
         raise BadInput(problems)
@@ -85,9 +80,9 @@ def offered(what: str | None, path: str | None, begun: str) -> list[str]:
         if settings is not None:
             policies = readable(settings.policies, defaults_from(settings))
     if what == "tags":
-        found = {tag for policy in policies for tag in policy.tags}
+        texts = {tag for policy in policies for tag in policy.tags}
     elif what == "owners":
-        found = {policy.owner for policy in policies if policy.owner}
+        texts = {policy.owner for policy in policies if policy.owner}
     else:
-        found = {policy.name for policy in policies}
-    return sorted(text for text in found if text.startswith(begun))
+        texts = {policy.name for policy in policies}
+    return sorted(text for text in texts if text.startswith(begun))
