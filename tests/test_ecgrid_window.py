@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from rotator.ecgrid.window import KEPT, Slot, Window
+from rotator.ecgrid.window import KEPT, SERVED, Slot, Window
 
 RATE = 20.0
 LONG = 10.0  # seconds in which rotations begin, one after the other
@@ -95,6 +95,19 @@ def test_a_rotation_begins_when_its_later_requests_will_have_room() -> None:
 def test_the_rate_is_made_use_of(trip: float, least: float, *, singles: bool) -> None:
     """Nineteen of twenty, where a round trip takes a while, or where other requests wait; else whole rotations."""
     assert Fleet(trip, singles=singles).run().per_second >= least
+
+
+@pytest.mark.parametrize(("answered", "counted"), [(0.03, 0.03), (0.4, SERVED), (None, SERVED)])
+def test_a_request_counts_as_late_as_ecgrid_may_count_it(
+    answered: float | None, counted: float
+) -> None:
+    """From its answer on, where that comes soon; else from a moment after it was sent."""
+    window = Window(3.0)
+    for slot in window.keep(0.0, [0.0] * 3):
+        window.send(slot, 0.0)
+        if answered is not None:
+            window.answered(slot, answered)
+    assert window.wait(0.5, [0.0]) == pytest.approx(0.5 + counted)
 
 
 def test_room_that_is_not_used_lapses() -> None:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 AT_ONCE = 3  # requests of a rotation, which go together however low the rate is
-SERVED = (
-    0.01  # seconds after sending by which ECGrid counts a request, as far as that is waited for
-)
+SERVED = 0.05  # seconds after sending by which ECGrid counts a request, or else soon after
 KEPT = 2.0  # seconds for which room is kept for a request that is late
 EXACT = 1e-6  # seconds
 
