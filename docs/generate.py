@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 
 from rotator import __version__  # noqa: E402 - the checkout that this file lies in
 from rotator.cli import main  # noqa: E402
-from rotator.keys import Issue, Verify  # noqa: E402
 from rotator.policy import json_schema  # noqa: E402
 from rotator.settings import Listen, Settings  # noqa: E402
 from rotator.settings.sources import _FROM_FILES, _SECRETS, ALIASES, variable_of  # noqa: E402
@@ -42,62 +41,6 @@ SECTIONS = {
     "notify": "Notifications",
     "metrics": "Metrics of single commands",
     "log": "Log",
-}
-MEANING = {
-    "policies": "A file, or a directory: every `*.yaml` and `*.yml` below it is read.",
-    "issue": "How a key is issued where a policy does not say: {issue}. `generate` ends the old key at once, and is "
-    "the only way where KeySet and Create Key make no keys; `rotator doctor` says so.",
-    "verify": "How a key is read back where a policy does not say: {verify}. With `generate`, the default is "
-    "`get-api-key`.",
-    "concurrency": "Rotations at once.",
-    "brake": "Policies in doubt, or drifted, from which on issuing goes one at a time, or half of the policies if that "
-    "is less; `0`: no brake.",
-    "max_per_run": "At most so many keys are issued in one tick; the rest wait for the next.",
-    "deadline": "How long one rotation goes on retrying what is transient.",
-    "claim_ttl": "After this a claim may be taken over by another rotator; must be longer than the deadline, and the "
-    "same for all rotators of a state path.",
-    "check_every": "How often each policy is checked for drift and repaired; `0`: never.",
-    "ecgrid.rest_url": "Plain `http` only to a loopback address.",
-    "ecgrid.soap_url": "The same. What it speaks is read from its description, `?WSDL`.",
-    "ecgrid.soap_namespace": "The namespace of the SOAP calls. It is found out: set it only where the service's "
-    "description is not to be believed about it.",
-    "ecgrid.api_key": "The rotator's own key. Other users' keys take the AuthLevel NetworkAdmin or higher.",
-    "ecgrid.api_key_vault": "The rotator's own key, read from Vault: `MOUNT/PATH#FIELD`. Comes before `API_KEY`.",
-    "ecgrid.login": "The rotator's own login: instead of a key, or the way back in if that is refused.",
-    "ecgrid.password": "The password of that login.",
-    "ecgrid.rate": "Requests a second to ECGrid, over the process; lowered while it answers 429.",
-    "ecgrid.timeout": "Seconds for one request.",
-    "vault.addr": "Vault's address, such as `https://vault:8200`; with a cluster, the active node's.",
-    "vault.token": "For `auth` `token`.",
-    "vault.namespace": "As for Vault's own tools.",
-    "vault.cacert": "A file with the authorities that Vault's certificate is checked against.",
-    "vault.capath": "A directory with them.",
-    "vault.client_cert": "For `auth` `cert`, or a proxy that asks for one.",
-    "vault.client_key": "The key of that certificate.",
-    "vault.skip_verify": "Do not check Vault's certificate: anybody in between can then read the keys.",
-    "vault.tls_server_name": "The name that is looked for in Vault's certificate.",
-    "vault.auth": "`token`, `approle`, `kubernetes`, `jwt` or `cert`.",
-    "vault.auth_mount": "Where that method is mounted. Default: its own name.",
-    "vault.role": "The role for `kubernetes`, `jwt` and `cert`.",
-    "vault.role_id": "For `approle`. No secret.",
-    "vault.secret_id": "For `approle`.",
-    "vault.jwt_file": "The token for `kubernetes` and `jwt`, read anew at each login.",
-    "vault.mount": "The KV v2 mount where a policy does not say.",
-    "vault.state_path": "Records are below `MOUNT/STATE_PATH/`. They are about one ECGrid: another environment needs a "
-    "path of its own.",
-    "sentry.dsn": "Where failures are reported; nowhere without it.",
-    "sentry.environment": "As the SDK.",
-    "sentry.release": "As the SDK.",
-    "sentry.cron": "When `run --once` is started (five fields of a crontab): Sentry alarms when it was not.",
-    "http.listen": "`HOST:PORT` of the daemon; empty: none. Beyond loopback it takes a token.",
-    "http.token": "Who asks for more than health has to show it; the word `none` shows everything to everybody.",
-    "notify.webhook": "Is told of failures, overdue keys and recoveries (see [notifications](notifications.md)).",
-    "notify.secret": "Signs what is sent there.",
-    "notify.runbook": "The address of the runbook where you serve it, for the links in all reports; without it they "
-    "name `rotator explain KIND`.",
-    "metrics.textfile": "A file for node_exporter's textfile collector, written by commands that act.",
-    "log.level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
-    "log.format": "`json`, `console`, or `auto`: console at a terminal.",
 }
 INTRODUCTION = """\
 # Configuration
@@ -161,13 +104,9 @@ def written(value: object) -> str:
 
 def configuration() -> str:
     """docs/configuration.md."""
-    known = {name for _, name, _ in names()}
-    if known != set(MEANING):
-        raise SystemExit(f"docs/generate.py: say what these mean: {sorted(known ^ set(MEANING))}")
-    choices = {
-        "issue": ", ".join(f"`{one.value}`" for one in Issue),
-        "verify": ", ".join(f"`{one.value}`" for one in Verify),
-    }
+    unsaid = [name for _, name, field in names() if not field.description]
+    if unsaid:
+        raise SystemExit(f"docs/generate.py: say what these mean: {unsaid}")
     lines = [INTRODUCTION, "## Settings\n"]
     for section, title in SECTIONS.items():
         lines += [f"### {title}\n", "| variable | default | meaning |", "|---|---|---|"]
@@ -182,7 +121,7 @@ def configuration() -> str:
                     if name in those
                 ]
                 default = f"`{written(field.default)}`" if field.default is not None else ""
-                meaning = MEANING[name].format(**choices)
+                meaning = field.description
                 meaning += f" *{', '.join(marks)}*" if marks else ""
                 lines.append(f"| {spelt} | {default} | {meaning} |")
         lines.append("")
@@ -241,15 +180,9 @@ def manual() -> str:
         ".SH ENVIRONMENT",
         "Secrets may be given as files: the variable's name with _FILE behind it.",
     ]
-    plain = {
-        "issue": ", ".join(one.value for one in Issue),
-        "verify": ", ".join(one.value for one in Verify),
-    }
     for _, name, field in names():
         default = f" Default: {written(field.default)}." if field.default is not None else ""
-        meaning = re.sub(r"\[(\w+)\]\([^)]*\)", r"\1", MEANING[name].format(**plain)).replace(
-            "`", ""
-        )
+        meaning = re.sub(r"\[(\w+)\]\([^)]*\)", r"\1", field.description).replace("`", "")
         lines += [".TP", f".B {escaped(variable_of(name))}", escaped(meaning + default)]
     lines += [".SH FILES", ".TP", ".I rotator.toml"]
     lines += [
@@ -294,9 +227,9 @@ def options_of(command: click.Command) -> Iterator[str]:
     """The options of a command, each with what it does."""
     context = click.Context(command, info_name="rotator", **main.context_settings)
     for option in command.get_params(context):
-        told = option.get_help_record(context) if isinstance(option, click.Option) else None
-        if told:
-            yield from (".TP", f".B {escaped(told[0])}", escaped(told[1]))
+        record = option.get_help_record(context) if isinstance(option, click.Option) else None
+        if record:
+            yield from (".TP", f".B {escaped(record[0])}", escaped(record[1]))
 
 
 def completion(shell: str) -> str:

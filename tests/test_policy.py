@@ -619,6 +619,51 @@ policies:
     ]
 
 
+def test_one_problem_within_a_part_hides_no_other(tmp_path: Path) -> None:
+    """What is refused of a part is taken out of it, and the rest is judged: one value, and several together."""
+    told = of_text(
+        tmp_path,
+        """\
+name: a
+user_id: 5001
+users: [5001, 5001, x]
+visibility: Private
+grace: 40d
+schedule:
+  every: 30d
+  jitter: x
+  window: {days: [sat, sonntag], from: "01:00", to: "01:00"}
+vault: {path: "rotator/{name}", field: key_id, fileds: {}}
+""",
+    )
+    assert sorted(": ".join(problem.split(": ")[:2]) for problem in told) == [
+        "10: vault.field",
+        "10: vault.fileds",
+        "10: vault.path",
+        "3: users",
+        "3: users",
+        "3: users[2]",
+        "5: grace",
+        "8: schedule.jitter",
+        "9: schedule.window",
+        "9: schedule.window.days[1]",
+    ]
+
+
+def test_a_name_that_is_not_known_makes_no_two_paths_the_same(tmp_path: Path) -> None:
+    """Whose name is refused is not accused of publishing where another with a refused name does."""
+    told = of_text(
+        tmp_path,
+        """\
+defaults: {visibility: Private, schedule: manual, vault: {path: "ecgrid/{name}"}}
+policies:
+  - {name: A, user_id: 5001}
+  - {name: B, user_id: 5002}
+""",
+    )
+    assert [": ".join(problem.split(": ")[:2]) for problem in told] == ["3: name", "4: name"]
+
+
 @pytest.mark.parametrize(
     "zone", ["localtime", "posixrules", "posix/UTC", "right/UTC", "Factory", "posix/Europe/Berlin"]
 )

@@ -17,9 +17,9 @@ import yaml
 
 from rotator.errors import BadInput, Problem
 from rotator.keys import Issue, Person, Verify, Visibility
-from rotator.policy import fields
 from rotator.policy.document import Node, parse, read
 from rotator.policy.model import PolicyDefaults
+from rotator.reading import like_a_secret
 
 TEMPLATE = "ecgrid/{name}"
 EVERY, JITTER = "30d", "7d"
@@ -65,7 +65,7 @@ def name_for(person: Person, taken: Iterable[str]) -> str:
     whole, end = slug(person.login), f"-{person.user_id}"
     short = whole[: _LONGEST_NAME - len(end)].strip("-") or "user"
     for name in (whole, short + end, *(f"user{end}-{number}" for number in range(2, 1000))):
-        if name and name not in taken and not fields.like_a_secret(name):
+        if name and name not in taken and not like_a_secret(name):
             return name
     raise BadInput([Problem("", f"no name is left for user {person.user_id}")])
 
@@ -80,21 +80,22 @@ class File:
         """Raises BadInput for a file that has no `policies:`, or is none."""
         self._path = path
         self.text = ""
-        self.mentioned: set[int] = set()  # users in comments, as those that were added aside
+        # Users in comments, as those that were added aside.
+        self.mentioned: set[int] = set()
         self._common: Mapping[str, Node] = {}
         if path is None or not path.exists():
             return
-        found, problems = read(path), list[Problem]()
-        root = parse(path, problems, found)
-        if problems or root is None or isinstance(found, Problem):
+        text, problems = read(path), list[Problem]()
+        root = parse(path, problems, text)
+        if problems or root is None or isinstance(text, Problem):
             raise BadInput(problems)
         entries = root.value if isinstance(root.value, dict) else {}
         listed = entries.get("policies")
         if listed is None or not isinstance(listed.value, list) or not listed.value:
             what = "has no list under policies: to add to; name another file, or write one"
             raise BadInput([Problem(str(path), what)])
-        self.text = found
-        comments = "".join(line.partition("#")[2] for line in found.splitlines())
+        self.text = text
+        comments = "".join(line.partition("#")[2] for line in text.splitlines())
         self.mentioned = {int(number) for number in re.findall(r"\buser_id: (\d+)", comments)}
         common = entries.get("defaults")
         self._common = common.value if common and isinstance(common.value, dict) else {}
@@ -128,7 +129,8 @@ class File:
         said: dict[str, object] = {"visibility": "Private", "schedule": schedule}
         said = {key: value for key, value in said.items() if key not in self._common}
         if self._own("visibility") not in (None, "Private"):
-            said["visibility"] = "Private"  # of most; the others say theirs
+            # Of most; the others say theirs.
+            said["visibility"] = "Private"
         if not self.text or self.calls(defaults) != calls:
             said |= {"issue": calls.issue.value, "verify": calls.verify.value}
         if self._own("vault", "path") != template:
@@ -189,8 +191,8 @@ class _Place:
         entries: Any = root.value if root is not None else ()
         self._list: Any = next(value for key, value in entries if key.value == "policies")
         self._last: Any = self._list.value[-1]
-        found = _LINE_END.search(text)
-        self._line_end = found[0] if found else "\n"
+        ending = _LINE_END.search(text)
+        self._line_end = ending[0] if ending else "\n"
 
     def with_added(self, entries: Iterable[Entry], more: Mapping[str, object]) -> str:
         """The text with these behind the last one."""
@@ -201,24 +203,26 @@ class _Place:
         width = content.column - column if content.column > column else 2
         flow = bool(getattr(self._last, "flow_style", False))
         dash, indent = "-".ljust(max(width, 2)), " " * column
-        at = self._end_of_block(_end(self._last))
+        end = self._end_of_block(_end(self._last))
         lines = [line for one in entries for line in _lines(one, more, indent, dash, flow=flow)]
-        before = self._text[:at]
+        before = self._text[:end]
         gap = "" if before.endswith(("\n", "\r")) else self._line_end
-        return before + gap + "".join(line + self._line_end for line in lines) + self._text[at:]
+        return before + gap + "".join(line + self._line_end for line in lines) + self._text[end:]
 
-    def _end_of_block(self, at: int) -> int:
+    def _end_of_block(self, start: int) -> int:
         """The beginning of the line behind the last policy, and behind the comments that belong to the list."""
-        if at and self._text[at - 1] not in "\r\n":
-            rest = _LINE_END.search(self._text, at)
-            at = rest.end() if rest else len(self._text)
-        end = at
-        while at < len(self._text) and (found := _COMMENT.match(self._text, at)):
-            at = found.end()
-            if found[1] and found[0][0] in " \t":
-                end = at
-        in_front = self._list.start_mark.column == 0  # then its comments look like the next key's
-        return at if in_front and at == len(self._text) else end
+        line = start
+        if line and self._text[line - 1] not in "\r\n":
+            rest = _LINE_END.search(self._text, line)
+            line = rest.end() if rest else len(self._text)
+        end = line
+        while line < len(self._text) and (comment := _COMMENT.match(self._text, line)):
+            line = comment.end()
+            if comment[1] and comment[0][0] in " \t":
+                end = line
+        # In front, its comments look like the next key's.
+        in_front = self._list.start_mark.column == 0
+        return line if in_front and line == len(self._text) else end
 
     def _in_flow(self, entries: Iterable[Entry], more: Mapping[str, object]) -> str:
         """Behind the last one, each on a line of its own."""
@@ -226,16 +230,16 @@ class _Place:
         comma = re.compile(r"(?:\s|#[^\r\n]*)*,").match(text, end)
         after = comma.end() if comma else end
         same_line = re.compile(r"[ \t]*#[^\r\n]*").match(text, after)
-        at = same_line.end() if same_line else after
+        behind = same_line.end() if same_line else after
         last, first = self._last.start_mark, self._list.start_mark
         indent = " " * (last.column if last.line > first.line else 2)
         added = ""
         for entry in entries:
             for line in _lines(entry, more, indent, "", flow=True):
                 added += self._line_end + line + ("" if line.lstrip().startswith("#") else ",")
-        if not _LINE_END.match(text, at):
+        if not _LINE_END.match(text, behind):
             added += f"{self._line_end}  "
-        return text[:end] + ("" if comma else ",") + text[end:at] + added + text[at:]
+        return text[:end] + ("" if comma else ",") + text[end:behind] + added + text[behind:]
 
 
 def _end(node: Any) -> int:

@@ -18,11 +18,12 @@ import yaml
 
 from rotator.errors import Problem
 from rotator.letters import is_invisible, is_quote, named
-from rotator.policy.fields import shown
+from rotator.reading import shown
 
 _MAX_BYTES = 16 * 1024 * 1024
 _MAX_DEPTH = 12
-_WORDS = re.compile("[a-z. _-]+")  # what no key consists of
+# What no key consists of.
+_WORDS = re.compile("[a-z. _-]+")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -34,16 +35,17 @@ def _could_be_a_key(path: Path) -> bool:
 def files(path: Path, problems: list[Problem]) -> list[Path]:
     """`path` itself, or the policy files below it, sorted; symbolic links are followed, dot-names are not."""
     try:
-        found_at_all = path.exists()
-    except OSError:  # a name that no file can have
-        found_at_all = False
-    if not found_at_all:
+        exists = path.exists()
+    except OSError:
+        # A name that no file can have.
+        exists = False
+    if not exists:
         what = "does not exist; name a policy file or directory with --policies or ROTATOR_POLICIES"
         problems.append(Problem("the policies" if _could_be_a_key(path) else str(path), what))
         return []
     if not path.is_dir():
         return [path]
-    found: list[Path] = []
+    listed: list[Path] = []
     visited = set()
     for folder, folders, names in os.walk(path, followlinks=True, onerror=_note(problems)):
         real = os.path.realpath(folder)
@@ -52,12 +54,12 @@ def files(path: Path, problems: list[Problem]) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
+        listed += [
             Path(folder, name)
             for name in names
             if name.endswith((".yaml", ".yml")) and not name.startswith(".")
         ]
-    return sorted(found)
+    return sorted(listed)
 
 
 def _note(problems: list[Problem]) -> Callable[[OSError], None]:
@@ -93,9 +95,9 @@ def read(file: Path) -> str | Problem:
     return text
 
 
-def _place(file: Path, text: str, at: int) -> tuple[str, int]:
+def _place(file: Path, text: str, index: int) -> tuple[str, int]:
     """File and line of a character, and its column."""
-    return f"{file}:{text.count(chr(10), 0, at) + 1}", at - text.rfind("\n", 0, at)
+    return f"{file}:{text.count(chr(10), 0, index) + 1}", index - text.rfind("\n", 0, index)
 
 
 class Node:
@@ -125,20 +127,21 @@ class _Parser:
         self._text = text
         self._next: Callable[[], Any] = self._loader.get_event
         self.duplicates: list[tuple[int, str]] = []
-        self.strange: list[
-            tuple[int, str]
-        ] = []  # where a character is not what it looks like, and which
+        # Where a character is not what it looks like, and which.
+        self.strange: list[tuple[int, str]] = []
 
     def document(self) -> Node | None:
         """The only document, or None if there is none. Raises _Refused and yaml.YAMLError."""
-        self._next()  # the start of the stream
+        # The start of the stream.
+        self._next()
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
             return None
         if event.tags:
             raise _Refused(event.start_mark.line + 1, "%TAG is not supported; remove it")
         root = self._node(self._next(), 0)
-        self._next()  # the end of the document
+        # The end of the document.
+        self._next()
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             what = "a second document begins here; use one file each, or a list under policies:"
@@ -174,11 +177,12 @@ class _Parser:
         bad |= {char for char in (text[0], text[-1]) if is_quote(char)} if text else set()
         written = self._text[event.start_mark.index : event.end_mark.index]
         for char in sorted(bad):
-            at = written.find(char)  # it may be written as an escape
+            # It may be written as an escape.
+            column = max(written.find(char), 0)
             why = "which cannot be seen; remove it, or write a plain space"
             if is_quote(char):
                 why = "which is no quotation mark in YAML; write a plain \" or '"
-            self.strange.append((event.start_mark.index + max(at, 0), f"{named(char)}, {why}"))
+            self.strange.append((event.start_mark.index + column, f"{named(char)}, {why}"))
         return "".join(char for char in text if char not in bad)
 
     def _mapping(self, depth: int) -> dict[str, Node]:
@@ -221,8 +225,8 @@ def parse(file: Path, problems: list[Problem], text: str | Problem | None = None
         )
     except yaml.YAMLError:
         refused = Problem(str(file), "is not valid YAML")
-    for at, what in parser.strange:
-        where, number = _place(file, text, at)
+    for index, what in parser.strange:
+        where, number = _place(file, text, index)
         problems.append(Problem(where, f"has in column {number} {what}"))
     for line, key in parser.duplicates:
         what = "appears twice in one mapping; keep one of them"

@@ -60,7 +60,8 @@ class PolicyDefaults:
         return self.verify
 
 
-_ABOUT = ("where", "says_grace")  # of a policy: about its text, not in it
+# Of a policy: about its text, not in it.
+_ABOUT = ("where", "says_grace")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Policy:
     owner: str | None
     tags: tuple[str, ...]
     where: str
-    says_grace: bool = False  # whether `grace` is the policy's own word
+    # Whether `grace` is the policy's own word.
+    says_grace: bool = False
 
     @property
     def over_soap(self) -> bool:

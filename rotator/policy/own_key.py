@@ -17,14 +17,14 @@ def own_key_problems(
     policies: Iterable[Policy | Sight], source: tuple[str, str] | None, *, has_login: bool
 ) -> list[Problem]:
     """What would cut the rotator off: `source` is where the own key is read in Vault, as (MOUNT/PATH, field)."""
-    found = []
+    problems = []
     for policy in policies:
         for to in policy.destinations:
             if to is None or source is None or f"{to.mount}/{to.path}" != source[0]:
                 continue
             if to.field != source[1]:
                 what = f"the rotator's own key is read from field {source[1]}, which this policy does not publish"
-                found.append(Problem(f"{policy.where}: field", what))
+                problems.append(Problem(f"{policy.where}: field", what))
             elif not has_login and len(policy.users) < 2:
-                found.append(Problem(f"{policy.where}: users", WAY_BACK))
-    return found
+                problems.append(Problem(f"{policy.where}: users", WAY_BACK))
+    return problems

@@ -6,20 +6,22 @@ noted, all of it at once. Nothing here knows what a setting may be.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rotator.errors import Problem
+from rotator.reading import near
 
 _MAX_SECRET = 64 * 1024
-_PIPE_PATIENCE = 10.0  # seconds for what a pipe has to give
+# Seconds for what a pipe has to give.
+_PIPE_PATIENCE = 10.0
+_REMOVE = "; remove it"
 _PREFIX = "ROTATOR_"
 # What Kubernetes injects for a Service called rotator, or rotator-something; it never has two underscores together.
 _INJECTED = re.compile(r"ROTATOR_((?!.*__).*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)")
@@ -59,9 +61,12 @@ class Sources:
         """`names` are those of all settings, such as `deadline` and `vault.addr`. Reads `rotator.toml` in `cwd`."""
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
-        self.file: Path | None = None  # the `rotator.toml` that was read
-        self.unread = False  # there is one that cannot be used
-        self.unusable: set[str] = set()  # settings that are given, and not as they could be used
+        # The `rotator.toml` that was read.
+        self.file: Path | None = None
+        # Whether there is one that cannot be used.
+        self.unread = False
+        # Settings that are given, and not as they could be used.
+        self.unusable: set[str] = set()
         self._environ, self._cwd, self._names = environ, cwd, names
         self._credentials = self._credential_files(environ.get("CREDENTIALS_DIRECTORY"))
         self._table, self._table_name = self._toml()
@@ -69,7 +74,7 @@ class Sources:
     def find(self, overrides: Mapping[str, str | None]) -> dict[str, Given]:
         """What is given, by names such as `vault.addr`; notes what is misspelt or given twice."""
         self._refuse_unknown()
-        found = {}
+        results = {}
         for name in self._names:
             before = len(self.problems)
             given = list(self._candidates(name))
@@ -81,8 +86,8 @@ class Sources:
             elif len(given) > 1:
                 self._compare(name, given)
             if given:
-                found[name] = given[0]
-        return found
+                results[name] = given[0]
+        return results
 
     def _candidates(self, name: str) -> Iterator[Given]:
         variables = [variable_of(name)] + ([ALIASES[name]] if name in ALIASES else [])
@@ -112,17 +117,18 @@ class Sources:
             self.problems.append(Problem(f"{variable}_FILE", what))
 
     def _file(self, file: Path, where: str, direct: str) -> Iterator[Given]:
-        found = read_secret(file, where, direct)
-        if isinstance(found, Problem):
-            self.problems.append(found)
+        text = read_secret(file, where, direct)
+        if isinstance(text, Problem):
+            self.problems.append(text)
             return
-        if _is_pipe(file):  # what it gave is kept, since it gives it only once
-            yield Given(found, where)
+        # What a pipe gave is kept, since it gives it only once.
+        if _is_pipe(file):
+            yield Given(text, where)
             return
         if _open_to_all(file):
             what = "the file can be read by everybody; take that right away (chmod o-r)"
             self.warnings.append(Problem(where, what))
-        yield Given(found, where, file)
+        yield Given(text, where, file)
 
     def _compare(self, name: str, given: list[Given]) -> None:
         first, *others = given
@@ -190,7 +196,7 @@ class Sources:
         for name in flat:
             if name not in known:
                 section = any(other.startswith(f"{name}.") for other in known)
-                hint = f"; it is a table, write [{name}]" if section else near(name, known)
+                hint = f"; it is a table, write [{name}]" if section else near(name, known, _REMOVE)
                 self.problems.append(Problem(f"{file}: {_shown(name)}", f"unknown setting{hint}"))
 
     def _refuse_unknown(self) -> None:
@@ -201,26 +207,29 @@ class Sources:
             if not name.upper().startswith(_PREFIX) or name in known or _INJECTED.fullmatch(name):
                 continue
             if not (hook and name in _HOOKS):
-                self.problems.append(Problem(_shown(name), f"unknown setting{near(name, known)}"))
+                self.problems.append(
+                    Problem(_shown(name), f"unknown setting{near(name, known, _REMOVE)}")
+                )
         lowered = {name.lower() for name in known}
         for name in sorted(self._credentials):
             if name.startswith(_PREFIX.lower()) and name not in lowered:
-                what = f"unknown setting{near(name, lowered)}"
+                what = f"unknown setting{near(name, lowered, _REMOVE)}"
                 self.problems.append(Problem(f"credential {_shown(name)}", what))
 
 
 def _of_strangers(file: Path, where: str) -> Problem | None:
     """Whether somebody else could have written the file, and so decide where credentials go: as ssh judges its own."""
     try:
-        link, at = file.lstat(), file.stat()
-    except OSError:  # said by whoever reads it
+        link, target = file.lstat(), file.stat()
+    except OSError:
+        # Said by whoever reads it.
         return None
-    if {link.st_uid, at.st_uid} - {0, os.geteuid()}:
+    if {link.st_uid, target.st_uid} - {0, os.geteuid()}:
         what = (
             "belongs to another user, who could have credentials sent anywhere; chown it to root or to the user that "
             "runs the rotator"
         )
-    elif at.st_mode & stat.S_IWOTH:
+    elif target.st_mode & stat.S_IWOTH:
         what = "can be written by everybody, who could have credentials sent anywhere; chmod o-w it"
     else:
         return None
@@ -230,14 +239,16 @@ def _of_strangers(file: Path, where: str) -> Problem | None:
 def _is_pipe(file: Path) -> bool:
     try:
         return not stat.S_ISREG(file.stat().st_mode)
-    except OSError:  # gone since it was read
+    except OSError:
+        # Gone since it was read.
         return False
 
 
 def _open_to_all(file: Path) -> bool:
     try:
         return bool(file.stat().st_mode & stat.S_IROTH)
-    except OSError:  # gone since it was read
+    except OSError:
+        # Gone since it was read.
         return False
 
 
@@ -303,13 +314,6 @@ def _flat(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield from ((f"{key}.{inner}", entry) for inner, entry in value.items())
         else:
             yield key, value
-
-
-def near(text: str, known: Iterable[str], otherwise: str = "; remove it") -> str:
-    """`; did you mean X?` where one of the known words is near, else `otherwise`."""
-    folded = {word.lower(): word for word in known}
-    found = difflib.get_close_matches(text.lower(), folded, n=1, cutoff=0.6)
-    return f"; did you mean {folded[found[0]]}?" if found else otherwise
 
 
 def _shown(name: str) -> str:

@@ -19,7 +19,8 @@ _MOST = 16 * 1024 * 1024
 _CERTIFICATES = (b"-----BEGIN CERTIFICATE-----", b"-----BEGIN TRUSTED CERTIFICATE-----")
 _KEYS = (b"PRIVATE KEY-----",)
 _AS_PEM = "is not PEM; a DER file is converted by `openssl {} -inform der`"
-_HELP = {  # of OpenSSL's numbers for what it does not accept about a certificate
+# Of OpenSSL's numbers for what it does not accept about a certificate.
+_HELP = {
     9: "the certificate is not valid yet; is this machine's clock right?",
     10: "the certificate has expired",
     18: "the certificate is signed by nobody but itself; name it, or the authority behind it, in {}",
