@@ -19,6 +19,7 @@ from interleave import CALM, ISSUING, Actor, Ended, Interleaving
 from memory import MemoryKV, Own, account_of
 from worlds import ADMIN, Process, Scene, policy_from
 
+from rotator import due
 from rotator.ecgrid import Credentials, Urgency
 from rotator.errors import Forbidden, HeldBack, Refused
 from rotator.fleet.rights import Rights
@@ -27,7 +28,7 @@ from rotator.fleet.whose import Whose
 from rotator.journal import Record
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Policy
-from rotator.rotation import Order, due, tend
+from rotator.rotation import Order, tend
 from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault

@@ -21,7 +21,17 @@ from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("rotator/rotation", "rotator/journal", "rotator/keys.py", "rotator/vault/documents.py")
+CORE = (
+    "rotator/rotation",
+    "rotator/replacing",
+    "rotator/retiring",
+    "rotator/inventory",
+    "rotator/run",
+    "rotator/due.py",
+    "rotator/journal",
+    "rotator/keys.py",
+    "rotator/vault/documents.py",
+)
 TESTS = (
     "keys",
     "retiring",

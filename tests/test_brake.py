@@ -20,7 +20,7 @@ from rotator.fleet.verdict import (
 )
 from rotator.journal import Claim, Drift, Failed, Record, Underway
 from rotator.keys import Issue, Visibility
-from rotator.rotation.right import MASS_DRIFT, For
+from rotator.run.right import MASS_DRIFT, For
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CALM = Facts(now=NOW, limit=5, at_once=8, trouble={}, begun={})

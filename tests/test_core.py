@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from test_architecture import PACKAGE, imports
+from test_architecture import ROOT, imports
 
-from bench.structure import PARTS, of_run
+from bench.structure import PARTS, core, of_run
 
-ROTATION = PACKAGE / "rotation"
-SOURCES = {path.stem: path.read_text() for path in sorted(ROTATION.glob("*.py"))}
+SOURCES = {path.stem: path.read_text() for path in core()}
 # What a predicate may ask of the world; all else asks somebody, waits, or changes something.
 MAY_ASK = {"world.stopping", "world.vault.now"}
 OTHER_NAMES = {"_sight": "Sight", "_patiently": "Patience"}  # of a part, in another one
@@ -107,11 +106,29 @@ def test_a_predicate_that_does_more_is_found(defect: str) -> None:
 def test_what_is_due_is_decided_from_policy_record_and_time_alone() -> None:
     """The module knows nothing else: no run, no Vault, no ECGrid, no clock."""
     tree = ast.parse(SOURCES["due"])
-    assert [
-        name for _, name in imports(tree, "rotator.rotation.due") if not name.startswith(OF_DUE)
-    ] == []
+    assert [name for _, name in imports(tree, "rotator.due") if not name.startswith(OF_DUE)] == []
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not {name for name in called if name.endswith((".now", ".today", ".utcnow"))}
+
+
+PROMISES = dict(
+    re.findall(
+        r"^(\d)\. \*\*([^*]+)\.\*\*",
+        (ROOT / "docs" / "how-it-works.md").read_text(),
+        re.MULTILINE,
+    )
+)
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_each_module_says_at_its_head_which_promises_it_keeps(module: str) -> None:
+    """By name and number, as how-it-works.md lists them."""
+    head = ast.get_docstring(ast.parse(SOURCES[module])) or ""
+    kept = re.findall(r"([a-z ]+) \((\d)\)", head.rpartition("Keeps:")[2])
+    assert kept
+    assert {number: name.strip() for name, number in kept}.items() <= {
+        number: name.lower() for number, name in PROMISES.items()
+    }.items()
 
 
 def test_each_field_of_a_run_is_written_by_one_module() -> None:

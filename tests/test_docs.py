@@ -288,7 +288,8 @@ def test_a_block_in_a_language_without_a_check_is_noticed() -> None:
         (
             "python",
             "docs/notifications.md",
-        )  # an example for the receiver's side; tests/receiver.py does it
+        ),  # an example for the receiver's side; tests/receiver.py does it
+        ("python", "docs/how-it-works.md"),  # quoted, as the test below shows
     }
     assert {one for one in others if one[0] not in checked} == set()
 
@@ -358,6 +359,17 @@ def test_the_pictures_of_the_rotation_have_its_phases() -> None:
     diagram = next(one for one in EVERY if one.language == "mermaid" and "sequence" in one.text)
     for phase in ("observe", "claim", "issue", "stage", "verify", "publish", "settle", "retire"):
         assert re.search(rf": {phase}\b", diagram.text), phase
+
+
+def test_the_page_and_what_is_due_are_quoted_as_they_are() -> None:
+    """Word for word, prose included: whoever reads the document has read the code."""
+    quoted = [
+        one.text
+        for one in EVERY
+        if one.language == "python" and named(one.page) == "docs/how-it-works.md"
+    ]
+    sources = [ROOT / "rotator" / "rotation" / "page.py", ROOT / "rotator" / "due.py"]
+    assert [text.strip() for text in quoted] == [path.read_text().strip() for path in sources]
 
 
 def test_the_command_table_has_every_command_and_the_options_that_it_names() -> None:

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from memory import MemoryKV, Store, Time
 from worlds import POLICY, Scene, policy_from
 
+from rotator.due import at_a_tick
 from rotator.fleet.reports import Reports
 from rotator.fleet.rounds import Ended, Found, Rounds
 from rotator.fleet.survey import Checking, quiet_until
 from rotator.journal import Claim, Debt, Held, Place, Record, Underway
 from rotator.keys import Issue, Visibility
 from rotator.policy import Policy
-from rotator.rotation.due import at_a_tick
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
 from rotator.vault.index import GUARD, DueIndex, Entry, Look

@@ -15,10 +15,12 @@ from test_right import Asked, due, with_right
 from worlds import USER, Process, Scene
 
 from rotator.fleet import brake, verdict
-from rotator.rotation import ending, page, proving, publishing, restraint, retiring
-from rotator.rotation.fence import Fence
-from rotator.rotation.hand import Nothing, Unseen
-from rotator.rotation.run import Run
+from rotator.replacing import proving, publishing, restraint
+from rotator.retiring import debts, ending
+from rotator.rotation import page
+from rotator.run import Run
+from rotator.run.fence import Fence
+from rotator.run.hand import Nothing, Unseen
 
 Patch = pytest.MonkeyPatch
 
@@ -54,7 +56,7 @@ def keys_are_published_unverified(patch: Patch) -> None:
 
 def nobody_looks_twice_before_retiring(patch: Patch) -> None:
     """What Vault shows at that moment plays no part."""
-    patch.setattr(retiring, "unfit", lambda run, current: None)
+    patch.setattr(debts, "unfit", lambda run, current: None)
     patch.setattr(ending, "refuse_shown", lambda run, case, view: None)
 
 

@@ -12,7 +12,7 @@ from proxy import Answer, Forward, Proxy, Request
 from worlds import Scene
 
 from rotator.errors import Forbidden, Transient
-from rotator.rotation.beginning import Stopped
+from rotator.replacing.beginning import Stopped
 from rotator.sandbox.ecgrid import Running
 
 POLICY = """

@@ -14,7 +14,7 @@ from rotator.errors import HeldBack, Refused
 from rotator.journal import Record
 from rotator.keys import Secret
 from rotator.rotation import Result
-from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
+from rotator.run.right import BRAKED, MASS_DRIFT, Came, For
 
 
 @dataclasses.dataclass

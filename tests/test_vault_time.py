@@ -12,9 +12,9 @@ from memory import MemoryKV, Store, Time
 from test_forged import Forge
 from worlds import USER, Process, Scene
 
+from rotator.due import due_since
 from rotator.fleet.voice import CLOCK_SKEW
 from rotator.journal import Claim, Failed, Record
-from rotator.rotation.due import due_since
 from rotator.vault import At, Document, Vault
 from rotator.vault.ahead import as_of
 from rotator.vault.clock import ServerClock

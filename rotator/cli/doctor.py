@@ -20,8 +20,10 @@ from rotator.fleet.voice import CLOCK_SKEW
 from rotator.hooks import absent
 from rotator.keys import Agreement, Issue, Verify
 from rotator.policy import Policy
-from rotator.rotation import Order, claiming, own, previous
-from rotator.rotation.trying import ADMINS
+from rotator.replacing import claiming, rotators_own
+from rotator.retiring import previous
+from rotator.rotation import Order
+from rotator.rotation.rehearsal import ADMINS
 from rotator.system import Surface
 from rotator.threads import Hands
 from rotator.vault import At, Stored
@@ -340,7 +342,7 @@ def _credential(fleet: Fleet) -> Finding:
 
 def _own_key(fleet: Fleet, policy: Policy) -> Finding:
     """Whether a rotation of this policy would cut the rotator off."""
-    own.check(fleet.run_of(policy, Order("schedule")))
+    rotators_own.check(fleet.run_of(policy, Order("schedule")))
     return "ok", "another user's, or cared for"
 
 

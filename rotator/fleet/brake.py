@@ -25,7 +25,7 @@ from rotator.fleet.verdict import (
     said_of,
 )
 from rotator.journal import Drift, Record
-from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
+from rotator.run.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.vault import Stored
 
 FRESH = 10.0  # seconds that what the records told is believed

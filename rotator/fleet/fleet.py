@@ -28,7 +28,7 @@ from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting.rows import Standing
 from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend
-from rotator.rotation.right import Free, Right
+from rotator.run.right import Free, Right
 from rotator.settings import Settings
 from rotator.threads import Hands, Tell
 from rotator.vault import TimeInDoubt

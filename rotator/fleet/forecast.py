@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from itertools import islice, pairwise, takewhile
 from typing import Literal
 
+from rotator.due import due_since, fits, is_overdue, may_begin
 from rotator.errors import Failure
 from rotator.journal import Record
 from rotator.keys import Issue
 from rotator.policy import Policy
-from rotator.rotation.due import due_since, fits, is_overdue, may_begin
-from rotator.rotation.previous import answer
+from rotator.retiring.previous import answer
 
 MOST = 1000  # rotations of one policy that a plan shows
 DAY = 86400  # seconds

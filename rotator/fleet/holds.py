@@ -12,7 +12,7 @@ from rotator.errors import FenceLost, RotatorError, Transient
 from rotator.fleet import Fleet
 from rotator.journal import HOLD, RELEASE, Hold, Past, Record
 from rotator.policy import Policy
-from rotator.rotation.run import CONTENDED
+from rotator.run import CONTENDED
 
 LONGEST = timedelta(days=90)
 TRIES = 20  # of writing a record, against others who write it

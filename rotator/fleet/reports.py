@@ -19,15 +19,15 @@ from rotator.fleet.pasts import Pasts
 from rotator.fleet.standing import Answer, Board, row
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
+from rotator.replacing.restraint import LIMIT
 from rotator.reporting import runbook
 from rotator.reporting.alarms import ALL, Receiver, What
 from rotator.reporting.rows import Standing
 from rotator.reporting.to_sentry import CheckIns, Sentry
 from rotator.reporting.webhook import Webhook
+from rotator.retiring.ending import RetirementFailed
 from rotator.rotation import Result
-from rotator.rotation.ending import RetirementFailed
-from rotator.rotation.restraint import LIMIT
-from rotator.rotation.right import BRAKED, MASS_DRIFT
+from rotator.run.right import BRAKED, MASS_DRIFT
 from rotator.secrecy.sinks import on_catch
 from rotator.settings import Settings
 from rotator.vault import Stored

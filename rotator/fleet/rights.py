@@ -21,10 +21,10 @@ from rotator.fleet.verdict import Verdict
 from rotator.journal import Record
 from rotator.keys import Secret
 from rotator.policy import Policy
+from rotator.replacing.beginning import Stopped
 from rotator.rotation import Order, Result, Run
-from rotator.rotation.beginning import Stopped
-from rotator.rotation.right import BRAKED, MASS_DRIFT, Came, For
-from rotator.rotation.world import Clock
+from rotator.run.needs import Clock
+from rotator.run.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.settings import Settings
 from rotator.vault import Stored, Vault
 from rotator.vault.index import DueIndex

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
 
-from rotator import reporting
+from rotator import due, reporting
 from rotator.errors import Failure, HeldBack, RotatorError
 from rotator.fleet.crew import Task
 from rotator.fleet.reports import Reports
@@ -24,9 +24,10 @@ from rotator.fleet.survey import (
 )
 from rotator.journal import Failed, Record, gist
 from rotator.policy import Policy
+from rotator.replacing.beginning import Stopped, Waits
 from rotator.reporting.rows import Row
-from rotator.rotation import Order, Result, due, previous
-from rotator.rotation.beginning import Stopped, Waits
+from rotator.retiring import previous
+from rotator.rotation import Order, Result
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Stored, Vault

@@ -8,14 +8,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rotator.due import due_since, fits, is_due, is_overdue, key_age
 from rotator.ends import End, of_own_key
 from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.reporting.memory import Trouble
-from rotator.rotation import Result, previous
-from rotator.rotation.due import due_since, fits, is_due, is_overdue, key_age
-from rotator.rotation.ending import RetirementFailed
+from rotator.retiring import previous
+from rotator.retiring.ending import RetirementFailed
+from rotator.rotation import Result
 from rotator.vault import Stored
 
 DRIFTED = "policy.Drifted"

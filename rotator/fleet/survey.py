@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+from rotator.due import NEVER, at_a_tick
 from rotator.journal import Record
 from rotator.policy import Policy
-from rotator.rotation.due import NEVER, at_a_tick
 from rotator.vault.layout import INDEX_SHARDS, index_shard
 
 CHECK_REQUESTS = 2  # of one drift check: the probe, and the list of keys

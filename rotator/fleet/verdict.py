@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from rotator.journal import WATCH, Record, Underway
-from rotator.rotation.right import BRAKED, MASS_DRIFT, For
+from rotator.run.right import BRAKED, MASS_DRIFT, For
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=5)
 NOBODYS = timedelta(hours=1)  # that a record counts which no policy here names

@@ -114,7 +114,7 @@ class Whose:
             system, self._version = self._vault.system()
             self._system = system or (self._system if self._version == 0 else System.new())
 
-    # whose it is: see `rotator.rotation.run.Whose`
+    # whose it is: see `rotator.run.needs.Whose`
 
     def mark(self) -> str:
         """The mark that this ECGrid's records bear; empty while it is not proved that they are about it."""

@@ -19,9 +19,9 @@ from rotator.fleet.who import who
 from rotator.fleet.whose import Whose
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Destination, Policy
+from rotator.replacing.beginning import Stopped
 from rotator.rotation import Learnt, Report, World
-from rotator.rotation.beginning import Stopped
-from rotator.rotation.right import Right
+from rotator.run.right import Right
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Server, Vault

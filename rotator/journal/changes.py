@@ -3,14 +3,16 @@
 Each is named for what has happened; whether it counts is decided by the check-and-set that writes it. The rules that
 they keep: a request is counted before it is sent; a key that was issued becomes the current one or a debt, if it has an
 id; the key that is replaced becomes a debt in the very change that makes the new one current.
+
+Keeps: never lost (1), never twice (3).
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from rotator.journal import LOOKS, WATCH, Record, known_from
 from rotator.journal.parts import Debt, Drift, Failed, Held, Past, Place, Underway
+from rotator.journal.record import LOOKS, WATCH, Record, known_from
 from rotator.keys import ApiKey, KeyRef, Seen
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)

@@ -1,4 +1,7 @@
-"""What a record is made of. All times are the Vault server's, in UTC."""
+"""What a record is made of. All times are the Vault server's, in UTC.
+
+Keeps: truth is outside (6).
+"""
 
 from __future__ import annotations
 

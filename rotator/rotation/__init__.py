@@ -3,15 +3,15 @@
 Which step is next says `page.py`, what is due `due.py`; each step has a module.
 """
 
-from rotator.rotation.beginning import Busy
-from rotator.rotation.drift import Check, compare
-from rotator.rotation.due import Order
-from rotator.rotation.evidence import rotation_of
+from rotator.due import Order
+from rotator.inventory.drift import Check, compare
+from rotator.replacing.beginning import Busy
+from rotator.rotation.rehearsal import would
 from rotator.rotation.result import Result, faulty
-from rotator.rotation.run import Run
 from rotator.rotation.tending import tend
-from rotator.rotation.trying import would
-from rotator.rotation.world import Clock, Learnt, Report, World
+from rotator.run import Run
+from rotator.run.evidence import rotation_of
+from rotator.run.needs import Clock, Learnt, Report, World
 
 __all__ = [
     "Busy",

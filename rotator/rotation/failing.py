@@ -2,16 +2,17 @@
 
 The rules: a rotation for which something may have been issued stays open; one for which surely nothing was is closed;
 what was only held back leaves nothing but that; and a record that another run has claimed is theirs to write.
+
+Keeps: never lost (1), never silent (4).
 """
 
 from __future__ import annotations
 
 from rotator.errors import FenceLost, HeldBack, RotatorError
 from rotator.journal import changes
-from rotator.rotation import evidence
-from rotator.rotation.beginning import Waits
-from rotator.rotation.hand import is_counted, may_have_asked
-from rotator.rotation.run import Run
+from rotator.replacing.beginning import Waits
+from rotator.run import Run, evidence
+from rotator.run.hand import is_counted, may_have_asked
 from rotator.secrecy.sinks import scrub
 
 STOPPED = "stopped"  # in the history: the process was told to stop

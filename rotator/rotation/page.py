@@ -3,7 +3,9 @@
     observe -> claim -> issue -> stage | read back | probe -> publish -> settle -> (after the grace) retire
 
 `run`, `rotate`, `rollback`, `adopt`, repair and recovery are this one function: look, choose by what is open in the
-record, whose it is, and what the run has in hand, act, look again. Why it is safe: `run.py`, and each step's module.
+record, whose it is, and what the run has in hand, act, look again. Why it is safe: each module says.
+
+Keeps: never lost (1), never unverified (2), never twice (3).
 """
 
 from __future__ import annotations
@@ -12,22 +14,20 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, assert_never
 
 from rotator.errors import FenceLost
-from rotator.rotation import (
+from rotator.inventory import drift
+from rotator.replacing import (
     beginning,
     claiming,
-    drift,
     finding,
     issuing,
-    previous,
     proving,
     publishing,
-    restoring,
-    retiring,
     rolling,
     telling,
 )
-from rotator.rotation.hand import Nothing, Proved, Shown, Unproved, Unseen
-from rotator.rotation.run import Run
+from rotator.retiring import debts, previous, strays
+from rotator.run import Run, restoring
+from rotator.run.hand import Nothing, Proved, Shown, Unproved, Unseen
 from rotator.vault import StaleRead
 
 
@@ -55,13 +55,13 @@ NOTHING_OPEN = (
     Step("claim", rolling.claim, when=rolling.is_wanted),
     Step("claim", claiming.claim, when=beginning.is_wanted),
     # What a lost fence has left: a key that this run issued, something staged that belongs to no rotation.
-    Step("settle", retiring.settle_orphan, when=retiring.has_orphan),
-    Step("settle", retiring.clear_leftover, when=retiring.has_leftover),
+    Step("settle", strays.settle_orphan, when=strays.has_orphan),
+    Step("settle", strays.clear_leftover, when=strays.has_leftover),
     # What the rotation before still owes: to those who ask, to the hooks, a further destination, the replaced key.
     Step("settle", previous.ask_after, when=previous.is_to_be_asked),
     Step("hooks", telling.run_hooks, when=telling.has_hooks_due),
     Step("publish", publishing.fill, when=publishing.lacks_a_destination, once=True),
-    Step("retire", retiring.retire, when=retiring.has_due_debts, once=True),
+    Step("retire", debts.retire, when=debts.has_due_debts, once=True),
     Step("settle", claiming.give_back, when=claiming.is_left_over),
 )
 

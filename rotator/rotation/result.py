@@ -1,6 +1,8 @@
 """What a run did to one policy, as the object of the `results` list of `--json`, and as exit codes are made of it.
 
 The rules: whatever was not done, or only half, is in it; no value is, nor what others have said.
+
+Keeps: never silent (4), never leaked (5).
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Any
 
 from rotator.errors import Failure, RotatorError
 from rotator.policy import Policy
-from rotator.rotation import previous
-from rotator.rotation.run import Run
+from rotator.retiring import previous
+from rotator.run import Run
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 The rules: whatever goes wrong is this policy's result, and no other's; and each failure is in the record with its
 back-off, if Vault lets us, before it is told.
+
+Keeps: never silent (4).
 """
 
 from __future__ import annotations
@@ -9,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+from rotator import due
 from rotator.errors import RotatorError, Transient
 from rotator.journal import Debt
 from rotator.policy import Destination
-from rotator.rotation import due, failing, retiring
-from rotator.rotation.beginning import Busy, Stopped, Waits
-from rotator.rotation.ending import RetirementFailed
+from rotator.replacing.beginning import Busy, Stopped, Waits
+from rotator.retiring import debts
+from rotator.retiring.ending import RetirementFailed
+from rotator.rotation import failing
 from rotator.rotation.page import rotate
 from rotator.rotation.result import Result, faulty, result_of, unexpected
-from rotator.rotation.run import Run
+from rotator.run import Run
 
 
 def tend(run: Run) -> Result:
@@ -44,7 +48,7 @@ def _tended(run: Run) -> Result:
     """What came of the run, with its failure recorded."""
     try:
         taken = rotate(run)
-        return _success(run, retired=any(step.do is retiring.retire for step in taken))
+        return _success(run, retired=any(step.do is debts.retire for step in taken))
     except Busy as busy:
         return left_to_others(run, busy)
     except Stopped as why:
@@ -74,20 +78,26 @@ def _stopped(run: Run, why: Stopped) -> Result:
 
 
 def _success(run: Run, *, retired: bool) -> Result:
-    hold = due.holding_back(run.record, run.order, run.now())
-    if hold is not None and run.order.what == "demand":
-        run.warn(f"{hold.words}: `rotator rotate {run.policy.name}` rotates it all the same")
+    held = _is_held(run)
     result = result_of(run, run.outcome.word or run.order.nothing_done)
-    lacking = [] if run.claim.others else due.lacking(run.policy, run.record)
-    if lacking:
+    lacking = due.lacking(run.policy, run.record)
+    if lacking and not run.claim.others:
         _still_lacks(result, lacking)
-    elif run.order.retire_now and not retired and hold is None:
+    elif run.order.retire_now and not retired and not held:
         result.leave_unretired(
             "another run holds the claim: the replaced keys are not retired; give the command again"
         )
     elif unpaid := run.record.unpaid():
         _still_owes(result, unpaid)
     return result
+
+
+def _is_held(run: Run) -> bool:
+    """Whether a hold keeps the order from beginning anything; on demand it is told how to rotate all the same."""
+    hold = due.holding_back(run.record, run.order, run.now())
+    if hold is not None and run.order.what == "demand":
+        run.warn(f"{hold.words}: `rotator rotate {run.policy.name}` rotates it all the same")
+    return hold is not None
 
 
 def _still_lacks(result: Result, lacking: list[Destination]) -> None:

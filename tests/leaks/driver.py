@@ -322,7 +322,7 @@ RAISED = {
     "vault": ("rotator.vault", "Vault", "publish"),
     "vault-wire": ("rotator.vault.wire", "Wire", "request"),
     "record": ("rotator.vault", "Vault", "save"),
-    "rotation": ("rotator.rotation.sight", "Sight", "at"),
+    "rotation": ("rotator.run.sight", "Sight", "at"),
     "fleet": ("rotator.fleet", "Fleet", "run_of"),
     "settings": ("rotator.settings", "Settings", "require_vault"),
 }
@@ -433,12 +433,13 @@ def _no_withholding() -> None:
         yield
 
     vars(common)["exits"] = exits
-    from rotator import rotation
     from rotator.cli import act
     from rotator.errors import Failure
+    from rotator.rotation import result, tending
 
     vars(act)["exits"] = exits
-    vars(rotation)["_told"] = lambda fault: Failure(str(fault))
+    for module in (tending, result):
+        vars(module)["unexpected"] = lambda fault: Failure(str(fault))
 
 
 @deed("no-secret")

@@ -1,0 +1,1 @@
+"""What ECGrid has of the users' keys, which of them is which, and whether Vault shows what ECGrid accepts."""

@@ -1,0 +1,1 @@
+"""How a key is ended: debts that are due, the proof that a key is refused, and keys that nobody will publish."""
