@@ -19,7 +19,8 @@ def main() -> None:
         from rotator.init import watch_over
 
         watch_over()
-    gc.disable()  # what a command loads lives as long as the process; `exits` of `cli.common` turns it on again
+    # What a command loads lives as long as the process; `exits` of `cli.common` turns it on again.
+    gc.disable()
     from rotator.cli import main as command
 
     command(prog_name="rotator")
@@ -31,7 +32,8 @@ def _open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            # Takes the lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as the interpreter does
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same

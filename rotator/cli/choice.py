@@ -75,7 +75,8 @@ def _near(text: str, known: Iterable[str]) -> str:
 def offered(what: str | None, path: str | None, begun: str) -> list[str]:
     """The names, tags or owners that begin so, from the policy files, at `path` if one is given; never an error."""
     policies: list[Policy] = []
-    with suppress(Exception):  # somebody is typing: nothing is said, whatever is wrong
+    # Somebody is typing: nothing is said, whatever is wrong.
+    with suppress(Exception):
         settings, _ = Settings.look(overrides={"policies": path} if path else {})
         if settings is not None:
             policies = readable(settings.policies, defaults_from(settings))

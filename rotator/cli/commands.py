@@ -15,7 +15,8 @@ import click
 from rotator import __version__
 
 Command = Callable[..., Any]
-QUIET = "rotator.quiet"  # in a context's meta
+# In a context's meta.
+QUIET = "rotator.quiet"
 
 
 class _Ordered(click.Group):
@@ -87,7 +88,8 @@ class Choice(NamedTuple):
     names: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
-    every: bool = False  # said aloud
+    # Said aloud.
+    every: bool = False
 
     @property
     def filters(self) -> bool:

@@ -25,7 +25,8 @@ from rotator.schedule import duration
 from rotator.secrecy.sinks import guard
 from rotator.settings import Settings
 
-if TYPE_CHECKING:  # half of a command's start, for those that ask nobody
+# Half of a command's start, for those that ask nobody.
+if TYPE_CHECKING:
     from rotator.fleet import Fleet
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
@@ -48,8 +49,10 @@ def _fault(error: Exception) -> str:
 @contextmanager
 def exits() -> Iterator[None]:
     """Turns our errors into their text and exit code; anything else into its place and class, without values."""
-    guard()  # before anything can be said
-    gc.freeze()  # what is loaded by now is never garbage: it need not be looked through
+    # Before anything can be said.
+    guard()
+    # What is loaded by now is never garbage: it need not be looked through.
+    gc.freeze()
     gc.enable()
     try:
         yield
@@ -60,7 +63,8 @@ def exits() -> Iterator[None]:
         code, text = FAILED, f"error: {error} [{error.kind}]"
     except KeyboardInterrupt:
         say("interrupted")
-        os._exit(128 + signal.SIGINT)  # nothing has begun that threads would have to finish
+        # Nothing has begun that threads would have to finish.
+        os._exit(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001 - the last line: its text may quote anything
         code, text = FAILED, NO_FILE if out_of_files(error) else _fault(error)
     say(text)
@@ -69,7 +73,8 @@ def exits() -> Iterator[None]:
 
 def settings_from(given: dict[str, str], problems: list[Problem]) -> Settings | None:
     """The settings, with logging started; what is wrong with some is noted, and one looks further by the others."""
-    reporting.setup()  # before there is a secret in memory; the level and form that were asked for come with them
+    # Before there is a secret in memory; the level and form that were asked for come with them.
+    reporting.setup()
     settings, found = Settings.look(overrides=given)
     problems += found
     if settings is None:
@@ -132,7 +137,8 @@ def fleet_from(
 
     needed = [Settings.require_vault, *([Settings.require_ecgrid] if ecgrid else [])]
     settings, policies = input_from(given, None, *needed)
-    if serving:  # a command would say them each time: `validate` does so when asked
+    # A command would say them each time: `validate` does so when asked.
+    if serving:
         for problem in warnings(policies):
             reporting.event("policy.warning", message=str(problem))
     reporting.start_sentry(

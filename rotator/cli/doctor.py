@@ -32,11 +32,16 @@ from rotator.vault.login import USES
 
 State = Literal["ok", "warning", "failed"]
 Finding = tuple[State, str]
-Readable = dict[str, Stored | None]  # the records of policies whose paths can be read
-STATES: tuple[State, ...] = ("failed", "warning", "ok")  # as they are told
-SAMPLE = 5  # policies of each pair of calls whose users are looked at
-LIMIT = 10.0  # seconds for one question
-LARGE = 256 * 1024  # bytes of a secret from which on it is told
+# The records of policies whose paths can be read.
+Readable = dict[str, Stored | None]
+# As they are told.
+STATES: tuple[State, ...] = ("failed", "warning", "ok")
+# Policies of each pair of calls whose users are looked at.
+SAMPLE = 5
+# Seconds for one question.
+LIMIT = 10.0
+# Bytes of a secret from which on it is told.
+LARGE = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ def findings(fleet: Fleet, scope: Scope | None = None) -> Iterator[Line]:
 def _in_vault(fleet: Fleet, policies: list[Policy], readable: Readable) -> list[Line]:
     """Of each policy, several at once: its rights, its record, which is noted, and what is published."""
     rights = [fleet.vault.rights(policy) for policy in policies]
-    with suppress(RotatorError):  # which the lines will tell: this spares them a request each
+    # Which the lines will tell: this spares them a request each.
+    with suppress(RotatorError):
         fleet.vault.kv.missing({path: what for one in rights for path, what in one.items()})
     hands = Hands(fleet.settings.concurrency, "doctor")
     mounts = cache(lambda mount: fleet.server.expiring(At(mount, "")))

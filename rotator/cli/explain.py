@@ -9,7 +9,8 @@ from rotator.cli import output
 from rotator.cli.common import bad_usage, exits
 from rotator.reporting.runbook import Entry, entries
 
-ALERTS = "Alerts"  # the part of the runbook whose entries are no kinds of error
+# The part of the runbook whose entries are no kinds of error.
+ALERTS = "Alerts"
 
 
 def explain(*, kind: str | None, json_: bool) -> None:

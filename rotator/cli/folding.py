@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-MANY = 4  # lines that are folded; fewer are told one by one
-SHOWN = 3  # policies that a folded line names
+# Lines that are folded; fewer are told one by one.
+MANY = 4
+# Policies that a folded line names.
+SHOWN = 3
 
 
 class Told(NamedTuple):

@@ -16,7 +16,8 @@ from rotator.cli import is_quiet
 from rotator.cli.folding import said_once
 from rotator.letters import as_json, visible
 
-if TYPE_CHECKING:  # rich is imported where something is drawn: `--json` and `validate` do without
+# Rich is imported where something is drawn: `--json` and `validate` do without.
+if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
@@ -34,10 +35,13 @@ STYLES = {
 RESULT = ("POLICY", "OUTCOME", "USER", "KEY", "REPLACES", "OLD ENDS", "TOOK", "PUBLISHED")
 # Columns of texts and paths, which are folded where the screen is too narrow for all.
 FOLDED = ("POLICY", "PUBLISHED", "WHY", "FOUND", "CHECK", "MEANS", "BY", "")
-SOON = 1.0  # seconds from which on a single policy's progress is shown
+# Seconds from which on a single policy's progress is shown.
+SOON = 1.0
 FAILED_IN = "failed in "
-MANY = 20  # results, of which those that are not due are left out
-PIPE_WIDTH = 400  # lines in a pipe are never wrapped
+# Results, of which those that are not due are left out.
+MANY = 20
+# Lines in a pipe are never wrapped.
+PIPE_WIDTH = 400
 
 
 def console() -> Console:
@@ -142,11 +146,13 @@ def results(found: list[Result], json_: bool) -> None:
         told = [result for result in told if result.outcome != "not-due"]
     rows = [_row(result) for result in told]
     whole = table(RESULT, rows)
-    beneath = not fits(out, whole)  # then the places stand beneath, by policy as all that is long
+    # Then the places stand beneath, by policy as all that is long.
+    beneath = not fits(out, whole)
     if rows:
         out.print(table(RESULT[:-1], (row[:-1] for row in rows)) if beneath else whole)
     for result, row in zip(told, rows, strict=True):
-        if beneath and row[-1] and result.outcome != "would-rotate":  # a text says where it would
+        # A text says where it would.
+        if beneath and row[-1] and result.outcome != "would-rotate":
             out.print(plain(f"{result.policy}: published at {row[-1]}"))
     said = [line for result in told for line in _said(result)]
     for about, text in said_once(said):
@@ -210,7 +216,8 @@ def progress(names: Sequence[str], wanted: bool) -> Iterator[Progress]:
         transient=True,
         get_renderable=shown.picture,
     )
-    with live, reporting.lines_through(sys.stderr):  # which is the display's own by now
+    # Which is the display's own by now.
+    with live, reporting.lines_through(sys.stderr):
         yield shown
 
 

@@ -16,9 +16,12 @@ from rotator.fleet.forecast import MOST, Ahead, ahead
 from rotator.journal import Record
 from rotator.policy import Policy
 
-BAR = 40  # characters of the longest bar
-ROWS = 200  # of the table
-DAYS = 62  # of the chart
+# Characters of the longest bar.
+BAR = 40
+# Of the table.
+ROWS = 200
+# Of the chart.
+DAYS = 62
 LONGEST = timedelta(days=3660)
 
 

@@ -58,7 +58,8 @@ class _Tour:
     """What is told of one form of ECGrid."""
 
     title: str
-    issuing: str  # the call that makes a key
+    # The call that makes a key.
+    issuing: str
     on_demand: str
 
 

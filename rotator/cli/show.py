@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from rotator.fleet import Fleet
 
 ALARMING = ("overdue", "failed")
-WATCH_EVERY = 5.0  # seconds
-CRONJOB = timedelta(minutes=1)  # between two ticks, at the shortest
+# Seconds.
+WATCH_EVERY = 5.0
+# Between two ticks, at the shortest.
+CRONJOB = timedelta(minutes=1)
 
 
 def status(
@@ -67,7 +69,8 @@ def _look(
 ) -> tuple[datetime, list[dict[str, Any]], bool]:
     """Vault's time, a row for each policy in one of the states (none given: in any), and whether a record is unread."""
     now, found = fleet.vault_time(), fleet.records(policies)
-    if None in found.values():  # what a record cannot keep is known from the alarms
+    # What a record cannot keep is known from the alarms.
+    if None in found.values():
         fleet.reports.alarms.read()
     every = fleet.reports.rows([(policy, found[policy.name]) for policy in policies], now)
     rows = [one for one in every if not states or one["state"] in states]
@@ -86,7 +89,8 @@ def _watch(fleet: Fleet, policies: list[Policy], states: tuple[str, ...]) -> Non
         while True:
             try:
                 now, rows, _ = _look(fleet, policies, states)
-            except RotatorError as error:  # Vault is away just now: said in place of the rows
+            # Vault is away just now: said in place of the rows.
+            except RotatorError as error:
                 live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
                 rows.sort(key=lambda one: one["state"] not in ALARMING)

@@ -33,12 +33,18 @@ from rotator.policy import Policy
 from rotator.reporting.to_sentry import CheckIns, slug
 from rotator.threads import no_thread
 
-SHORTEST = 1.0  # seconds between two turns: Vault tells whole seconds
-LOOK_AT_FILES = 5.0  # seconds
-PLANNED = 60.0  # seconds for which it is known which rotation is next
-START = 15.0  # seconds in which the first turn has begun, or never will
-POLICIES = "(policies)"  # in place of a policy: reading them anew
-LATER = "turn"  # the id of the one job
+# Seconds between two turns: Vault tells whole seconds.
+SHORTEST = 1.0
+# Seconds.
+LOOK_AT_FILES = 5.0
+# Seconds for which it is known which rotation is next.
+PLANNED = 60.0
+# Seconds in which the first turn has begun, or never will.
+START = 15.0
+# In place of a policy: reading them anew.
+POLICIES = "(policies)"
+# The id of the one job.
+LATER = "turn"
 
 
 def serve(fleet: Fleet, shard: tuple[int, int] | None, load: Callable[[], list[Policy]]) -> None:
@@ -49,7 +55,8 @@ def serve(fleet: Fleet, shard: tuple[int, int] | None, load: Callable[[], list[P
     """
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
     _listen(fleet, told)
-    fleet.ready()  # whatever else wants a thread of the few that there may be
+    # Whatever else wants a thread of the few that there may be.
+    fleet.ready()
     daemon = _Daemon(fleet, shard, load)
     with Face(fleet, shard, daemon.pulse):
         daemon.start()
@@ -97,7 +104,8 @@ class _Daemon:
         self._late = False
         self._announced = False
         self._planned_at, self._ahead = float("-inf"), ""
-        self._trouble = ""  # of the last reload
+        # Of the last reload.
+        self._trouble = ""
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(1)},
@@ -121,9 +129,8 @@ class _Daemon:
             begins = False
         until = self._fleet.boot() + START
         while begins and not self._began.wait(0.5) and not self._fleet.stopping.is_set():
-            begins = (
-                self._fleet.boot() < until
-            )  # the scheduler, too, needs a thread, and would not say so
+            # The scheduler, too, needs a thread, and would not say so.
+            begins = self._fleet.boot() < until
         if not begins:
             raise no_thread()
         self._notify.say(READY=1, STATUS=f"{len(policies)} policies; looking at them")

@@ -20,12 +20,18 @@ from rotator.settings import Settings
 from rotator.threads import begin
 from rotator.web import Health, Owed, Site, View, Window
 
-FRESH = 10.0  # seconds between two looks
-SOON = 0.2  # seconds until it is asked again whether the first turn has ended
-SHOWN_AHEAD = 30  # days
-HUNG = 300.0  # seconds after which a turn that does not end has hung
-LATE = 60.0  # seconds without a turn that could look round
-ASKED = 300.0  # seconds for which an answer of ECGrid counts, and for which a question after readiness does
+# Seconds between two looks.
+FRESH = 10.0
+# Seconds until it is asked again whether the first turn has ended.
+SOON = 0.2
+# Days.
+SHOWN_AHEAD = 30
+# Seconds after which a turn that does not end has hung.
+HUNG = 300.0
+# Seconds without a turn that could look round.
+LATE = 60.0
+# Seconds for which an answer of ECGrid counts, and for which a question after readiness does.
+ASKED = 300.0
 
 
 class Pulse:
@@ -34,7 +40,8 @@ class Pulse:
     def __init__(self, boot: Callable[[], float]) -> None:
         self._boot = boot
         self._ended = self._well = self._moved = boot()
-        self.looked = False  # a turn has ended
+        # A turn has ended.
+        self.looked = False
         self._trouble = "the first look round has not ended yet"
         self.reload_trouble = ""
 
@@ -142,12 +149,12 @@ class Face:
     def _keep_fresh(self) -> None:
         while not self._over.is_set():
             try:
-                if (
-                    self._pulse.looked
-                ):  # the first turn reads all that is shown: nobody reads it twice
+                # The first turn reads all that is shown: nobody reads it twice.
+                if self._pulse.looked:
                     self._look()
             except RotatorError:
-                pass  # the turns tell what is wrong with Vault
+                # The turns tell what is wrong with Vault.
+                pass
             except Exception as fault:  # noqa: BLE001 - the thread must go on; the text may quote anything
                 reporting.event("daemon.site_failed", error=type(fault).__name__)
             self._over.wait(FRESH if self._pulse.looked else SOON)

@@ -17,7 +17,8 @@ class Notify:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID from `environ`."""
         self._address = environ.get("NOTIFY_SOCKET", "")
-        if self._address.startswith("@"):  # an abstract socket
+        # An abstract socket.
+        if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
         watched, whose = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
         mine = whose in ("", str(os.getpid()))

@@ -29,7 +29,8 @@ OVER: dict[What, str] = {
     "mass-drift": "the published keys are accepted again",
     "credential": "the credential lives on",
 }
-ALL = "(all)"  # in place of a policy: what concerns every one
+# In place of a policy: what concerns every one.
+ALL = "(all)"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,8 @@ class Alarm:
     count: int = 1
     owner: str | None = None
     tags: Sequence[str] = ()
-    about: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # key id, run, attempt, since when, when it is tried again
+    # Key id, run, attempt, since when, when it is tried again.
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

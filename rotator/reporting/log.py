@@ -99,7 +99,8 @@ def event(name: str, /, **fields: object) -> None:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Secret):  # a mistake of ours: say so, not what
+    # A mistake of ours: say so, not what.
+    if isinstance(value, Secret):
         return "**"
     return (
         value if isinstance(value, str | int | float | bool | list | tuple | dict) else str(value)

@@ -19,12 +19,18 @@ from typing import Any, NamedTuple
 from rotator.reporting.alarms import ALL, Alarm, What, recovered
 from rotator.secrecy.sinks import scrub
 
-AGAIN = timedelta(hours=24)  # after which a trouble that goes on is told again
-MANY = 20  # policies with one trouble that are told one by one; more are told together
-TELLING = timedelta(minutes=5)  # for which somebody has said that they tell a receiver
-FORGOTTEN = timedelta(days=7)  # after which nobody has a trouble any more that was not told again
-LONGEST = 300  # letters of a message
-SHORT = 8  # letters that stand for a policy's name
+# After which a trouble that goes on is told again.
+AGAIN = timedelta(hours=24)
+# Policies with one trouble that are told one by one; more are told together.
+MANY = 20
+# For which somebody has said that they tell a receiver.
+TELLING = timedelta(minutes=5)
+# After which nobody has a trouble any more that was not told again.
+FORGOTTEN = timedelta(days=7)
+# Letters of a message.
+LONGEST = 300
+# Letters that stand for a policy's name.
+SHORT = 8
 
 
 class Key(NamedTuple):
@@ -50,7 +56,8 @@ class Trouble:
     since: datetime
     told: dict[str, datetime] = field(default_factory=dict, repr=False)
     over: bool = False
-    members: set[str] = field(default_factory=set)  # policies that have it beyond MANY, shortened
+    # Policies that have it beyond MANY, shortened.
+    members: set[str] = field(default_factory=set)
 
     def shown(self, alone: int, now: datetime) -> Alarm:
         """The alarm to tell; `alone`: policies that have the same trouble and are told one by one."""
@@ -75,7 +82,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.troubles: dict[Key, Trouble] = {}
-        self._telling: dict[str, tuple[str, datetime]] = {}  # receiver -> who tells it, until when
+        # Receiver -> who tells it, until when.
+        self._telling: dict[str, tuple[str, datetime]] = {}
 
     # what is wrong
 
@@ -182,7 +190,8 @@ class Memory:
     def tidy(self, now: datetime) -> None:
         """Forgets what is over and told, or never was told; and what nobody has had for long."""
         self._telling = {name: one for name, one in self._telling.items() if one[1] > now}
-        if self._telling:  # somebody may be telling just that
+        # Somebody may be telling just that.
+        if self._telling:
             return
         self.troubles = {
             key: one

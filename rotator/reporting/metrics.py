@@ -34,11 +34,15 @@ from rotator.reporting.rows import Standing
 from rotator.secrecy.sinks import scrub
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds: requests, phases
-LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)  # rotations, exposure
+# Seconds: requests, phases.
+SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# Rotations, exposure.
+LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 WAITS = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600)
-LONGEST_LABEL = 100  # letters of an owner, or of the tags together
-QUIET = ("not-due", "unchanged")  # outcomes that are not worth a time series
+# Letters of an owner, or of the tags together.
+LONGEST_LABEL = 100
+# Outcomes that are not worth a time series.
+QUIET = ("not-due", "unchanged")
 # The event that ends a phase, the phase, and the events of which the latest began it.
 PHASES = {
     "rotation.issued": ("issue", ("rotation.issuing",)),
@@ -61,9 +65,11 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the package has types but for this one
         self._clock = clock
         self._lock = threading.Lock()
-        self._marks: dict[str, dict[str, float]] = {}  # policy -> event -> when
+        # Policy -> event -> when.
+        self._marks: dict[str, dict[str, float]] = {}
         self._registry = CollectorRegistry()
-        self._process = CollectorRegistry()  # not for the textfile: node_exporter has its own
+        # Not for the textfile: node_exporter has its own.
+        self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         self._policies = _Policies()
         self._registry.register(self._policies)
@@ -125,7 +131,8 @@ class Metrics:
         )
         self._ticks = self._counter("rotator_ticks", "Looks round all policies.", "result")
         for counter, results in ((self._ticks, ("ok", "failed")), (self._told, TOLD)):
-            for result in results:  # so that the first one counts as an increase
+            # So that the first one counts as an increase.
+            for result in results:
                 counter.labels(result)
         self._last_tick = Gauge(
             "rotator_last_tick_timestamp_seconds",

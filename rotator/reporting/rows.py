@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-Row = Mapping[str, Any]  # one policy, as `status --json` shows it
+# One policy, as `status --json` shows it.
+Row = Mapping[str, Any]
 
 
 def is_too_old(row: Row) -> bool:
@@ -30,6 +31,7 @@ class Standing:
 
     at: datetime
     rows: Sequence[Row] = ()
-    debts: Mapping[str, int] = field(default_factory=dict)  # keys still to be retired, by policy
+    # Keys still to be retired, by policy.
+    debts: Mapping[str, int] = field(default_factory=dict)
     # Owner (empty: none) and tags, by policy.
     whose: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)

@@ -19,8 +19,10 @@ TO_DO = "**To do:**"
 class Entry:
     """A section of the runbook, in paragraphs of one line each."""
 
-    name: str  # a kind of error, such as `vault.Sealed`, or an alert
-    about: str  # the part of the runbook that it stands in
+    # A kind of error, such as `vault.Sealed`, or an alert.
+    name: str
+    # The part of the runbook that it stands in.
+    about: str
     means: tuple[str, ...]
     to_do: str
 

@@ -21,7 +21,8 @@ from rotator.secrecy.sinks import scrub, scrub_all
 from rotator.settings import proxy_for
 
 PLACE = "sentry"
-_own: list[Secret] = []  # watched as long as the process lives
+# Watched as long as the process lives.
+_own: list[Secret] = []
 
 
 class ScrubbingTransport(HttpTransport):
@@ -29,9 +30,8 @@ class ScrubbingTransport(HttpTransport):
 
     # The SDK makes the transport, from the class alone.
     tell_lost: Callable[[str], None]
-    taken: ClassVar[set[str]] = (
-        set()
-    )  # the ids of alarms that Sentry took, until they are asked for
+    # The ids of alarms that Sentry took, until they are asked for.
+    taken: ClassVar[set[str]] = set()
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Sends a scrubbed copy; sends nothing if none can be made."""
@@ -84,7 +84,8 @@ def start(
     user = urlsplit(dsn).username
     if user:
         _own.append(Secret(user))
-    proxy = proxy_for(dsn) or ""  # "": none, whatever the environment says
+    # "": none, whatever the environment says.
+    proxy = proxy_for(dsn) or ""
     sentry_sdk.init(
         dsn=dsn,
         http_proxy=proxy,

@@ -16,11 +16,16 @@ from rotator.reporting.alarms import Alarm
 from rotator.reporting.log import event
 from rotator.secrecy.sinks import on_catch
 
-CHECK_IN_EVERY = 60.0  # seconds: what Sentry takes for a monitor, so not every turn of the daemon
-MARGIN = 5  # minutes that a check-in may be late
-LONGEST = 65  # minutes after which a tick that was begun counts as lost
-SENTRY_WITHIN = 10.0  # seconds, for one event
-LONGEST_TAG = 200  # letters that Sentry keeps of a tag
+# Seconds: what Sentry takes for a monitor, so not every turn of the daemon.
+CHECK_IN_EVERY = 60.0
+# Minutes that a check-in may be late.
+MARGIN = 5
+# Minutes after which a tick that was begun counts as lost.
+LONGEST = 65
+# Seconds, for one event.
+SENTRY_WITHIN = 10.0
+# Letters that Sentry keeps of a tag.
+LONGEST_TAG = 200
 _starting = threading.Lock()
 _runs = threading.Event()
 

@@ -21,14 +21,19 @@ from rotator.posting import Outcome, post
 from rotator.reporting.alarms import Alarm
 from rotator.secrecy.sinks import scrub
 
-TIMEOUT = 10.0  # seconds, for one try
+# Seconds, for one try.
+TIMEOUT = 10.0
 TRIES = 6
-FIRST_PAUSE = 1.0  # seconds between tries, doubled each time
-NAP = 0.2  # seconds, so that the end of the process is noticed in a pause
-PERMANENT = range(400, 500)  # statuses that another try does not change, but for these:
+# Seconds between tries, doubled each time.
+FIRST_PAUSE = 1.0
+# Seconds, so that the end of the process is noticed in a pause.
+NAP = 0.2
+# Statuses that another try does not change, but for these:
+PERMANENT = range(400, 500)
 PASSING = (408, 425, 429)
 
-Done = Callable[[bool, str], None]  # delivered or not, and why not
+# Delivered or not, and why not.
+Done = Callable[[bool, str], None]
 
 
 class Webhook:
@@ -73,7 +78,8 @@ class Webhook:
     def _post(self, body: bytes, number: str, within: float) -> Outcome:
         headers = {
             "User-Agent": f"rotator/{__version__}",
-            "X-Rotator-Delivery": number,  # the same at every try: the receiver can tell a repetition
+            # The same at every try: the receiver can tell a repetition.
+            "X-Rotator-Delivery": number,
         }
         if self._secret is not None:
             at = str(int(time.time()))

@@ -23,14 +23,21 @@ from collections.abc import Callable, Iterator
 from rotator.keys import Secret, watch_secrets
 
 MASK = "**"
-PIECE = 10  # characters that a text and a secret may not share
-LINGER = 60.0  # seconds that a value is watched after its last Secret is gone
-_GRAM = 6  # any ten characters in a row hold six that begin at a multiple of five
+# Characters that a text and a secret may not share.
+PIECE = 10
+# Seconds that a value is watched after its last Secret is gone.
+LINGER = 60.0
+# Any ten characters in a row hold six that begin at a multiple of five.
+_GRAM = 6
 _STRIDE = PIECE - _GRAM + 1
-_SHORTEST = 6  # characters of a value that is found as a whole
-_LONG_ENOUGH = 12  # the same for one that consists of words
-_REMEMBERED = 300  # harmless texts, and how long they may be: most words of a log are the same again and again
-_ROUNDS = 4  # of masking, after which a text that still shows something is given up
+# Characters of a value that is found as a whole.
+_SHORTEST = 6
+# The same for one that consists of words.
+_LONG_ENOUGH = 12
+# Harmless texts, and how long they may be: most words of a log are the same again and again.
+_REMEMBERED = 300
+# Of masking, after which a text that still shows something is given up.
+_ROUNDS = 4
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ESCAPE = re.compile(
@@ -67,9 +74,12 @@ class Net:
         self._lock = threading.Lock()
         self._held: dict[int, _Ticket] = {}
         self._gone: deque[tuple[float, _Ticket]] = deque()
-        self._pieces: dict[int, int] = {}  # hash -> how many tickets have it
-        self._wholes: dict[int, dict[int, int]] = {}  # length -> the same, for whole values
-        self._harmless: dict[str, None] = {}  # texts that were searched since the last secret came
+        # Hash -> how many tickets have it.
+        self._pieces: dict[int, int] = {}
+        # Length -> the same, for whole values.
+        self._wholes: dict[int, dict[int, int]] = {}
+        # Texts that were searched since the last secret came.
+        self._harmless: dict[str, None] = {}
 
     def __len__(self) -> int:
         """How many secrets are watched."""
@@ -94,7 +104,8 @@ class Net:
                 self._pieces[piece] = self._pieces.get(piece, 0) + 1
             if ticket.whole:
                 length, number = ticket.whole
-                if length not in self._wholes:  # replaced, since a search may be walking over it
+                # Replaced, since a search may be walking over it.
+                if length not in self._wholes:
                     self._wholes = {**self._wholes, length: {}}
                 numbers = self._wholes[length]
                 numbers[number] = numbers.get(number, 0) + 1

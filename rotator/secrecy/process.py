@@ -9,7 +9,8 @@ import os
 import sys
 from types import TracebackType
 
-_SET_DUMPABLE = 4  # prctl(2)
+# Prctl(2).
+_SET_DUMPABLE = 4
 _SENTRY_SETTINGS = ("SENTRY_DSN", "SENTRY_ENVIRONMENT", "SENTRY_RELEASE")
 # Variables by which a library takes orders that are ours to give: what it prints and sends, where it keeps files, whom
 # it trusts, whether it draws in colour.

@@ -21,16 +21,20 @@ from typing import Any, TextIO, TypeVar, cast
 
 from rotator.secrecy.net import MASK, NET
 
-Alarm = Callable[[str], None]  # is told the place of a catch
+# Is told the place of a catch.
+Alarm = Callable[[str], None]
 R = TypeVar("R")
 
-OURS = "rotator"  # the one logger, with its children, that may speak
+# The one logger, with its children, that may speak.
+OURS = "rotator"
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _DEPTH = 12
-_AGAIN = 60.0  # seconds
+# Seconds.
+_AGAIN = 60.0
 _telling = threading.local()
 _alarms: list[Alarm] = []
-_told: dict[str, float] = {}  # place -> when it last alarmed
+# Place -> when it last alarmed.
+_told: dict[str, float] = {}
 
 
 def on_catch(alarm: Alarm) -> None:
@@ -92,7 +96,8 @@ def guard() -> None:
     """Puts the net before every sink of this process. Again: does nothing more."""
     if isinstance(sys.stdout, _Scrubbed):
         return
-    logging.raiseExceptions = False  # else a broken log call prints its arguments
+    # Else a broken log call prints its arguments.
+    logging.raiseExceptions = False
     # A filter, a formatter or a factory each misses some loggers, some handlers or some parts of a record.
     logging.Logger.handle = _cleaned(logging.Logger.handle)  # type: ignore[assignment,method-assign]  # see above
     logging.Handler.handle = _cleaned(logging.Handler.handle)  # type: ignore[assignment,method-assign]  # see above
