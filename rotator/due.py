@@ -55,16 +55,16 @@ def due_since(policy: Policy, record: Record) -> datetime | None:
     """
     if record.rotated_at is None:
         return None
-    at, hold = policy.schedule.next_due(record.rotated_at, policy.name), record.hold
-    if at is None or hold is None or at >= hold.until:
-        return at
+    instant, hold = policy.schedule.next_due(record.rotated_at, policy.name), record.hold
+    if instant is None or hold is None or instant >= hold.until:
+        return instant
     return policy.schedule.reopened(hold.until, policy.name)
 
 
 def is_due(policy: Policy, record: Record, now: datetime) -> bool:
     """Whether the schedule asks for a rotation now: past due, out of every freeze, and in the window or overdue."""
-    at = due_since(policy, record)
-    if not policy.enabled or at is None or now < at or policy.schedule.frozen_at(now):
+    instant = due_since(policy, record)
+    if not policy.enabled or instant is None or now < instant or policy.schedule.frozen_at(now):
         return False
     return policy.schedule.open_at(now) or is_overdue(policy, record, now)
 
@@ -204,15 +204,15 @@ def overdue_at(policy: Policy, held: Held) -> datetime | None:
     return None if policy.max_age is None else (held.created or held.published_at) + policy.max_age
 
 
-def may_begin(policy: Policy, record: Record, at: datetime) -> datetime:
+def may_begin(policy: Policy, record: Record, start: datetime) -> datetime:
     """The first instant from `at` on at which what is due may begin: hold, freezes, window, and max_age."""
     schedule, current = policy.schedule, record.current
-    at = max(at, record.hold.until) if record.hold is not None else at
-    allowed = schedule.allowed(at)
+    start = max(start, record.hold.until) if record.hold is not None else start
+    allowed = schedule.allowed(start)
     overdue = overdue_at(policy, current) if current is not None else None
     if overdue is None:
         return allowed
-    return min(allowed, schedule.allowed(max(at, overdue), in_window=False))
+    return min(allowed, schedule.allowed(max(start, overdue), in_window=False))
 
 
 def urgency(policy: Policy, record: Record | None, now: datetime) -> tuple[int, float]:

@@ -42,18 +42,18 @@ def what_is_shown(
     As the list has them, with what the reading call shows; a value that comes in full either way is known. `before` is
     what `what_is_known` was told, and is not asked for again.
     """
-    told: tuple[Seen, ...] | None = ()
+    in_list: tuple[Seen, ...] | None = ()
     if run.generates:
         read = before if before is not None else read_if_any(run, user_id)
     else:
-        told = before if before is not None else listed(run, user_id, visibility)
+        in_list = before if before is not None else listed(run, user_id, visibility)
         read = read_if_any(run, user_id)
-    shown = {seen.ref.key_id: seen for seen in told or ()}
+    shown = {seen.ref.key_id: seen for seen in in_list or ()}
     for seen in read:
         known = shown.get(seen.ref.key_id)
         if seen.ref.visibility in (None, visibility) and (known is None or known.whole is None):
             shown[seen.ref.key_id] = seen
-    return list(shown.values()), bool(read) if run.generates else told is not None
+    return list(shown.values()), bool(read) if run.generates else in_list is not None
 
 
 def what_is_known(
@@ -66,12 +66,12 @@ def what_is_known(
     known = run.record.baseline(user_id, visibility) or ()
     if any((one.key_id is None) is run.generates for one in known):
         return known, None
-    told = None if run.generates else listed(run, user_id, visibility)
-    shown = told if told is not None else read_if_any(run, user_id)
+    in_list = None if run.generates else listed(run, user_id, visibility)
+    shown = in_list if in_list is not None else read_if_any(run, user_id)
     new = known_from(run.record, list(shown))
     ids = {one.key_id for one in new}
     baseline = (*(one for one in known if one.key_id not in ids), *new)
-    return baseline, shown if run.generates else told
+    return baseline, shown if run.generates else in_list
 
 
 def all_shown(run: Run, user_id: int, before: tuple[Seen, ...] | None = None) -> list[Seen]:

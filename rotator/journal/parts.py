@@ -206,7 +206,7 @@ class Past(Value):
     @property
     def hook_problems(self) -> tuple[str, ...]:
         """What went wrong with the hooks after it."""
-        return tuple(said for said in self.hooks if said != "ok")
+        return tuple(text for text in self.hooks if text != "ok")
 
     @property
     def ended(self) -> datetime:

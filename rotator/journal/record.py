@@ -219,10 +219,12 @@ class Record(Value):
 
     def issues_left(self, now: datetime) -> int:
         """How many keys may still be issued beyond the schedule; what made none, as far as can be seen, is over."""
-        recent = [at for at in self.issued if now - at < ISSUE_WINDOW]
+        recent = [time for time in self.issued if now - time < ISSUE_WINDOW]
         looked = self.underway is not None and self.underway.looks >= LOOKS
         unseen = self.issued[len(self.issued) - self._unexplained() :]
-        over = [at for at in unseen if now - at < ISSUE_WINDOW and (looked or now - at >= WATCH)]
+        over = [
+            time for time in unseen if now - time < ISSUE_WINDOW and (looked or now - time >= WATCH)
+        ]
         return ISSUE_LIMIT - len(recent) + len(over)
 
     def _unexplained(self, in_hand: int = 0) -> int:
@@ -230,7 +232,7 @@ class Record(Value):
         underway = self.underway
         if underway is None:
             return 0
-        beyond = sum(at >= underway.began for at in self.issued)
+        beyond = sum(time >= underway.began for time in self.issued)
         return max(0, beyond - max(0, underway.made + in_hand - (underway.sent - beyond)))
 
     def explained(self) -> tuple[datetime, ...]:
@@ -301,7 +303,7 @@ class Record(Value):
 
     def counting_issue(self, now: datetime, *, beyond_schedule: bool) -> Record:
         """With one more issuing request, counted before it is sent."""
-        recent = tuple(at for at in self.issued if now - at < ISSUE_WINDOW)
+        recent = tuple(time for time in self.issued if now - time < ISSUE_WINDOW)
         return self.change(issued=(*recent, now) if beyond_schedule else recent)
 
     def taking_back(self, *, counted: bool) -> Record:
@@ -333,11 +335,11 @@ class Record(Value):
         last = self.settled() if self.hook_problems else None
         return self.change(history=() if last is None else (last,))
 
-    def noting_hooks(self, said: tuple[str, ...]) -> Record:
+    def noting_hooks(self, texts: tuple[str, ...]) -> Record:
         """With what came of the hooks of the last rotation that published a key."""
         last = self.settled()
         noted = (
-            one if one is not last else one.model_copy(update={"hooks": said})
+            one if one is not last else one.model_copy(update={"hooks": texts})
             for one in self.history
         )
         return self.change(history=tuple(noted))

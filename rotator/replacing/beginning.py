@@ -101,16 +101,16 @@ def is_to_show_again(run: Run) -> bool:
 
 def shows_nothing(run: Run) -> bool:
     """Whether the first destination has no value: it was deleted, or taken out by hand."""
-    there = run.sight.last_at(run.main)
-    return there is None or there.value is None
+    document = run.sight.last_at(run.main)
+    return document is None or document.value is None
 
 
 def lost_its_record(run: Run) -> bool:
     """Whether there is no record, and a secret that this policy has marked: the record was lost."""
     if run.sight.stored is None or not run.record.is_blank:
         return False
-    there = run.sight.last_at(run.main)
-    return there is not None and there.policy == run.policy.name
+    document = run.sight.last_at(run.main)
+    return document is not None and document.policy == run.policy.name
 
 
 def refuse_open(run: Run) -> None:

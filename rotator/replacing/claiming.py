@@ -37,8 +37,8 @@ def claim(run: Run) -> None:
     run.claim.save(changes.begun(leaking(run), underway, run.now(), beyond_schedule=by_itself))
     prove_room(run)
     run.holding.begin(underway.run)
-    told = {"kind": kind, "user_id": underway.user_id, "reason": run.order.reason}
-    run.world.report("rotation.started", **told)
+    fields = {"kind": kind, "user_id": underway.user_id, "reason": run.order.reason}
+    run.world.report("rotation.started", **fields)
 
 
 def opening(run: Run, kind: due.Kind) -> tuple[Underway, tuple[Seen, ...] | None]:
@@ -214,12 +214,12 @@ def prepare(run: Run, user_id: int, visibility: Visibility) -> None:
     run.account.warm(CONNECTIONS)
 
 
-def refuse_others(run: Run, there: Published | None) -> None:
+def refuse_others(run: Run, document: Published | None) -> None:
     """Raises Permanent if the secret is marked as another policy's: another team may own it."""
-    if there is not None and there.policy not in (None, run.policy.name):
+    if document is not None and document.policy not in (None, run.policy.name):
         raise Permanent(
-            f"{there.at} is marked as policy {there.policy}'s; choose another path, or, if it was renamed, "
-            f"run `rotator adopt {run.policy.name} --from {there.policy}`",
+            f"{document.at} is marked as policy {document.policy}'s; choose another path, or, if it was renamed, "
+            f"run `rotator adopt {run.policy.name} --from {document.policy}`",
             kind="policy.OthersSecret",
         )
 

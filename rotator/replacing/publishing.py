@@ -52,19 +52,19 @@ def show(run: Run, key: ApiKey, to: Destination) -> None:
     """Publishes at one destination and reads it back; another writer in between is merged with, or wins the fence."""
     vault = run.world.vault
     run.claim.fenced(run.world.timeout)
-    at = run.now()
+    now = run.now()
 
     def write() -> int:
         while True:
             before = run.sight.at(to)
             claiming.refuse_others(run, before)
             try:
-                return vault.publish(to, key, at, before)
+                return vault.publish(to, key, now, before)
             except Mismatch:
                 pass
-            there = run.sight.again_at(to)
+            document = run.sight.again_at(to)
             mine_still = still_claimed(run)
-            same = (there.value if there else None) == (before.value if before else None)
+            same = (document.value if document else None) == (before.value if before else None)
             if not mine_still or not same:
                 raise FenceLost(f"{to.mount}/{to.path} was changed by another run")
 
@@ -75,11 +75,11 @@ def show(run: Run, key: ApiKey, to: Destination) -> None:
 
 def still_claimed(run: Run) -> bool:
     """Whether the record in Vault is the one this run wrote last."""
-    there = run.patiently(lambda: run.world.vault.record(run.policy.name))
+    stored = run.patiently(lambda: run.world.vault.record(run.policy.name))
     return (
-        there is not None
+        stored is not None
         and run.sight.stored is not None
-        and there.version == run.sight.stored.version
+        and stored.version == run.sight.stored.version
     )
 
 
@@ -87,12 +87,12 @@ def read_back(run: Run, key: ApiKey, to: Destination, version: int) -> None:
     """Proves that Vault shows what was written: that version or a later one, with this value."""
 
     def ask() -> None:
-        there = run.sight.again_at(to)
-        if there is None or there.version < version:
+        document = run.sight.again_at(to)
+        if document is None or document.version < version:
             raise Transient(
                 f"{to.mount}/{to.path} does not show version {version} yet", kind="vault.StaleRead"
             )
-        if there.value is None or there.value != key.value:
+        if document.value is None or document.value != key.value:
             raise FenceLost(f"{to.mount}/{to.path} was overwritten by another run")
 
     run.patiently(ask)
@@ -182,13 +182,13 @@ def outcome(run: Run, underway: Underway) -> str:
     return "rotated"
 
 
-def mark(run: Run, key: ApiKey, at: datetime) -> None:
+def mark(run: Run, key: ApiKey, time: datetime) -> None:
     """Custom metadata, after all that matters: a failure is a warning."""
     for to in run.policy.destinations:
         try:
             if not run.sight.covers(key.value, to):
                 continue
-            run.world.vault.mark(to, run.policy.name, key.ref, at)
+            run.world.vault.mark(to, run.policy.name, key.ref, time)
         except Failure as error:
             run.warn(
                 f"{to.mount}/{to.path}: its custom metadata could not be written ({error.kind})"
@@ -257,10 +257,10 @@ def ledger(run: Run, key: ApiKey) -> tuple[Place, ...]:
 
     def version(to: Destination) -> int | None:
         try:
-            there = run.sight.at(to) if run.sight.covers(key.value, to) else None
+            document = run.sight.at(to) if run.sight.covers(key.value, to) else None
         except Failure:  # reported where it was written
             return None
-        return there.version if there else None
+        return document.version if document else None
 
     return tuple(
         Place(mount=to.mount, path=to.path, field=to.field, version=version(to))

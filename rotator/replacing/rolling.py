@@ -162,9 +162,9 @@ def require_accepted(run: Run, older: Published, value: Secret) -> int:
 
 def shown_before(run: Run, fingerprint: str) -> Published | None:
     """What the first destination shows, or showed, with the value of that fingerprint; the latest. None: nothing."""
-    for there in versions(run):
-        if there.value is not None and run.record.fingerprint(there.value) == fingerprint:
-            return there
+    for document in versions(run):
+        if document.value is not None and run.record.fingerprint(document.value) == fingerprint:
+            return document
     return None
 
 

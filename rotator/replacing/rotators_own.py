@@ -17,8 +17,8 @@ def check(run: Run) -> None:
     own_user = run.patiently(lambda: run.world.whose.own_user(run.within()))
     if own_user is None or own_user not in run.policy.users:
         return  # a login is not touched by a new key, nor is another user's key
-    here = {(f"{to.mount}/{to.path}", to.field) for to in run.policy.destinations}
-    if run.world.own_key_from not in here:
+    places = {(f"{to.mount}/{to.path}", to.field) for to in run.policy.destinations}
+    if run.world.own_key_from not in places:
         raise Permanent(
             f"user {own_user} is the rotator's own user, but its key does not come from what this policy "
             "publishes: set ROTATOR_ECGRID__API_KEY_VAULT to "

@@ -107,13 +107,13 @@ def pay(run: Run, debt: Debt, current: Held, failed: list[str]) -> None:
 def drop(run: Run, debt: Debt, failed: list[str]) -> None:
     """The debt of a time when there were key records: this ECGrid has none, and no call that would end it."""
     run.sight.note(run.record.not_owing(debt.key_id))
-    told = (
+    text = (
         f"key {debt.key_id} of user {debt.user_id} is not retired, and not tried again: this ECGrid shows no keys by "
         "id, and nothing proves that it is refused. If it is still there, end it at ECGrid by hand"
     )
-    run.warn(told)
+    run.warn(text)
     if run.order.retire_now:
-        failed.append(told)
+        failed.append(text)
 
 
 def put_off(run: Run, debt: Debt, why: str, failed: list[str]) -> None:

@@ -145,9 +145,9 @@ def value_of(run: Run, debt: Debt) -> Secret | None:
 def earlier(run: Run) -> Iterator[Published]:
     """What the destinations showed before, the latest first."""
     for to in run.policy.destinations:
-        there = run.sight.at(to)
-        if there is not None:
-            yield from run.world.vault.earlier(to, there.version)
+        document = run.sight.at(to)
+        if document is not None:
+            yield from run.world.vault.earlier(to, document.version)
 
 
 def look(run: Run, case: Case) -> View | None:

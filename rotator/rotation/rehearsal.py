@@ -220,8 +220,8 @@ def _would_show(run: Run, key: ApiKey | None) -> str:
     for to in run.policy.destinations:
         if key is not None and run.sight.covers(key.value, to):
             continue
-        there, at = run.sight.at(to), (to.mount, to.path)
-        version = run.outcome.versions.get(at, there.version if there else 0) + 1
+        document, place = run.sight.at(to), (to.mount, to.path)
+        version = run.outcome.versions.get(place, document.version if document else 0) + 1
         run.outcome.shows(to, version)
         places.append(f"{to.mount}/{to.path} (version {version})")
     return ", ".join(places)
@@ -267,5 +267,5 @@ def what_else(run: Run) -> Plan:
     return Plan(run.order.nothing_done)
 
 
-def _instant(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+def _instant(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"

@@ -188,16 +188,16 @@ class Sight:
         return self._shown.get(to)
 
     def _published(self, to: Destination) -> Published | None:
-        at, gone = At(to.mount, to.path), None
+        place, gone = At(to.mount, to.path), None
         try:
             return self._patiently(lambda: self._world.vault.published(to))
         except Gone as error:
             gone = error
         if self._order.what == "adopt":
-            return Published.nothing(at, gone.version)
+            return Published.nothing(place, gone.version)
         nothing = "" if self.record.underway else ". Nothing was issued"
         raise Gone(
-            f"the secret {at} was deleted in Vault (version {gone.version}). Undelete that version, or publish the "
+            f"the secret {place} was deleted in Vault (version {gone.version}). Undelete that version, or publish the "
             f"present key there again by `rotator adopt {self._policy.name}`{nothing}",
             version=gone.version,
         )
@@ -214,8 +214,8 @@ class Sight:
 
     def value_at(self, to: Destination) -> Secret | None:
         """The value that a destination shows."""
-        there = self.at(to)
-        return there.value if there is not None else None
+        document = self.at(to)
+        return document.value if document is not None else None
 
     def covers(self, key: Secret, to: Destination) -> bool:
         """Whether a destination shows that value."""
@@ -223,13 +223,13 @@ class Sight:
 
     def lags(self, to: Destination) -> bool:
         """Whether a destination shows an older version than the record says was written there."""
-        there = self.at(to)
+        document = self.at(to)
         written = [
             place.version or 0
             for place in self.record.places
             if (place.mount, place.path) == (to.mount, to.path)
         ]
-        return (there.version if there else 0) < max(written, default=0)
+        return (document.version if document else 0) < max(written, default=0)
 
     # whether Vault holds what ECGrid accepts
 
