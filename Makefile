@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Tests wait more than they reckon: three for each of two cores.
+# Most tests wait more than they reckon, so `test` and `test-full` run three for each of two cores; the others run one.
 WORKERS ?= 6
+CORES ?= 2
 UV ?= uv
 
 # The stamp bears the version, so that another PYTHON builds the environment anew.
@@ -31,23 +32,23 @@ test-full: lint  ## lint, then every test but the hunt for a key's value (test-l
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore-glob='*/test_leaks_*.py'
 
 test-crash: $(READY)  ## every kill point, 20,000 random schedules, 2,000 fleets in bad weather, raft clusters without a head (an hour)
-	ROTATOR_TEST_EXTENT=every ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(WORKERS) \
+	ROTATOR_TEST_EXTENT=every ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(CORES) \
 		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
 		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py \
 		tests/test_fleet_braked.py tests/test_histories.py
 
 test-crash-sample: $(READY)  ## 4,000 random schedules, drawn anew each time (ROTATOR_TEST_SEED=N draws them again); two minutes
-	ROTATOR_TEST_INTERLEAVINGS=4000 $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_interleavings.py -k "random or once"
+	ROTATOR_TEST_INTERLEAVINGS=4000 $(VENV)/bin/python -m pytest -q -n $(CORES) tests/test_interleavings.py -k "random or once"
 
 test-mutants: $(MUTANTS)  ## small wrong changes to the core, drawn anew each time: do its tests notice them? (a quarter of an hour)
 	$(VENV)/bin/python tests/mutants.py
 
 test-leaks: $(READY)  ## the whole hunt for a key's value in everything that the command says and writes
-	ROTATOR_TEST_EXTENT=every $(VENV)/bin/python -m pytest -q -n $(WORKERS) tests/test_leaks*.py
+	ROTATOR_TEST_EXTENT=every $(VENV)/bin/python -m pytest -q -n $(CORES) tests/test_leaks*.py
 
 test-deploy: $(DEPLOY)  ## units, image, manifests, alerts, status page, really run; as root on Debian, installs packages
 	bash tests/deploy/install.sh
-	$(VENV)/bin/python -m pytest -q -m deploy -n $(WORKERS) --dist loadfile tests/deploy
+	$(VENV)/bin/python -m pytest -q -m deploy -n $(CORES) --dist loadfile tests/deploy
 
 bench: $(READY)  ## every figure against its floor or peer; writes bench/results.json and the charts (20 minutes)
 	$(VENV)/bin/python -m bench
