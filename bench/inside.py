@@ -26,7 +26,13 @@ from bench.measure import by_turns, resident
 Times = dict[str, list[float]]
 
 # From these follows all that a daemon imports while nothing is due; httpx imports httpcore when it is used.
-A_DAEMONS = ("rotator.cli.act", "rotator.daemon", "rotator.reporting.metrics", "httpcore")
+A_DAEMONS = (
+    "rotator.secrecy.process",
+    "rotator.cli.act",
+    "rotator.daemon",
+    "rotator.reporting.metrics",
+    "httpcore",
+)
 
 
 def _timed(call: Callable[[], object]) -> Callable[[], float]:
