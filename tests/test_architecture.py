@@ -246,6 +246,32 @@ def comments_behind_code(source: str, room: str) -> list[str]:
     ]
 
 
+PRONOUNS = {"told", "found", "there", "at"}
+
+
+def pronouns_for_variables(source: str, room: str) -> list[str]:
+    """Variables and arguments that do not say what they hold; a field has its class beside it."""
+    tree = ast.parse(source)
+    fields = {
+        id(line.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = "" if id(node) in fields else node.id
+        else:
+            continue
+        if name in PRONOUNS:
+            found.append(f"line {node.lineno}: {name} in {room}")
+    return found
+
+
 def code_in_an_init(source: str, room: str) -> list[str]:
     """Anything in an `__init__` but the docstring, imports, and the names that are handed on."""
     found = []
@@ -356,6 +382,19 @@ def test_a_comment_stands_above_its_line() -> None:
         if room_of(path) in COMMENTED_ABOVE:
             found += complaints(path, comments_behind_code(path.read_text(), room_of(path)))
     assert found == []
+
+
+# Rooms where each variable is named for what it holds.
+NAMED = {"__main__", "daemon", "reporting", "secrecy"}
+
+
+def test_a_variable_is_named_for_what_it_holds() -> None:
+    """A reader does not have to ask who was told, and what was found."""
+    faults = []
+    for path in modules():
+        if room_of(path) in NAMED:
+            faults += complaints(path, pronouns_for_variables(path.read_text(), room_of(path)))
+    assert faults == []
 
 
 # Rooms whose `__init__` holds code still.
@@ -524,6 +563,8 @@ DEFECTS: tuple[tuple[Rule, str, str], ...] = (
     (public_without_docstring, "keys", "x = 1"),
     (too_long, "keys", "x = 1\n" * (LONGEST_MODULE + 1)),
     (comments_behind_code, "cli", "LIMIT = 3  # seconds"),
+    (pronouns_for_variables, "cli", "found = 3"),
+    (pronouns_for_variables, "cli", "def send(told): ..."),
     (code_in_an_init, "vault", "'''Module.'''\nLIMIT = 3"),
     (code_in_an_init, "vault", "'''Module.'''\ndef read(): ..."),
 )
@@ -553,6 +594,7 @@ INNOCENT: tuple[tuple[Rule, str, str], ...] = (
         "import httpx, json\nfrom httpx import Response",
     ),
     (secrets_revealed, "vault", "value.reveal()"),
+    (pronouns_for_variables, "cli", "class Line:\n    at: str\nsend(told=1)"),
     (comments_behind_code, "cli", "# Seconds.\nLIMIT = 3\nfetch()  # noqa: S310 - as above"),
     (code_in_an_init, "vault", "'''Module.'''\nfrom .kv import KV\n__all__ = ['KV']"),
     (calls_without_timeout, "ecgrid", "import httpx\nhttpx.Client(base_url=url, timeout=limit)"),

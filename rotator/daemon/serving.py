@@ -53,8 +53,8 @@ def serve(fleet: Fleet, shard: tuple[int, int] | None, load: Callable[[], list[P
     `load` reads the policies anew (SIGHUP, or changed files) and raises BadInput if they cannot be acted upon: then
     the last good ones stay. SIGUSR1: a turn now.
     """
-    told: queue.SimpleQueue[int] = queue.SimpleQueue()
-    _listen(fleet, told)
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    _listen(fleet, signals)
     # Whatever else wants a thread of the few that there may be.
     fleet.ready()
     daemon = _Daemon(fleet, shard, load)
@@ -63,7 +63,7 @@ def serve(fleet: Fleet, shard: tuple[int, int] | None, load: Callable[[], list[P
         number = 0
         while number not in (signal.SIGTERM, signal.SIGINT):
             try:
-                number = told.get(timeout=1.0)
+                number = signals.get(timeout=1.0)
             except queue.Empty:
                 number = 0
             if number == signal.SIGUSR1:
@@ -72,7 +72,7 @@ def serve(fleet: Fleet, shard: tuple[int, int] | None, load: Callable[[], list[P
         daemon.stop()
 
 
-def _listen(fleet: Fleet, told: queue.SimpleQueue[int]) -> None:
+def _listen(fleet: Fleet, signals: queue.SimpleQueue[int]) -> None:
     """From here on signals are messages to the main thread; the second one that ends the daemon does so at once."""
 
     def heard(number: int, _frame: FrameType | None) -> None:
@@ -80,7 +80,7 @@ def _listen(fleet: Fleet, told: queue.SimpleQueue[int]) -> None:
             if fleet.stopping.is_set():
                 os._exit(128 + number)
             fleet.stopping.set()
-        told.put(number)
+        signals.put(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, heard)
@@ -151,9 +151,9 @@ class _Daemon:
                 return
             seconds = max(seconds, self._last + SHORTEST - self._fleet.boot())
         job = self._scheduler.get_job(LATER) if self._scheduler.running else None
-        at = datetime.now(UTC) + timedelta(seconds=max(0.0, seconds))
-        if job is not None and job.next_run_time > at and not self._fleet.stopping.is_set():
-            self._scheduler.modify_job(LATER, next_run_time=at)
+        moment = datetime.now(UTC) + timedelta(seconds=max(0.0, seconds))
+        if job is not None and job.next_run_time > moment and not self._fleet.stopping.is_set():
+            self._scheduler.modify_job(LATER, next_run_time=moment)
 
     # a turn
 
@@ -179,8 +179,8 @@ class _Daemon:
         except RotatorError as error:
             self._missed(error.kind, str(error))
         except Exception as error:  # noqa: BLE001 - the loop must go on; the text may quote anything
-            told = f"{type(error).__name__}, a fault of rotator: please report it"
-            self._missed("rotator.Fault", told)
+            words = f"{type(error).__name__}, a fault of rotator: please report it"
+            self._missed("rotator.Fault", words)
         self._feed()
         with self._lock:
             self._turning = False

@@ -116,8 +116,14 @@ class Face:
     def __enter__(self) -> Self:
         self._thread = begin(self._keep_fresh, "site")
         if self.window:
-            at = self._fleet.settings.http.listen
-            host = f"[{at.host}]" if at and ":" in at.host else at.host if at else ""
+            address = self._fleet.settings.http.listen
+            host = (
+                f"[{address.host}]"
+                if address and ":" in address.host
+                else address.host
+                if address
+                else ""
+            )
             port = self.window.port
             reporting.event("daemon.listening", port=port, url=f"http://{host}:{port}/")
         return self

@@ -26,11 +26,11 @@ class Watched:
         digest = hashlib.sha256()
         for file in files(self._path, []):
             try:
-                at = os.stat(file)  # noqa: PTH116 - Path.stat is slower, and there may be thousands
+                state = os.stat(file)  # noqa: PTH116 - Path.stat is slower, and there may be thousands
             except OSError:
                 continue
             digest.update(
-                f"{file}\0{at.st_dev} {at.st_ino} {at.st_size} {at.st_mtime_ns}\n".encode(
+                f"{file}\0{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode(
                     errors="surrogateescape"
                 )
             )

@@ -80,17 +80,17 @@ class Alarm:
         return Alarm(self.what, None, message, self.phase, self.kind, count)
 
 
-def recovered(told: Sequence[Alarm], *, many: bool) -> Alarm:
+def recovered(alarms: Sequence[Alarm], *, many: bool) -> Alarm:
     """Tells that all of this is over: of one policy, or one trouble of many."""
-    first, policy = told[0], None if told[0].policy == ALL else told[0].policy
-    kinds = ", ".join(dict.fromkeys(alarm.kind for alarm in told if alarm.kind))
+    first, policy = alarms[0], None if alarms[0].policy == ALL else alarms[0].policy
+    kinds = ", ".join(dict.fromkeys(alarm.kind for alarm in alarms if alarm.kind))
     message = OVER[first.what] + (f" ({kinds})" if first.what == "failed" else "")
     if many or policy is not None:
         message = f"{'every policy' if many else policy} {message}"
     about = {name: value for name, value in first.about.items() if name == "run"}
     if many:
         return Alarm("recovered", None, message, kind=first.kind)
-    kind = told[-1].kind
+    kind = alarms[-1].kind
     return replace(first, what="recovered", policy=policy, message=message, kind=kind, about=about)
 
 

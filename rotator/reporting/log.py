@@ -92,10 +92,10 @@ def event(name: str, /, **fields: object) -> None:
     if LOG.isEnabledFor(level):
         if is_failure(name):
             fields = {**fields, "runbook": runbook.link(SECTIONS.get(name) or str(fields["error"]))}
-        told = {
+        kept = {
             key: _plain(value) for key, value in fields.items() if value not in (None, "", [], ())
         }
-        LOG.log(level, name, extra={"fields": told}, stacklevel=2)
+        LOG.log(level, name, extra={"fields": kept}, stacklevel=2)
 
 
 def _plain(value: object) -> object:
@@ -115,7 +115,7 @@ class _Lines(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        at = (
+        moment = (
             datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
             .replace("+00:00", "Z")
@@ -125,14 +125,16 @@ class _Lines(logging.Formatter):
             fields = {**fields, "exception": record.exc_info[0].__name__}
         if self._as_json:
             line = {
-                "time": at,
+                "time": moment,
                 "level": record.levelname.lower(),
                 "event": record.getMessage(),
                 **fields,
             }
             return as_json(json.dumps(line, ensure_ascii=False, default=str))
-        told = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
-        return visible(f"{at} {record.levelname.lower():7} {record.getMessage()} {told}".rstrip())
+        words = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
+        return visible(
+            f"{moment} {record.levelname.lower():7} {record.getMessage()} {words}".rstrip()
+        )
 
 
 def _shown(value: object) -> str:

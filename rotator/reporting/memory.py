@@ -90,9 +90,9 @@ class Memory:
     def happens(self, alarm: Alarm, now: datetime) -> None:
         """That trouble is there, as somebody has just seen."""
         key = Key.of(alarm)
-        found = self.troubles.get(key)
-        if found is not None:
-            found.over = False
+        trouble = self.troubles.get(key)
+        if trouble is not None:
+            trouble.over = False
             return
         together = key._replace(policy=None)
         group, short = self.troubles.get(together), _short(key.policy)
@@ -119,8 +119,8 @@ class Memory:
 
     def failure(self, policy: str) -> Trouble | None:
         """The failure of that policy that is known last; of one that many have, some other's."""
-        found = [one for key, one in self._of(policy) if key.what == "failed" and not one.over]
-        return max(found, key=lambda one: one.since, default=None)
+        failures = [one for key, one in self._of(policy) if key.what == "failed" and not one.over]
+        return max(failures, key=lambda one: one.since, default=None)
 
     def _alone(self, together: Key) -> int:
         """How many policies have that trouble one by one."""
@@ -144,19 +144,19 @@ class Memory:
         """What that receiver is to be told now; `seen`: the troubles that go on, as somebody has just seen."""
         seen = set(seen)
         seen |= {key._replace(policy=None) for key in seen}
-        found, over = list[Telling](), dict[tuple[What, str | None, str], list[Key]]()
+        due, over = list[Telling](), dict[tuple[What, str | None, str], list[Key]]()
         for key, trouble in self.troubles.items():
-            at = trouble.told.get(receiver)
-            if trouble.over and at is not None and not self._goes_on(key):
+            last = trouble.told.get(receiver)
+            if trouble.over and last is not None and not self._goes_on(key):
                 of_many = f"{key.phase} {key.kind}" if key.policy is None else ""
                 over.setdefault((key.what, key.policy, of_many), []).append(key)
-            elif not trouble.over and (at is None or (now - at >= AGAIN and key in seen)):
+            elif not trouble.over and (last is None or (now - last >= AGAIN and key in seen)):
                 alone = 0 if key.policy else self._alone(key)
-                found.append(Telling(receiver, trouble.shown(alone, now), (key,)))
+                due.append(Telling(receiver, trouble.shown(alone, now), (key,)))
         for (_, policy, _), keys in over.items():
-            told = [self.troubles[key].alarm for key in keys]
-            found.append(Telling(receiver, recovered(told, many=policy is None), tuple(keys)))
-        return found
+            alarms = [self.troubles[key].alarm for key in keys]
+            due.append(Telling(receiver, recovered(alarms, many=policy is None), tuple(keys)))
+        return due
 
     def _goes_on(self, key: Key) -> bool:
         """Whether that policy is in alarm of that sort all the same, for something else."""
@@ -207,41 +207,41 @@ class Memory:
             self.troubles.pop(key, None)
         for key, trouble in mine.troubles.items():
             if key in self.troubles or key not in before:
-                there = self.troubles.setdefault(key, trouble)
-                there.told |= trouble.told
-                there.members |= trouble.members
+                ours = self.troubles.setdefault(key, trouble)
+                ours.told |= trouble.told
+                ours.members |= trouble.members
 
     # as it is kept
 
     def kept(self) -> str:
         """The text that `parse` reads."""
-        told = {
+        document = {
             "troubles": [_kept(trouble, together=key.policy is None) for key, trouble in self.troubles.items()],
             "telling": {name: [who, _text(until)] for name, (who, until) in self._telling.items()},
         }  # fmt: skip
-        return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def parse(cls, text: object) -> Memory:
         """What that text says; nothing if it cannot be understood: then all is told anew."""
-        told = cls()
+        memory = cls()
         try:
-            found = json.loads(text) if isinstance(text, str) else {}
-            for one in found.get("troubles", ()):
+            document = json.loads(text) if isinstance(text, str) else {}
+            for one in document.get("troubles", ()):
                 key, trouble = _parsed(one)
-                told.troubles[key] = trouble
-            for name, (who, until) in found.get("telling", {}).items():
-                told._telling[str(name)] = (str(who), _instant(until))
+                memory.troubles[key] = trouble
+            for name, (who, until) in document.get("telling", {}).items():
+                memory._telling[str(name)] = (str(who), _instant(until))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return cls()
-        return told
+        return memory
 
 
 def _kept(trouble: Trouble, *, together: bool) -> dict[str, Any]:
     fields = asdict(trouble.alarm) | {
         "message": scrub(trouble.alarm.message[:LONGEST], "told"),
         "since": _text(trouble.since),
-        "told": {name: _text(at) for name, at in trouble.told.items()},
+        "told": {name: _text(moment) for name, moment in trouble.told.items()},
     }
     if trouble.over:
         fields["over"] = True
@@ -253,11 +253,13 @@ def _kept(trouble: Trouble, *, together: bool) -> dict[str, Any]:
 def _parsed(fields: dict[str, Any]) -> tuple[Key, Trouble]:
     given = {name: fields[name] for name in ("what", "policy", "message", "phase", "kind", "owner")}
     alarm = Alarm(**given, tags=tuple(fields["tags"]), about=dict(fields["about"]))
-    told = {str(name): _instant(at) for name, at in fields["told"].items()}
+    taken = {str(name): _instant(moment) for name, moment in fields["told"].items()}
     members, key = str(fields.get("members", "")), Key.of(alarm)
     key = key._replace(policy=None) if "members" in fields else key
-    shortened = {members[at : at + SHORT] for at in range(0, len(members), SHORT)}
-    return key, Trouble(alarm, _instant(fields["since"]), told, bool(fields.get("over")), shortened)
+    shortened = {members[start : start + SHORT] for start in range(0, len(members), SHORT)}
+    return key, Trouble(
+        alarm, _instant(fields["since"]), taken, bool(fields.get("over")), shortened
+    )
 
 
 def _short(policy: str | None) -> str:
@@ -265,10 +267,10 @@ def _short(policy: str | None) -> str:
     return base64.b64encode(sha256((policy or "").encode()).digest()[:6]).decode()
 
 
-def _text(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _instant(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -143,11 +143,13 @@ class Metrics:
             "rotator_tick_duration_seconds", "How long looking round took.", LONG
         )
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(name, told, labels, registry=self._registry)
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._registry)
 
-    def _histogram(self, name: str, told: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, told, labels, buckets=buckets, registry=self._registry)
+    def _histogram(
+        self, name: str, meaning: str, buckets: Sequence[float], *labels: str
+    ) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self._registry)
 
     def _requests(self, name: str, said: str) -> tuple[Counter, Histogram]:
         return (
@@ -222,9 +224,9 @@ class Metrics:
 
     def credentials(self, ends: Mapping[str, datetime | None]) -> None:
         """When the rotator's own credentials end; None: never, or nobody knows, and nothing is told."""
-        for credential, at in ends.items():
-            if at is not None:
-                self._ends.labels(credential).set(at.timestamp())
+        for credential, moment in ends.items():
+            if moment is not None:
+                self._ends.labels(credential).set(moment.timestamp())
             else:
                 with suppress(KeyError):
                     self._ends.remove(credential)
@@ -257,14 +259,14 @@ class Metrics:
 
     def vault_token_ttl(self, left: Callable[[], float]) -> None:
         """Asks `left` at each scrape how many seconds the login at Vault still lives."""
-        name, told = "rotator_vault_token_ttl_seconds", "Seconds until the login at Vault ends."
-        Gauge(name, told, registry=self._registry).set_function(left)
+        name, meaning = "rotator_vault_token_ttl_seconds", "Seconds until the login at Vault ends."
+        Gauge(name, meaning, registry=self._registry).set_function(left)
 
     def vault_clock_skew(self, ahead: Callable[[], float]) -> None:
         """Asks `ahead` at each scrape by how many seconds Vault's clock is ahead of this machine's."""
         name = "rotator_vault_clock_skew_seconds"
-        told = "How far Vault's clock is ahead of this machine's."
-        Gauge(name, told, registry=self._registry).set_function(ahead)
+        meaning = "How far Vault's clock is ahead of this machine's."
+        Gauge(name, meaning, registry=self._registry).set_function(ahead)
 
     # what is shown
 
@@ -313,9 +315,9 @@ class _Policies(Collector):
         return [] if self.standing is None else self._families(self.standing)
 
     def _families(self, standing: Standing) -> Iterable[Metric]:
-        rows, at = standing.rows, standing.at.timestamp()
-        told = "When the policies' records were last read."
-        yield GaugeMetricFamily("rotator_policies_read_timestamp_seconds", told, value=at)
+        rows, moment = standing.rows, standing.at.timestamp()
+        meaning = "When the policies' records were last read."
+        yield GaugeMetricFamily("rotator_policies_read_timestamp_seconds", meaning, value=moment)
         states = GaugeMetricFamily("rotator_policies", "Policies by state.", labels=["state"])
         for state, count in sorted(Tally(str(row["state"]) for row in rows).items()):
             states.add_metric([state], count)
@@ -335,7 +337,7 @@ class _Policies(Collector):
         yield _gauge(
             "rotator_key_created_timestamp_seconds",
             "When the published key was made.",
-            ((row["policy"], round(at - row["key_age_s"])) for row in rows if row["key_age_s"] is not None),
+            ((row["policy"], round(moment - row["key_age_s"])) for row in rows if row["key_age_s"] is not None),
         )  # fmt: skip
         yield _gauge(
             "rotator_key_max_age_seconds",
@@ -359,8 +361,8 @@ class _Policies(Collector):
         )
 
 
-def _gauge(name: str, told: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, told, labels=["policy"])
+def _gauge(name: str, meaning: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, meaning, labels=["policy"])
     for policy, value in values:
         family.add_metric([policy], value)
     return family

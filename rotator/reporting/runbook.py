@@ -31,14 +31,14 @@ class Entry:
 def entries() -> dict[str, Entry]:
     """Every section by its name, in the runbook's order."""
     text = files("rotator.reporting").joinpath("runbook.md").read_text("utf-8")
-    found, about = {}, ""
+    sections, about = {}, ""
     for heading, name, body in re.findall(r"^(##+) (.+)\n((?:(?!##).*\n?)*)", text, re.MULTILINE):
         if heading == "##":
             about = name
         else:
             means, _, to_do = body.partition(TO_DO)
-            found[name] = Entry(name, about, tuple(_paragraphs(means)), *_paragraphs(to_do))
-    return found
+            sections[name] = Entry(name, about, tuple(_paragraphs(means)), *_paragraphs(to_do))
+    return sections
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -82,9 +82,9 @@ class Webhook:
             "X-Rotator-Delivery": number,
         }
         if self._secret is not None:
-            at = str(int(time.time()))
-            signed = self._secret.signature(f"{at}.".encode() + body)
-            headers |= {"X-Rotator-Timestamp": at, "X-Rotator-Signature": f"sha256={signed}"}
+            sent_at = str(int(time.time()))
+            signed = self._secret.signature(f"{sent_at}.".encode() + body)
+            headers |= {"X-Rotator-Timestamp": sent_at, "X-Rotator-Signature": f"sha256={signed}"}
         return post(self._url, body, headers, within)
 
 
@@ -104,7 +104,7 @@ def body_of(alarm: Alarm) -> bytes:
     lines = [alarm.title, alarm.message, *([f"To do: {step}"] if step else [])]
     lines += [f"Owner: {alarm.owner}"] if alarm.owner else []
     lines.append(f"Runbook: {alarm.runbook}")
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "event": alarm.what,
         "policy": alarm.policy,
         "phase": alarm.phase,
@@ -123,4 +123,4 @@ def body_of(alarm: Alarm) -> bytes:
         "version": __version__,
         "text": "\n".join(lines),
     }
-    return scrub(json.dumps(told, ensure_ascii=False, default=str), "webhook").encode()
+    return scrub(json.dumps(document, ensure_ascii=False, default=str), "webhook").encode()

@@ -154,7 +154,7 @@ class Net:
             if ticket.whole:
                 length, number = ticket.whole
                 _less(self._wholes[length], number)
-                self._wholes = {size: found for size, found in self._wholes.items() if found}
+                self._wholes = {size: numbers for size, numbers in self._wholes.items() if numbers}
 
     # searching: `plain` is a text without escapes, one byte a character
 
@@ -168,21 +168,21 @@ class Net:
 
     def _found_piece(self, folded: bytes) -> bool:
         pieces = self._pieces
-        for at in range(0, len(folded) - _GRAM + 1, _STRIDE):
-            if hash(folded[at : at + _GRAM]) in pieces and self._piece_near(folded, at):
+        for start in range(0, len(folded) - _GRAM + 1, _STRIDE):
+            if hash(folded[start : start + _GRAM]) in pieces and self._piece_near(folded, start):
                 return True
         return False
 
-    def _piece_near(self, folded: bytes, at: int) -> bool:
-        first, last = max(0, at - _STRIDE + 1), min(at, len(folded) - PIECE)
+    def _piece_near(self, folded: bytes, start: int) -> bool:
+        first, last = max(0, start - _STRIDE + 1), min(start, len(folded) - PIECE)
         return any(hash(folded[i : i + PIECE]) in self._pieces for i in range(first, last + 1))
 
     def _found_whole(self, plain: bytes) -> bool:
         wholes = self._wholes
         return bool(wholes) and any(
-            hash(plain[at : at + length]) in numbers
+            hash(plain[start : start + length]) in numbers
             for length, numbers in wholes.items()
-            for at in range(len(plain) - length + 1)
+            for start in range(len(plain) - length + 1)
         )
 
     # masking: rare, and so as slow as it likes to be
@@ -197,9 +197,12 @@ class Net:
                 spans += _runs(kept, PIECE, self._pieces)
             for length, numbers in self._wholes.items():
                 spans += _runs(places, length, numbers)
-        for found in (*_BASE64[True].finditer(_bytes(text)), *_HEX_IN_TEXT.finditer(_bytes(text))):
-            if self._found_inside(found[0]):
-                spans.append(found.span())
+        for stretch in (
+            *_BASE64[True].finditer(_bytes(text)),
+            *_HEX_IN_TEXT.finditer(_bytes(text)),
+        ):
+            if self._found_inside(stretch[0]):
+                spans.append(stretch.span())
         return spans
 
 
@@ -215,9 +218,9 @@ def _runs(places: list[tuple[int, tuple[int, int]]], length: int, numbers: dict[
     """Where so many of the characters in a row are among the numbers."""
     data = bytes(c for c, _ in places)
     return [
-        (places[at][1][0], places[at + length - 1][1][1])
-        for at in range(len(data) - length + 1)
-        if hash(data[at : at + length]) in numbers
+        (places[start][1][0], places[start + length - 1][1][1])
+        for start in range(len(data) - length + 1)
+        if hash(data[start : start + length]) in numbers
     ]
 
 
@@ -229,20 +232,22 @@ def _less(counts: dict[int, int], number: int) -> None:
 
 def _pieces_of(forms: set[bytes]) -> set[int]:
     """Hashes of every ten characters that could not be words, and of every six, which are looked up first."""
-    found: set[int] = set()
+    hashes: set[int] = set()
     for cased in {
         form.translate(None, dropped) for form in forms for dropped in (_INVISIBLE, _DROPPED)
     }:
         folded = cased.translate(_LOWER)
         pieces = [
-            hash(folded[at : at + PIECE])
-            for at in range(len(folded) - PIECE + 1)
-            if not _is_harmless(cased[at : at + PIECE])
+            hash(folded[start : start + PIECE])
+            for start in range(len(folded) - PIECE + 1)
+            if not _is_harmless(cased[start : start + PIECE])
         ]
         if pieces:
-            found.update(pieces)
-            found.update([hash(folded[at : at + _GRAM]) for at in range(len(folded) - _GRAM + 1)])
-    return found
+            hashes.update(pieces)
+            hashes.update(
+                [hash(folded[start : start + _GRAM]) for start in range(len(folded) - _GRAM + 1)]
+            )
+    return hashes
 
 
 def _is_harmless(text: bytes) -> bool:
@@ -281,12 +286,12 @@ def _meant(escape: re.Match[str]) -> str:
 
 def _places(text: str, escape: re.Pattern[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Every character that is meant, and where the text writes it."""
-    at = 0
-    for found in escape.finditer(text):
-        yield from ((text[i], (i, i + 1)) for i in range(at, found.start()))
-        yield from ((c, found.span()) for c in (_meant(found) if escape is _ESCAPE else ""))
-        at = found.end()
-    yield from ((text[i], (i, i + 1)) for i in range(at, len(text)))
+    start = 0
+    for match in escape.finditer(text):
+        yield from ((text[i], (i, i + 1)) for i in range(start, match.start()))
+        yield from ((c, match.span()) for c in (_meant(match) if escape is _ESCAPE else ""))
+        start = match.end()
+    yield from ((text[i], (i, i + 1)) for i in range(start, len(text)))
 
 
 def _decoded(plain: bytes, *, short: bool) -> Iterator[bytes]:
@@ -304,16 +309,16 @@ def _decoded(plain: bytes, *, short: bool) -> Iterator[bytes]:
 def _masked(text: str, spans: Spans) -> str:
     """The text with every span, and what hangs together with it, masked."""
     made: list[str] = []
-    at = 0
+    end_of_last = 0
     for start, end in sorted(spans):
-        before = _AROUND.match(text[at:start][::-1])
+        before = _AROUND.match(text[end_of_last:start][::-1])
         first = start - (before.end() if before else 0)
         after = _AROUND.match(text, end)
         last = after.end() if after else end
-        if first > at or not made:
-            made += [text[at:first], MASK]
-        at = max(at, last)
-    return "".join([*made, text[at:]])
+        if first > end_of_last or not made:
+            made += [text[end_of_last:first], MASK]
+        end_of_last = max(end_of_last, last)
+    return "".join([*made, text[end_of_last:]])
 
 
 NET = Net()
