@@ -29,6 +29,7 @@ from rotator.policy import (
     warnings,
 )
 from rotator.policy.document import files
+from rotator.policy.written import WrittenHook
 from rotator.schedule import Cron, Every, Freeze, Manual, Window
 
 BAD = Path(__file__).parent / "bad"
@@ -648,6 +649,14 @@ vault: {path: "rotator/{name}", field: key_id, fileds: {}}
         "9: schedule.window",
         "9: schedule.window.days[1]",
     ]
+
+
+def test_what_was_written_of_a_webhook_is_not_shown() -> None:
+    """Its address may hold a token, so not even the form that it was read into shows it."""
+    token = secrets.token_hex(12)
+    hook = WrittenHook.model_validate({"webhook": f"https://chat.example.com/{token}"})
+    assert token in str(hook.webhook)
+    assert token not in repr(hook) + str(hook)
 
 
 def test_a_name_that_is_not_known_makes_no_two_paths_the_same(tmp_path: Path) -> None:

@@ -215,7 +215,10 @@ class WrittenHook(_Part):
         description="A program and its arguments; no shell.",
         json_schema_extra={"minItems": 1},
     )
-    webhook: WebhookUrl | None = Field(None, description="An http(s) address to post to.")
+    # Such an address is often a secret by itself.
+    webhook: WebhookUrl | None = Field(
+        None, repr=False, description="An http(s) address to post to."
+    )
 
     @classmethod
     def of_keys(cls, given: Mapping[str, Any]) -> Iterator[Refusal]:

@@ -75,6 +75,9 @@ class Kind:
     ) -> None:
         self._read, self._types, self._schema = read, types, dict(schema or {})
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def value(self, given: object) -> object:
         """The value; raises `unusable`."""
         if isinstance(given, str):
