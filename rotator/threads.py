@@ -70,8 +70,18 @@ class Hands:
                 raise error
         return [one.result() for one in ended[: len(calls)]]
 
-    def map(self, call: Callable[[T], R], items: Iterable[T], tell: Tell | None = None) -> list[R]:
-        """The answers for all items, several asked for at once; raises the first error when all is done."""
+    def map(
+        self,
+        call: Callable[[T], R],
+        items: Iterable[T],
+        tell: Tell | None = None,
+        *,
+        most: int | None = None,
+    ) -> list[R]:
+        """The answers for all items, several asked for at once; raises the first error when all is done.
+
+        `most`: no more at once than that, so that the other hands are free for others.
+        """
         numbered = list(enumerate(items))
         answers: dict[int, R] = {}
         left = iter(numbered)
@@ -87,7 +97,7 @@ class Hands:
                 if tell is not None:
                     tell(len(answers))
 
-        self.together([work] * min(len(numbered), self._most))
+        self.together([work] * min(len(numbered), self._most if most is None else most))
         return [answers[number] for number, _ in numbered]
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rotator.sandbox.ecgrid import Running
 
 SIZE, ANSWER = 36, 0.4  # policies, and seconds for each record
 READ = "/data/rotator/record/"
+UNFED = 15  # documents of the index that may be read from one ping to the next, a second later
 
 
 def forget_the_index(vault: VaultServer, mount: str) -> None:
@@ -66,6 +68,50 @@ def test_a_long_first_look_feeds_the_watchdog_and_keeps_what_it_has_read(
         kept = [one.number for one in asked if one.method == "POST" and "/index/" in one.path]
         assert min(kept) < max(reads[:SIZE])
         assert daemon.finish(send=signal.SIGTERM).code == 0
+
+
+@pytest.mark.parametrize("index", ["lost", "kept"])
+def test_a_daemon_whose_vault_is_slow_shows_that_it_lives_and_reads_each_record_once(
+    rotator_command: Rotator,
+    vault: VaultServer,
+    mount: str,
+    simulator: Running,
+    tmp_path: Path,
+    index: str,
+) -> None:
+    """Every answer takes its time. With the index the turns go on while the records are read for those who watch."""
+    fleet_of(rotator_command, simulator, SIZE, "30d")
+    assert rotator_command("run", "--once").code == 0
+    if index == "lost":
+        forget_the_index(vault, mount)
+    address, asked = str(tmp_path / "notify"), list[tuple[int, str]]()
+    with manager(address) as systemd:
+
+        def between(request: Request, forward: Forward) -> Answer | None:
+            asked.append((systemd.said.count("WATCHDOG=1"), f"{request.method} {request.path}"))
+            time.sleep(0.2)
+            return forward()
+
+        with Proxy(between) as proxy:
+            daemon = rotator_command.start(
+                "run",
+                VAULT_ADDR=proxy.before("vault", vault.addr),
+                NOTIFY_SOCKET=address,
+                WATCHDOG_USEC="9000000",
+                ROTATOR_CONCURRENCY="2",
+                ROTATOR_CHECK_EVERY="0",
+                ROTATOR_HTTP__LISTEN="127.0.0.1:0",
+            )
+
+            def reads() -> list[str]:
+                return [what for _, what in list(asked) if what.startswith("GET") and READ in what]
+
+            until(lambda: len(reads()) >= SIZE, "every record is read", seconds=120)
+            until(lambda: any("at work" in line for line in list(systemd.said)), "the look ends")
+            assert daemon.finish(send=signal.SIGTERM).code == 0
+    assert len(reads()) == len(set(reads())) == SIZE
+    fed = Counter(pings for pings, what in asked if what.startswith("GET") and "/index/" in what)
+    assert max(fed.values()) <= UNFED, fed
 
 
 def test_an_order_to_stop_ends_a_long_first_look(quiet_fleet: Rotator, vault: VaultServer) -> None:

@@ -169,7 +169,7 @@ class Face:
         mine = [
             p for p in self._fleet.policies if self._shard is None or in_shard(p.name, self._shard)
         ]
-        standing = self._fleet.standing(mine)
+        standing = self._fleet.standing(mine, beside=True)
         self._fleet.reports.leave_textfile()
         known, pasts = self._fleet.reports.board.known(mine), self._fleet.reports.pasts
         self._view = View(

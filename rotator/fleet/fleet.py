@@ -187,7 +187,7 @@ class Fleet:
         found = self._rounds.look(idle, len(mine))
         for result in found.results:
             self._voice.tell(result, again=True)
-        self.rights.refresh()
+        self.rights.refresh(each=self._rounds.each)
         self._expect(found.tasks)
         self._crew.put(found.tasks)
         self.reports.held_back(self.rights.held_back())
@@ -277,6 +277,7 @@ class Fleet:
         self.index.expect(policy.name for policy in policies)
         with suppress(RotatorError):  # the runs that it concerns will find and say it
             for start in range(0, len(policies), TOGETHER):
+                self._goes_on()
                 self.vault.require(policies[start : start + TOGETHER])
 
     # one
@@ -428,9 +429,9 @@ class Fleet:
         answers = self._rounds.read_whole(policies)
         return {policy.name: answer for policy, answer in zip(policies, answers, strict=True)}
 
-    def standing(self, policies: list[Policy]) -> Standing:
-        """How these policies stand: from what was read before, as far as that is still true."""
-        self._rounds.read(self.reports.board.unknown(policies))
+    def standing(self, policies: list[Policy], *, beside: bool = False) -> Standing:
+        """How these policies stand, by what was read before where it is still true; `beside`: while turns go on."""
+        self._rounds.read(self.reports.board.unknown(policies), beside=beside)
         return self.reports.stand(policies, self.vault.now())
 
     def without_policy(self) -> list[str]:

@@ -33,6 +33,7 @@ TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as 
 NAP = 1.0  # seconds between two looks whether others have ended
 LATELY = timedelta(hours=1)  # where drift is checked by hand only
 ENDED = ("rotated", "repaired", "adopted")
+Each = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
 LIMIT = "due, but ROTATOR_MAX_PER_RUN is reached: it waits for the next tick"
 
 
@@ -146,10 +147,10 @@ class Rights:
 
     # what it has to know
 
-    def refresh(self, age: float | None = None) -> None:
+    def refresh(self, age: float | None = None, each: Each = map) -> None:
         """Reads what the due index shows as open, where that is older than `age`; what cannot be read stays.
 
-        By default ten seconds, one while somebody is in trouble.
+        By default ten seconds, one while somebody is in trouble. `each` makes the calls.
         """
         if self.brake.named or not self.settings.brake:
             return
@@ -160,11 +161,9 @@ class Rights:
                 return
             self._looked_at = now
         with suppress(RotatorError):
-            for name in sorted(
-                self._index.lowered(self._policies, timedelta(seconds=age)) | self.brake.open()
-            ):
-                if not self.brake.is_known(name, age):
-                    self._read(name)
+            shown = self._index.lowered(self._policies, timedelta(seconds=age)) | self.brake.open()
+            old = [name for name in sorted(shown) if not self.brake.is_known(name, age)]
+            deque(each(self._read, old), maxlen=0)
         self.why()
 
     def why(self) -> dict[str, str]:
@@ -178,8 +177,9 @@ class Rights:
         return None if self.brake.named else self.brake.why()
 
     def _read(self, name: str) -> None:
-        with suppress(Failure):  # what cannot be read tells nothing
-            self.saw(name, self._vault.record(name))
+        if not self.stopping():
+            with suppress(Failure):  # what cannot be read tells nothing
+                self.saw(name, self._vault.record(name))
 
     def saw(self, policy: str, stored: Stored | None) -> None:
         """A record was read."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
+from typing import TypeVar
 
 from rotator import due, reporting
 from rotator.errors import Failure, HeldBack, RotatorError
@@ -34,6 +35,9 @@ from rotator.vault import Stored, Vault
 from rotator.vault.ahead import as_of
 from rotator.vault.index import GUARD, DueIndex, Entry, Look
 from rotator.vault.layout import INDEX_SHARDS
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 BATCH = 8  # records for each reading thread, after which what was read is kept
 FEW = INDEX_SHARDS  # records that are read rather than the documents of the index
@@ -81,7 +85,7 @@ class Rounds:
         is_ours: Callable[[str], bool],
     ) -> None:
         """`is_ours`: whether a record with that mark is about this ECGrid; any other counts as none."""
-        # Asked, from any thread, before a look reads each record: False reads no more.
+        # Asked, from any thread, whenever a look gets on: False reads no more records.
         self.goes_on: Callable[[], bool] = lambda: True
         self._settings, self._vault, self._index, self._boot = settings, vault, index, boot
         self._reports, self._is_ours = reports, is_ours
@@ -129,9 +133,21 @@ class Rounds:
         (known,) = board.known([policy]) or [(policy, None)]
         return None if isinstance(known[1], Failure) else row(*known, self._vault.now())
 
-    def read(self, policies: Iterable[Policy]) -> list[Answer]:
-        """The record of each policy, several at a time; without its history, which is most of it."""
-        return self._readers.map(self._stored, policies)
+    def read(self, policies: Iterable[Policy], *, beside: bool = False) -> list[Answer]:
+        """The record of each policy, several at a time; without its history, which is most of it.
+
+        `beside`: half of the readers stay free for the looks.
+        """
+        most = max(1, self._settings.concurrency // 2) if beside else None
+        return self._readers.map(self._stored, policies, most=most)
+
+    def each(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """What the call answers for each, several at a time; each answer shows that the look gets on."""
+
+        def tell(_done: int) -> None:
+            self.goes_on()
+
+        return self._readers.map(call, items, tell)
 
     def told(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
         """What `status` and `plan` tell of each policy: the gist that the due index vouches for, else what is read.
@@ -172,7 +188,7 @@ class Rounds:
             return None
 
     def _look_at_index(self, policies: Iterable[Policy]) -> Look:
-        return self._index.look((policy.name for policy in policies), self._readers.map)
+        return self._index.look((policy.name for policy in policies), self.each)
 
     def read_whole(self, policies: Iterable[Policy]) -> list[Record | Failure | None]:
         """The record of each policy as it is, several at a time."""
