@@ -33,6 +33,7 @@ FAMILIES: Mapping[str, Callable[[World, Scope], Iterator[Figure]]] = {
     "page": scale.measure_page,
     "rate": fleets.measure_rate,
     "scale": scale.measure,
+    "day": scale.measure_day,
     "fleet": fleets.measure,
     "eight": fleets.measure_eight,
 }

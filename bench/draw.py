@@ -23,6 +23,8 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 .a { fill: #0969da; stroke: #0969da }
 .b { fill: #8c959f; stroke: #8c959f }
 .c { fill: #bc4c00; stroke: #bc4c00 }
+.d { fill: #1a7f37; stroke: #1a7f37 }
+.e { fill: #8250df; stroke: #8250df }
 .bad { fill: #cf222e; stroke: #cf222e }
 path { fill: none !important }
 path:not(.line) { stroke-width: 2 }
@@ -33,6 +35,8 @@ text { fill: #e6edf3 }
 .a { fill: #4493f8; stroke: #4493f8 }
 .b { fill: #9198a1; stroke: #9198a1 }
 .c { fill: #db6d28; stroke: #db6d28 }
+.d { fill: #3fb950; stroke: #3fb950 }
+.e { fill: #ab7df8; stroke: #ab7df8 }
 .bad { fill: #f85149; stroke: #f85149 }
 }
 </style>"""
@@ -204,6 +208,8 @@ def charts(figures: Sequence[Figure]) -> dict[str, str]:
         "aims.svg": aims(figures),
         "exposure.svg": exposure(figures),
         "scale.svg": scale(figures),
+        "scale-requests.svg": scale_requests(figures),
+        "scale-memory.svg": scale_memory(figures),
     }
     return {name: chart for name, chart in made.items() if chart}
 
@@ -256,17 +262,53 @@ def _spread(sample: Sample, unit: str) -> str:
     return f"{number(sample.median)} {unit}"
 
 
+Points = dict[str, list[tuple[float, float]]]
+
+
 def scale(figures: Sequence[Figure]) -> str:
-    """Idle tick, loading, and reading the YAML alone, by the number of policies."""
-    points: dict[str, list[tuple[float, float]]] = {}
+    """What takes time, by the number of policies: beside reading the YAML alone."""
+    points: Points = {}
     for figure in figures:
-        found = re.fullmatch(r"(loading|idle tick),? ([\d,]+) policies", figure.name)
+        found = re.fullmatch(r"(loading|idle tick|`status|`plan).* ([\d,]+) policies", figure.name)
         if found and figure.floor is not None:
-            size = float(found[2].replace(",", ""))
-            points.setdefault(found[1], []).append((size, figure.value.median))
-            if found[1] == "loading":
-                points.setdefault("YAML, C loader alone", []).append((size, figure.floor.median))
-    tones = {"idle tick": "a", "loading": "c", "YAML, C loader alone": "b"}
-    found_curves = [Curve(name, tones[name], points[name]) for name in points]
-    title = "What grows with the fleet while nothing is due"
-    return curves(title, found_curves, ("policies", "ms")) if found_curves else ""
+            name, ms = found[1].strip("`"), 1e3 if figure.unit == "s" else 1.0
+            points.setdefault(name, []).append((_size(found[2]), figure.value.median * ms))
+            if name == "loading":
+                alone = points.setdefault("YAML, C loader alone", [])
+                alone.append((_size(found[2]), figure.floor.median))
+    title = "What grows with the fleet while nothing is due: time"
+    return _growing(title, points, "ms")
+
+
+def scale_requests(figures: Sequence[Figure]) -> str:
+    """What is asked of Vault, by the number of policies."""
+    points: Points = {}
+    for figure in figures:
+        found = re.fullmatch(r"Vault, (.*), ([\d,]+) policies", figure.name)
+        if found and figure.unit == "requests":
+            name = found[1].replace("`", "")
+            points.setdefault(name, []).append((_size(found[2]), figure.value.median))
+    title = "What grows with the fleet while nothing is due: requests to Vault"
+    return _growing(title, points, "requests")
+
+
+def scale_memory(figures: Sequence[Figure]) -> str:
+    """What the daemon takes of memory, by the number of policies: beside what it imports."""
+    points: Points = {}
+    for figure in figures:
+        found = re.fullmatch(r"daemon, ([\d,]+) policies", figure.name)
+        if found and figure.floor is not None:
+            size = _size(found[1])
+            points.setdefault("daemon", []).append((size, figure.value.median))
+            points.setdefault("its imports alone", []).append((size, figure.floor.median))
+    return _growing("What grows with the fleet: memory of the daemon", points, "MiB")
+
+
+def _size(told: str) -> float:
+    return float(told.replace(",", ""))
+
+
+def _growing(title: str, points: Points, unit: str) -> str:
+    tones = "abcde"
+    found = [Curve(name, tones[place % 5], points[name]) for place, name in enumerate(points)]
+    return curves(title, found, ("policies", unit)) if found else ""

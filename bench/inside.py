@@ -1,6 +1,7 @@
 """What has to be timed inside a process: `python -m bench.inside WHAT ...`, a process of its own that prints JSON.
 
-`load DIRECTORY ROUNDS`, `ticks COUNT MARK...`, `requests`, `net SECRETS RECORDS ROUNDS`, `page ROWS ROUNDS`, `idle`.
+`load DIRECTORY ROUNDS`, `ticks COUNT MARK...`, `requests`, `day HOURS EVERY`,
+`net SECRETS RECORDS ROUNDS`, `page ROWS ROUNDS`, `idle`.
 """
 
 from __future__ import annotations
@@ -98,6 +99,30 @@ def requests() -> dict[str, dict[str, int]]:
             now = _asked(fleet.reports.metrics.page() if fleet.reports.metrics else b"")
             told[name], before = dict(now - before), now
     return told
+
+
+def day(hours: str, every: str) -> dict[str, Any]:
+    """A tick every so many minutes, for so many hours that go by on Vault's clock alone; and what was asked of Vault.
+
+    The records are as they were, so nothing is due: what is read is read because an hour is over.
+    """
+    from rotator.cli.common import input_from
+    from rotator.fleet import Fleet
+
+    settings, policies = input_from({})
+    step, seconds = timedelta(minutes=int(every)), []
+    with Fleet(settings, policies, serving=True) as fleet:
+        told, moved = fleet.server.now, timedelta(0)
+        fleet.server.now = lambda: told() + moved  # type: ignore[method-assign]  # a day in minutes
+        tick = _timed(fleet.tick)
+        tick()  # the first one ever reads all
+        metrics = fleet.reports.metrics
+        before, spent = _asked(metrics.page() if metrics else b""), time.process_time()
+        for _ in range(int(hours) * 60 // int(every)):
+            moved += step
+            seconds.append(tick())
+        asked = _asked(metrics.page() if metrics else b"") - before
+        return {"seconds": seconds, "cpu": time.process_time() - spent, "asked": dict(asked)}
 
 
 def _asked(page: bytes) -> Counter[str]:
@@ -216,6 +241,7 @@ WHAT: Mapping[str, Callable[..., Any]] = {
     "load": load,
     "ticks": ticks,
     "requests": requests,
+    "day": day,
     "net": net,
     "page": page,
     "idle": idle,

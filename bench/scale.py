@@ -16,6 +16,7 @@ from typing import Any
 from bench.calls import requests
 from bench.measure import Aim, BenchError, Figure, Sample, Scope, by_turns, resident, run
 from bench.world import ROOT, ROTATOR, Fleet, World, fleet
+from rotator.vault.layout import index_shard
 
 SIZES = (10, 1_000, 10_000)
 QUICK_SIZES = (10, 100, 400)
@@ -23,6 +24,9 @@ IDLE_TICK, MEMORY, HELP = 2.0, 250.0, 3.0
 IDLE_REQUESTS = 201.0  # fewer than that: at most 200
 WARM = 100  # ticks after which memory is to stay as it is
 GROWTH = 1.0  # MiB
+TOLD = 2.0  # times what reading the YAML takes, for `status` and `plan`
+TOLD_REQUESTS = 301.0  # fewer than that: at most 300
+DAY, EVERY = 24, 10  # hours; minutes between two ticks, as the CronJob that ships has it
 READY = 600.0  # seconds for a daemon to have read every record
 
 
@@ -32,8 +36,9 @@ def measure(world: World, scope: Scope) -> Iterator[Figure]:
     sizes = scope.of(SIZES, QUICK_SIZES)
     for size in sizes:
         policies = fleet(world, size, "records")
-        yield from _looking(policies, size, size == sizes[-1], scope)
-        yield from _telling(policies, size, scope)
+        looked = list(_looking(policies, size, size == sizes[-1], scope))
+        yield from looked
+        yield from _telling(policies, size, looked[0], size == sizes[-1], scope)
         yield from _asking(policies, size, size == sizes[-1])
         yield _memory(policies, size, size == sizes[-1])
     yield _growth(fleet(world, scope.of(1000, 10), "records"), scope)
@@ -71,22 +76,31 @@ def _asking(policies: Fleet, size: int, largest: bool) -> Iterator[Figure]:
     for name, counted in _inside(policies, "requests").items():
         if "ecgrid" in counted:
             raise BenchError(f"{name}: ECGrid was asked, and nothing is due")
-        aim = Aim("under", IDLE_REQUESTS) if largest and "idle" in name else None
+        most = IDLE_REQUESTS if "idle" in name else TOLD_REQUESTS if "status" in name else None
+        aim = Aim("under", most) if largest and most else None
         yield requests(f"Vault, {name}, {size:,} policies", counted, aim=aim)
 
 
-def _telling(policies: Fleet, size: int, scope: Scope) -> Iterator[Figure]:
+def _telling(
+    policies: Fleet, size: int, loading: Figure, largest: bool, scope: Scope
+) -> Iterator[Figure]:
+    """By people at a terminal, while rotators look round: so the index is there."""
     rounds = scope.of(7, 1) if size <= 10 else scope.of(3, 1) if size <= 1000 else 1
     commands = {
         "status --json": ("status", "--json"),
         "plan --json": ("plan", "--json"),
     }
+    policies.command("run", "--once", "--json")
     found = by_turns(
         rounds,
         {name: partial(_wall, policies, told) for name, told in commands.items()},
     )
+    bare = loading.floor
+    floor = None if bare is None else Sample.exactly(round(bare.median / 1e3, 3))
+    aim = Aim("times", TOLD) if largest else None
     for name, seconds in found.items():
-        yield Figure("scale", f"`{name}`, {size:,} policies", "s", Sample.of(seconds))
+        told, value = f"`{name}`, {size:,} policies", Sample.of(seconds)
+        yield Figure("scale", told, "s", value, loading.against, floor, aim, "the whole command")
 
 
 def _wall(policies: Fleet, told: tuple[str, ...]) -> float:
@@ -181,6 +195,42 @@ def _growth(policies: Fleet, scope: Scope) -> Figure:
         aim=Aim("under", GROWTH),
         note=f"{before:.1f} MiB before, {after:.1f} after; nothing due, a look at how all stand after each",
     )
+
+
+# a day
+
+
+def measure_day(world: World, scope: Scope) -> Iterator[Figure]:
+    """Ticks all day while nothing is due, with each record read once an hour: a day goes by on Vault's clock alone."""
+    world.latency(0)
+    hours = scope.of(DAY, 2)
+    for size in scope.of((10, 1_000, 10_000), (10, 100)):
+        policies = fleet(world, size)
+        found = _inside(policies, "day", str(hours), str(EVERY))
+        seconds, days = found["seconds"], hours / DAY
+        if "ecgrid" in found["asked"]:
+            raise BenchError("ECGrid was asked, and nothing is due")
+        about = f"a tick every {EVERY} minutes, {size:,} policies"
+        yield Figure("day", about, "ms", _ms(seconds), note="reads a sixth of the records")
+        yield Figure(
+            family="day",
+            name=f"a day of them, {size:,} policies",
+            unit="s",
+            value=Sample.exactly(round(sum(seconds) / days, 1)),
+            note=f"{found['cpu'] / days:.0f} s of CPU; measured over {hours} hours",
+        )
+        pages = len({index_shard(name) for name in policies.names})
+        least = DAY * size + pages * (len(seconds) / days + DAY)
+        asked = {name: times / days for name, times in found["asked"].items()}
+        yield Figure(
+            family="day",
+            name=f"requests to Vault in a day of them, {size:,} policies",
+            unit="requests",
+            value=Sample.exactly(round(sum(asked.values()))),
+            against="each record once an hour; each document of the index at each tick, written once an hour",
+            floor=Sample.exactly(round(least)),
+            note=", ".join(f"{name} {times:,.0f}" for name, times in asked.items()),
+        )
 
 
 # start-up

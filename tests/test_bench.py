@@ -21,6 +21,7 @@ from bench import calls, draw, floor, once
 from bench.measure import Aim, BenchError, Figure, Sample, by_turns, run
 from bench.recorder import Recorder, named
 from bench.world import ROOT, STATE, Fleet, World, fleet, instant, world
+from rotator.vault.layout import index_shard
 
 
 @pytest.fixture(scope="module")
@@ -259,14 +260,38 @@ def test_charts_are_well_formed_and_show_both_sides() -> None:
         Figure("scale", "loading 1,000 policies", "ms", one, "yaml", two),
         Figure("scale", "idle tick, 10 policies", "ms", one, "yaml", two),
         Figure("scale", "idle tick, 1,000 policies", "ms", two, "yaml", two),
+        Figure("scale", "`plan --json`, 10 policies", "s", one, "yaml", two),
+        Figure("requests", "Vault, an idle tick, 10 policies", "requests", one),
+        Figure("requests", "Vault, an idle tick, 1,000 policies", "requests", two),
+        Figure("memory", "daemon, 10 policies", "MiB", one, "imports", two),
     ]
     made = draw.charts(figures)
-    assert set(made) == {"aims.svg", "exposure.svg", "scale.svg"}
+    growing = {"scale.svg", "scale-requests.svg", "scale-memory.svg"}
+    assert set(made) == {"aims.svg", "exposure.svg", *growing}
     for chart in made.values():
         assert etree.fromstring(chart.encode()).tag == "{http://www.w3.org/2000/svg}svg"
     assert "20 ms, floor" in made["exposure.svg"]
-    assert "C loader alone" in made["scale.svg"]
+    assert {"C loader alone", "plan"} <= set(
+        re.findall("C loader alone|plan(?=<)", made["scale.svg"])
+    )
+    assert "an idle tick" in made["scale-requests.svg"]
+    assert "its imports alone" in made["scale-memory.svg"]
     assert draw.charts([]) == {}
+
+
+def test_a_day_of_ticks_reads_each_record_once_an_hour(here: World) -> None:
+    """Two hours of it, by Vault's clock alone, and asks ECGrid for nothing."""
+    policies = fleet(here, 12)
+    told = run(
+        [sys.executable, "-m", "bench.inside", "day", "2", "10"], policies.environment(), ROOT
+    )
+    found = json.loads(told.stdout)
+    assert len(found["seconds"]) == 12
+    pages = len({index_shard(name) for name in policies.names})
+    read, written = found["asked"]["get data"], found["asked"]["post data"]
+    assert read == 12 * pages + 2 * 12
+    assert written == 2 * pages
+    assert "ecgrid" not in found["asked"]
 
 
 def test_the_quick_benchmark_of_one_family_prints_its_table(environment: None) -> None:
