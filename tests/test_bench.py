@@ -172,6 +172,7 @@ def assert_published(policies: Fleet, number: int) -> None:
     assert int(shown["key_id"]) != ref.key_id
 
 
+@pytest.mark.full
 def test_a_fleet_that_is_made_up_is_like_one_that_has_rotated(here: World) -> None:
     """The same fields in its records; nothing is due before it is told so, and then everything, once."""
     real, made = fleet(here, 1, "new"), fleet(here, 2)

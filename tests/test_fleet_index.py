@@ -68,6 +68,7 @@ def adopted(scene: Scene) -> Party:
     return party
 
 
+@pytest.mark.full
 def test_an_idle_tick_over_ten_thousand_policies_asks_vault_200_times_at_most(
     tmp_path: Path,
 ) -> None:

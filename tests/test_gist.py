@@ -337,6 +337,7 @@ def counted(tmp_path: Path, what: Callable[[Process], None]) -> int:
     return calls
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("what", WHAT, ids=lambda what: what.__name__)
 def test_whoever_is_killed_anywhere_leaves_nothing_that_is_told_otherwise(
     tmp_path: Path, what: Callable[[Process], None]

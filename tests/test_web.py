@@ -528,6 +528,7 @@ def test_the_daemon_shows_its_policies_its_health_and_its_metrics(rotator_comman
     rotator_command.assert_silent(page, get(f"{url}/metrics").text)
 
 
+@pytest.mark.full
 def test_the_pages_numbers_are_those_of_plan_and_status(rotator_command: Rotator) -> None:
     """All of them, and those of one policy; holds, keys in grace and failures too, and where the rotator is at work."""
     rotator_command.policy("hourly", POLICY.replace("30d", "1h") + "grace: 30m\n")
