@@ -230,7 +230,7 @@ class Rotator:
         nursery: Nursery | None,
     ) -> None:
         self.directory = directory
-        self._nursery = nursery
+        self.nursery = nursery
         self.policies = directory / "policies"
         self.policies.mkdir()
         self.environment = environment
@@ -255,7 +255,7 @@ class Rotator:
         where = self.directory / f"command-{len(self._started)}"
         where.mkdir()
         command = [*self.program, *arguments]
-        started = Started(command, where, {**self.environment, **environment}, self._nursery)
+        started = Started(command, where, {**self.environment, **environment}, self.nursery)
         self._started.append(started)
         return started
 

@@ -244,6 +244,7 @@ def test_no_secret_is_in_the_arguments_of_a_running_command(
     there, over = tmp_path / "there", tmp_path / "over"
     hook = json.dumps(["sh", "-c", HOOK.format(there=there, over=over)])
     rotator_command.policy("edi", f"{POLICY}first: rotate\nafter: [{{exec: {hook}}}]\n")
+    rotator_command.nursery = None  # else the arguments are those of the process it is forked from
     started = rotator_command.start("rotate", "edi")
     until(there.exists, "the rotation is over, and its hook runs")
     running = Path(f"/proc/{started.process.pid}")
