@@ -18,10 +18,12 @@ from rotator.policy import Destination, Policy
 
 GRAIN = timedelta(
     seconds=1
-)  # Vault tells whole seconds: times of two processes are compared no closer than this
+    # Vault tells whole seconds: times of two processes are compared no closer than this.
+)
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 Kind = Literal["rotate", "adopt", "repair", "rollback"]
-ROLLED_BACK = "rolled-back"  # the outcome
+# The outcome.
+ROLLED_BACK = "rolled-back"
 # What a tick may have to do: finish an open rotation, look while a lost request may still land, begin a rotation, run
 # hooks, write a further destination, retire keys, and say that one could not be retired.
 Work = Literal["finish", "look", "begin", "hooks", "fill", "retire", "say"]
@@ -38,7 +40,8 @@ class Order:
     what: str
     reason: str = ""
     since: datetime | None = None
-    retire_now: bool = False  # --grace 0s
+    # --grace 0s.
+    retire_now: bool = False
     grace: timedelta | None = None
     named: bool = False
 

@@ -15,8 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 FORTNIGHT = timedelta(days=14)
-FEW = 10  # uses that are left: it is about to end
-CUT = 0.9  # of its first life that a renewal gives at most: it was cut short by the end
+# Uses that are left: it is about to end.
+FEW = 10
+# Of its first life that a renewal gives at most: it was cut short by the end.
+CUT = 0.9
 PATIENCE = "it is renewed until its maximum TTL, which Vault shows once a renewal is cut short"
 END_OF_PEM = "-----END CERTIFICATE-----"
 SEQUENCE, VERSION, TIMES = 0x30, 0xA0, {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}

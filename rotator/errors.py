@@ -26,7 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-LONGEST_WISH = 3600.0  # seconds of Retry-After that are believed
+# Seconds of Retry-After that are believed.
+LONGEST_WISH = 3600.0
 
 
 class RotatorError(Exception):

@@ -12,9 +12,11 @@ import resource
 from rotator.errors import Failure
 
 BESIDE = (
-    7  # files of a process that no rotation has: streams, who listens and who asks, the look round
+    # Files of a process that no rotation has: streams, who listens and who asks, the look round.
+    7
 )
-EACH = 5  # connections of one rotation: to issue, to read, to probe, to stage, to the record
+# Connections of one rotation: to issue, to read, to probe, to stage, to the record.
+EACH = 5
 NO_MORE = (
     "this process may open no more files. Raise its limit (`ulimit -n`, LimitNOFILE= of the unit)"
 )

@@ -21,8 +21,10 @@ from rotator.policy import Exec, Policy, Webhook
 from rotator.posting import post
 from rotator.secrecy.children import environment
 
-TIMEOUT = 30.0  # seconds, for each try
-PAUSES = (1.0, 5.0)  # seconds before each further try
+# Seconds, for each try.
+TIMEOUT = 30.0
+# Seconds before each further try.
+PAUSES = (1.0, 5.0)
 FAILED = "hook.Failed"
 
 
@@ -70,7 +72,8 @@ def after_rotation(
 def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | None:
     if isinstance(hook, Exec):
         return _execute(hook, told, timeout)
-    _watched = secret_part(hook.url)  # and a minute longer
+    # And a minute longer.
+    _watched = secret_part(hook.url)
     said = {name.removeprefix("ROTATOR_").lower(): value for name, value in told.items()}
     status, words = post(hook.url, json.dumps(said).encode(), {}, timeout)
     return None if 200 <= status < 300 else words

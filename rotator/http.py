@@ -27,8 +27,10 @@ import httpx  # noqa: E402 - only now
 del sys.modules["httpx._main"]
 
 CONNECT_TIMEOUT = 10.0
-IDLE_LIFE = 30.0  # seconds that an idle connection is kept
-AHEAD_LIFE = 15.0  # seconds that a connection opened ahead is kept
+# Seconds that an idle connection is kept.
+IDLE_LIFE = 30.0
+# Seconds that a connection opened ahead is kept.
+AHEAD_LIFE = 15.0
 
 OWN_HEADERS = {
     "User-Agent": f"rotator/{__version__}",

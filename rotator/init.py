@@ -23,7 +23,8 @@ _HANDED_ON = (
 def watch_over() -> None:
     """Returns in a child; the process itself ends as that child does. To be called before there are any threads."""
     awaited = {*_HANDED_ON, signal.SIGCHLD}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # none is lost on the way
+    # None is lost on the way.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,6 +2,8 @@
 
 A value is revealed only at the wire, in `rotator.ecgrid` and `rotator.vault`, by `Secret.reveal()`; a test over the
 source holds that. Everything else compares, fingerprints or measures values through the methods here.
+
+The words of `Issue` and `Verify` also choose the surface of ECGrid that is asked; nothing else does.
 """
 
 from __future__ import annotations
@@ -71,8 +73,10 @@ class Agreement(Enum):
     """What a value that was shown says about the value that is known."""
 
     EQUAL = "equal"
-    CONSISTENT = "consistent"  # masked or shortened, but what is visible fits
-    SILENT = "silent"  # nothing was shown
+    # Masked or shortened, but what is visible fits.
+    CONSISTENT = "consistent"
+    # Nothing was shown.
+    SILENT = "silent"
     CONTRADICTS = "contradicts"
 
 
@@ -139,7 +143,8 @@ class Secret:
             return Agreement.EQUAL
         whole, seen = self._value(), shown._value()
         pieces = _MASK.split(seen)
-        if len(pieces) == 1:  # no marks of a mask: a shortened value, or another one
+        # No marks of a mask: a shortened value, or another one.
+        if len(pieces) == 1:
             short = whole.startswith(seen) or whole.endswith(seen)
             return Agreement.CONSISTENT if short else Agreement.CONTRADICTS
         fits = whole.startswith(pieces[0]) and whole.endswith(pieces[-1])

@@ -11,7 +11,8 @@ from rotator.errors import BadInput, Failure
 from rotator.settings import client_context
 from rotator.threads import begin
 
-Outcome = tuple[int, str]  # the status of the answer, 0 if there is none; and the same in words
+# The status of the answer, 0 if there is none; and the same in words.
+Outcome = tuple[int, str]
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], within: float) -> Outcome:
@@ -31,7 +32,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str], within: float) -> Ou
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str], within: float) -> Outcome:
-    from rotator.http import Answer, Connections  # with httpx, which only those who send pay for
+    # With httpx, which only those who send pay for.
+    from rotator.http import Answer, Connections
 
     try:
         with closing(Connections([url], client_context)) as connections:

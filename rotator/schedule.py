@@ -27,7 +27,8 @@ _LONGEST = timedelta(days=36500)
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
-_CYCLE = 28  # years after which weekdays and leap years fall together again
+# Years after which weekdays and leap years fall together again.
+_CYCLE = 28
 _FIRST_YEAR = 2000
 
 _MONTH_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
@@ -346,7 +347,8 @@ def _field(
 
 def _span(text: str, what: str, low: int, high: int, names: dict[str, int]) -> tuple[int, int]:
     if text == "*":
-        return low, high - (high == 7)  # the day of week's 7 is its 0 again
+        # The day of week's 7 is its 0 again.
+        return low, high - (high == 7)
     begin, dash, end = text.partition("-")
     first = _number(begin, what, low, high, names)
     last = _number(end, what, low, high, names) if dash else first

@@ -8,18 +8,25 @@ from __future__ import annotations
 import base64
 import secrets
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from rotator.kept import AS_KEPT_IF_ANY, AS_READ, Value
 from rotator.keys import Secret
 
 FORMAT = 1
 GOOD_FOR, NOTHING_GOOD_FOR = timedelta(days=1), timedelta(hours=1)
-CALLERS = 8  # credentials whose user is remembered
+# Credentials whose user is remembered.
+CALLERS = 8
 
-Surface = Literal["rest", "soap"]
+SurfaceName = Literal["rest", "soap"]
+
+
+def _of_known_surfaces(hosts: Any) -> Any:
+    if not isinstance(hosts, dict):
+        return hosts
+    return {name: host for name, host in hosts.items() if name in get_args(SurfaceName)}
 
 
 class _Known(Value):
@@ -73,7 +80,9 @@ class System(_Known):
     hmac_key: Annotated[str, Field(repr=False)]
     mark: str = ""
     unmarked: bool = True
-    hosts: dict[Surface, str] = Field(default_factory=dict)
+    hosts: Annotated[dict[SurfaceName, str], BeforeValidator(_of_known_surfaces)] = Field(
+        default_factory=dict
+    )
     network_id: int | None = None
     callers: dict[str, tuple[int, int | None]] = Field(default_factory=dict)
     rest: Kept = None

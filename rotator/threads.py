@@ -18,7 +18,8 @@ from rotator.errors import Failure
 T = TypeVar("T")
 R = TypeVar("R")
 
-Tell = Callable[[int], None]  # how many are done
+# How many are done.
+Tell = Callable[[int], None]
 
 
 def no_thread() -> Failure:
@@ -61,7 +62,8 @@ class Hands:
     def together(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Makes the calls at once, the first in this thread; waits for all, then raises the first error, if any."""
         others = [(self._give(call), call) for call in calls[1:]]
-        time.sleep(0)  # the others ask ECGrid, which takes longest: they get to send first
+        # The others ask ECGrid, which takes longest: they get to send first.
+        time.sleep(0)
         ended = [_made(calls[0]) if calls else Future[Any]()]
         ended += [_made(call) if future is None else future for future, call in others]
         errors = [one.exception() for one in ended[: len(calls)]]
@@ -131,14 +133,16 @@ class Hands:
     def _work(self) -> None:
         while (given := self._given.get()) is not None:
             future, made = given[0], _made(given[1])
-            with self._lock:  # before anybody hears of it, who may then ask for the next at once
+            # Before anybody hears of it, who may then ask for the next at once.
+            with self._lock:
                 self._idle += 1
             error = made.exception()
             if error is None:
                 future.set_result(made.result())
             else:
                 future.set_exception(error)
-            del given, future, made, error  # nothing of a call outlives it here
+            # Nothing of a call outlives it here.
+            del given, future, made, error
 
 
 def _made(call: Callable[[], Any]) -> Future[Any]:

@@ -28,7 +28,7 @@ from rotator.errors import (
 from rotator.keys import ApiKey, Issue, KeyRef, Me, Secret, Seen, Verify, Visibility
 from rotator.sandbox.ecgrid import Simulator
 from rotator.sandbox.ecgrid.words import Ask, Credential, Refusal, ShownKey, ShownUser
-from rotator.system import Description, Surface
+from rotator.system import Description, SurfaceName
 from rotator.vault import At, Document, StaleRead
 
 START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
@@ -244,11 +244,11 @@ class Direct:
             self._refuse_records()
         return []
 
-    def speaks(self, within: float) -> dict[Surface, Description]:
+    def speaks(self, within: float) -> dict[SurfaceName, Description]:
         """There are no two forms here."""
         return {}
 
-    def go_on(self, begun: Mapping[Surface, Description]) -> None:
+    def go_on(self, begun: Mapping[SurfaceName, Description]) -> None:
         """Nor here."""
 
     def _refuse_records(self) -> None:

@@ -21,6 +21,7 @@ from rotator.errors import Permanent
 from rotator.journal import FORMAT, SINCE, Record
 from rotator.keys import Secret
 from rotator.rotation import Order, tend
+from rotator.system import System
 from rotator.vault import At
 
 RECORDS = Path(__file__).parent / "records"
@@ -131,7 +132,7 @@ def test_what_this_version_writes_is_read_by_the_version_before(tmp_path: Path, 
 
 
 def test_an_upgrade_clears_no_back_off(tmp_path: Path) -> None:
-    """The digest of a policy is computed over what was written, so it is the same as before."""
+    """The digest of a policy is computed over what it comes to, so it is the same as before."""
     scene, told = left(tmp_path, "failed")
     assert scene.policy.digest == told["digest"]
     assert scene.rotator().tick().outcome == "failed"
@@ -206,3 +207,12 @@ def test_a_clock_that_was_ahead_holds_nothing_up(tmp_path: Path) -> None:
     assert scene.rotator().tick().outcome == "rotated"
     assert scene.works() == USER
     assert scene.live(ADMIN) == {scene.admin.key_id}
+
+
+def test_what_a_newer_version_notes_of_ecgrid_is_read_over() -> None:
+    """A further surface, and a field that is new: the mark and what else is known stay."""
+    system = System.new().change(mark="m", hosts={"rest": "here"}, network_id=7)
+    newer = system.kept() | {"news": 1, "hosts": {"rest": "here", "other": "there"}}
+    read = System.parse(newer)
+    assert read is not None
+    assert (read.mark, read.hosts, read.network_id) == ("m", {"rest": "here"}, 7)

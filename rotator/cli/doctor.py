@@ -24,7 +24,7 @@ from rotator.replacing import claiming, rotators_own
 from rotator.retiring import previous
 from rotator.rotation import Order
 from rotator.rotation.rehearsal import ADMINS
-from rotator.system import Surface
+from rotator.system import SurfaceName
 from rotator.threads import Hands
 from rotator.vault import At, Stored
 from rotator.vault.layout import Rights
@@ -298,7 +298,7 @@ FORMS = {
 }
 
 
-def _speaks(fleet: Fleet, surface: Surface) -> Finding:
+def _speaks(fleet: Fleet, surface: SurfaceName) -> Finding:
     known, form = fleet.ecgrid.spoken.anew(surface, LIMIT)
     state: State = "warning" if form == "unknown" and surface == "soap" else "ok"
     namespace = f", namespace {known.namespace}" if known.namespace else ""

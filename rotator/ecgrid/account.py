@@ -25,8 +25,7 @@ from rotator.keys import (
     Verify,
     Visibility,
 )
-from rotator.system import Description
-from rotator.system import Surface as SurfaceName
+from rotator.system import Description, SurfaceName
 
 T = TypeVar("T")
 
@@ -34,7 +33,8 @@ UNDESCRIBED = (
     "the SOAP service's description could not be read: it is taken to be as the vendor's pages say; "
     "see `rotator doctor`"
 )
-WARM_TIMEOUT = 10.0  # seconds for opening connections and sessions ahead
+# Seconds for opening connections and sessions ahead.
+WARM_TIMEOUT = 10.0
 
 
 class Account(Protocol):
@@ -130,7 +130,8 @@ class OnWire:
         self._issuing = soap if over_soap else rest
         self._reading = soap if verify.over_soap else rest
         self._both: Mapping[SurfaceName, Surface] = {"rest": rest, "soap": soap}
-        self._probing = rest  # X-API-Key is what a key is documented for
+        # X-API-Key is what a key is documented for.
+        self._probing = rest
         self._grant: Grant | None = None
 
     def reserve(self, requests: int) -> None:
@@ -185,7 +186,8 @@ class OnWire:
     def _find_out(
         self, surface: Surface, user_id: int, visibility: Visibility, until: float
     ) -> None:
-        with suppress(Forbidden, NotFound):  # then the call itself will tell
+        # Then the call itself will tell.
+        with suppress(Forbidden, NotFound):
             self._ask(
                 surface,
                 lambda by, left: surface.keys(user_id, visibility, by, left),

@@ -21,7 +21,8 @@ _DATE = re.compile(
 # Words as ECGrid writes them (NetworkAdmin, TPUser); a key, which is drawn at random, is none.
 _WORD = re.compile(r"[A-Z]{0,2}(?:[A-Z][a-z]{2,}){1,5}")
 _VERSION = re.compile(r"\b[vV]?[0-9]{1,4}(?:\.[0-9]{1,6}){1,4}(?: \(Build [0-9]{1,6}\))?")
-_KEY_NAMES = ("apikey", "key", "api_key")  # where Get Me may carry the caller's own key
+# Where Get Me may carry the caller's own key.
+_KEY_NAMES = ("apikey", "key", "api_key")
 
 
 @final
@@ -133,7 +134,8 @@ def moment(text: str) -> datetime | None:
         at = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return None if at.year == 1 else at  # the year 1 is .NET's word for "not set"
+    # The year 1 is .NET's word for "not set".
+    return None if at.year == 1 else at
 
 
 def is_session_key(data: Data) -> bool:
@@ -164,7 +166,8 @@ def me(data: Data) -> Me | None:
         data.word("status"),
         whole,
         network_id=data.number("networkid"),
-        session=data.secret("sessionid"),  # a live credential: known as one from here on
+        # A live credential: known as one from here on.
+        session=data.secret("sessionid"),
     )
 
 

@@ -15,9 +15,12 @@ from rotator.keys import Secret
 
 T = TypeVar("T")
 
-RENEW_BEFORE = 60.0  # seconds before its end from which on a session is renewed
-LOG_OUT_TIMEOUT = 5.0  # seconds: closing down waits no longer for ECGrid
-ATTEMPTS_WITH_SESSION = 2  # the one at hand may have ended, a fresh one has not
+# Seconds before its end from which on a session is renewed.
+RENEW_BEFORE = 60.0
+# Seconds: closing down waits no longer for ECGrid.
+LOG_OUT_TIMEOUT = 5.0
+# The one at hand may have ended, a fresh one has not.
+ATTEMPTS_WITH_SESSION = 2
 
 
 class SharedSession:
@@ -135,13 +138,14 @@ class Own:
 
     def present(self, surface: Surface, until: float) -> By:
         """The own credential for a surface: SOAP takes a session where there is a login, REST the key before it."""
-        over_soap = surface.name == "soap"
-        if not (over_soap and self._credentials.has_login):
+        if not (surface.name == "soap" and self._credentials.has_login):
             key = self._credentials.current()
             if key is not None:
                 return By(key)
-        session = self._soap_session if over_soap else self._rest_session
-        return By(session.token(until - self._clock()), is_session=True)
+        return By(self._session(surface).token(until - self._clock()), is_session=True)
+
+    def _session(self, surface: Surface) -> SharedSession:
+        return {"soap": self._soap_session, "rest": self._rest_session}[surface.name]
 
     def close(self) -> None:
         """Logs out of both surfaces."""
@@ -151,7 +155,7 @@ class Own:
     def _turned_down(self, surface: Surface, by: By, until: float) -> None:
         """Another credential is at hand when this returns; raises Refused if there is none."""
         if by.is_session:
-            (self._soap_session if surface.name == "soap" else self._rest_session).drop(by.value)
+            self._session(surface).drop(by.value)
             return
         if surface.name == "soap" and self._is_accepted(by, until):
             raise Refused(

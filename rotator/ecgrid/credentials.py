@@ -10,12 +10,15 @@ from rotator.errors import Failure, Permanent, Refused
 from rotator.keys import Secret
 
 LOGIN_RESTS = (
-    600.0  # seconds that a refused login is not tried again: too many refusals lock the user out
+    # Seconds that a refused login is not tried again: too many refusals lock the user out.
+    600.0
 )
-POLL = 1.0  # seconds between two looks at the sources for a rotation of the own key
+# Seconds between two looks at the sources for a rotation of the own key.
+POLL = 1.0
 
 Source = Callable[[], Secret | None]
-Login = tuple[str, Secret]  # name, password
+# Name, password.
+Login = tuple[str, Secret]
 
 
 class Credentials:
@@ -44,7 +47,8 @@ class Credentials:
         self._value: Secret | None = None
         self._refused: list[Secret] = []
         self._by_login = False
-        self._refused_login: tuple[Login, float] | None = None  # and when
+        # And when.
+        self._refused_login: tuple[Login, float] | None = None
 
     @property
     def has_login(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from rotator.ecgrid.xml import Element, local_name, parsed
-from rotator.system import Description, Operation, Surface
+from rotator.system import Description, Operation, SurfaceName
 
 DOCUMENTED_NAMESPACE = "http://www.ecgridos.net/"
 LOGIN_NAMES = (
@@ -20,7 +20,8 @@ LOGIN_NAMES = (
     "username",
     "email",
     "login",
-)  # as the parameter is called, in lower case
+    # As the parameter is called, in lower case.
+)
 
 # What the vendor's pages say of each SOAP call that we make (seed-KeySet, seed-KeyGet, seed-UserGetAPIKey, and the
 # pages of the others). Also: the parameters without which a call is not the one that we mean.
@@ -63,7 +64,8 @@ PATHS: Mapping[str, tuple[str, ...]] = {
 }
 KEY_RECORDS = frozenset({"Create Key", "Get Key", "List Keys", "Delete Key"})
 Form = Literal["portal", "service", "unknown"]
-VALUES = ("systemobject", "objectid")  # parameters of the calls that keep named values
+# Parameters of the calls that keep named values.
+VALUES = ("systemobject", "objectid")
 
 
 def of_values(operation: Operation) -> bool:
@@ -81,7 +83,7 @@ def is_what_we_mean(call: str, operation: Operation) -> bool:
     return all(name.casefold() in has for name in DOCUMENTED[call].parameters)
 
 
-def form_of(surface: Surface, known: Description) -> Form:
+def form_of(surface: SurfaceName, known: Description) -> Form:
     """Which ECGrid it is: with key records as on the vendor's portal, or as the service describes itself, without."""
     if known.calls is None:
         told: dict[str | None, Form] = {"records": "portal", "values": "service"}

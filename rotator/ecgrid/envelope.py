@@ -13,7 +13,8 @@ from rotator.ecgrid.xml import Element, child, local_name, parsed
 
 _OBJECTS = ("KeyIDInfo", "UserIDInfo", "SessionInfo")
 _LISTS = ("KeyListResult", "UserListExResult")
-_LONGEST = 300  # characters of a fault's text that are looked at
+# Characters of a fault's text that are looked at.
+_LONGEST = 300
 
 
 def opened(reply: Reply, operation: str) -> Data | Fault | None:

@@ -58,7 +58,8 @@ _NAMED = (
     "SystemError",
     "InternalError",
 )
-_MEANINGS = (  # in this order: the first that fits
+# In this order: the first that fits.
+_MEANINGS = (
     (re.compile(r"internalerror|sql|dataerror|unknownerror"), "InternalError"),
     (
         re.compile(

@@ -17,17 +17,27 @@ from rotator.errors import Transient
 T = TypeVar("T")
 
 RATE_KIND = "ecgrid.RateLimitExceeded"
-DEFAULT_PAUSE = 1.0  # seconds after a 429 that does not say how long
-LONGEST_PAUSE = 300.0  # no answer may silence the process for longer
-RECOVERY = 120.0  # seconds in which a lowered rate doubles
-SOON = 5.0  # seconds after the pause; whoever is refused again by then was lowered too little
-GENTLY = 2  # times that the rate is lowered a little before it is halved
-LOWEST = 1 / 16  # of the rate that was set
-UNLIMITED_LOWERED = 20.0  # requests a second from which an unlimited rate is lowered
-LONGEST_NAP = 0.25  # so that a more urgent waiter, or a pause, is noticed in time
+# Seconds after a 429 that does not say how long.
+DEFAULT_PAUSE = 1.0
+# No answer may silence the process for longer.
+LONGEST_PAUSE = 300.0
+# Seconds in which a lowered rate doubles.
+RECOVERY = 120.0
+# Seconds after the pause; whoever is refused again by then was lowered too little.
+SOON = 5.0
+# Times that the rate is lowered a little before it is halved.
+GENTLY = 2
+# Of the rate that was set.
+LOWEST = 1 / 16
+# Requests a second from which an unlimited rate is lowered.
+UNLIMITED_LOWERED = 20.0
+# So that a more urgent waiter, or a pause, is noticed in time.
+LONGEST_NAP = 0.25
 SHORTEST_NAP = 0.005
-LATE = 0.1  # seconds
-CREEP = 0.05  # of a longer time that is believed at once
+# Seconds.
+LATE = 0.1
+# Of a longer time that is believed at once.
+CREEP = 0.05
 
 
 class Urgency(IntEnum):
@@ -47,7 +57,8 @@ class Grant:
 
     def __init__(self, at: float, slots: list[Slot]) -> None:
         self.at, self.slots = at, slots
-        self.began: float | None = None  # when the first of them was sent
+        # When the first of them was sent.
+        self.began: float | None = None
 
 
 class Shortest:
@@ -96,7 +107,8 @@ class Rate:
         self._in_a_row = 0
         self._stuck_went = False
         self._window = Window(self._nominal or UNLIMITED_LOWERED)
-        self._lead, self._trip = Shortest(), Shortest()  # to the first request; to the next ones
+        # To the first request; to the next ones.
+        self._lead, self._trip = Shortest(), Shortest()
 
     @property
     def per_second(self) -> float | None:

@@ -15,8 +15,7 @@ from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, NoSuchCall
 from rotator.keys import Among, ApiKey, Me, Person, Secret, Seen, Visibility
-from rotator.system import Description
-from rotator.system import Surface as SurfaceName
+from rotator.system import Description, SurfaceName
 
 CREATE = Call("Create Key", changes=True)
 GENERATE = Call("Generate API Key", changes=True)
@@ -248,7 +247,8 @@ def _answer(call: Call, outcome: Outcome) -> Data | Failure:
     if said and outcome.status < 300:
         return envelope.field("data")
     code = envelope.text("errorcode")
-    if outcome.status >= 500:  # whatever it calls it: nobody knows how far it came
+    # Whatever it calls it: nobody knows how far it came.
+    if outcome.status >= 500:
         return answers.without_code(call, outcome, code)
     return answers.by_code(call, code, outcome) or answers.without_code(call, outcome, code)
 

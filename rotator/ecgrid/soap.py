@@ -16,8 +16,7 @@ from rotator.ecgrid.surface import By, Offered, Session
 from rotator.ecgrid.wire import Call, Outcome, Reply, Wire
 from rotator.errors import Failure, Permanent, Refused
 from rotator.keys import Among, ApiKey, Me, Person, Secret, Seen, Visibility
-from rotator.system import Description, Operation
-from rotator.system import Surface as SurfaceName
+from rotator.system import Description, Operation, SurfaceName
 
 KEY_SET = Call("KeySet", changes=True)
 GENERATE = Call("GenerateAPIKey", changes=True)

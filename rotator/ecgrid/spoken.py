@@ -27,12 +27,15 @@ from rotator.ecgrid.description import (
 )
 from rotator.ecgrid.rate import Rate, Urgency
 from rotator.ecgrid.wire import Call, Reply, Wire
-from rotator.system import Description, Operation, Surface, System
+from rotator.system import Description, Operation, SurfaceName, System
 
-READ_TIMEOUT = 10.0  # seconds
-LARGEST = 8 * 1024 * 1024  # bytes
+# Seconds.
+READ_TIMEOUT = 10.0
+# Bytes.
+LARGEST = 8 * 1024 * 1024
 ASKED_AGAIN_AFTER = (
-    60.0  # seconds: a service that goes on not knowing a call is not asked each time what it has
+    # Seconds: a service that goes on not knowing a call is not asked each time what it has.
+    60.0
 )
 OPENAPI_PATH = "/swagger/v2/swagger.json"
 
@@ -40,7 +43,7 @@ WSDL = Call("WSDL")
 OPENAPI = Call("OpenAPI description")
 
 Change = Callable[[System], System]
-Forms = Mapping[Surface, Description]
+Forms = Mapping[SurfaceName, Description]
 
 
 class Keep(Protocol):
@@ -83,7 +86,7 @@ class Spoken:
         wire: Wire,
         rate: Rate,
         keep: Keep,
-        urls: Mapping[Surface, str],
+        urls: Mapping[SurfaceName, str],
         namespace: str | None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -91,15 +94,15 @@ class Spoken:
         """`namespace`: where the description is not to be believed about it."""
         self._wire, self._rate, self._keep, self._clock = wire, rate, keep, clock
         self._namespace = namespace
-        self._at: Mapping[Surface, str] = {
+        self._at: Mapping[SurfaceName, str] = {
             "soap": f"{urls['soap']}?WSDL",
             "rest": urls["rest"].rstrip("/") + OPENAPI_PATH,
         }
         self._begun: Forms = {}
         self._locks = {surface: threading.Lock() for surface in self._at}
-        self._read_at: dict[Surface, float] = {}
+        self._read_at: dict[SurfaceName, float] = {}
 
-    def of(self, surface: Surface, within: float) -> Description:
+    def of(self, surface: SurfaceName, within: float) -> Description:
         """The surface's description, read within so many seconds if need be; `calls` None: there is none to be had."""
         if surface in self._begun:
             return self._begun[surface]
@@ -126,7 +129,7 @@ class Spoken:
                 self._read("soap", self._known("soap"), within)
         return self.operation(call, within) != told
 
-    def anew(self, surface: Surface, within: float) -> tuple[Description, Form]:
+    def anew(self, surface: SurfaceName, within: float) -> tuple[Description, Form]:
         """The description, read anew whatever is remembered, and which of the two forms it tells of."""
         with self._locks[surface]:
             known = self._read(surface, self._known(surface), within)
@@ -155,7 +158,7 @@ class Spoken:
             raise answers.no_such_call(call)
         return paths[0]
 
-    def is_known(self, surface: Surface, within: float) -> bool:
+    def is_known(self, surface: SurfaceName, within: float) -> bool:
         """Whether the surface has said what it speaks, in a description or by how it answered."""
         known = self.of(surface, within)
         return known.calls is not None or known.keys is not None
@@ -166,15 +169,15 @@ class Spoken:
         if known is not None and known.calls is None and known.keys != keys:
             self._note("rest", known.model_copy(update={"keys": keys}))
 
-    def _known(self, surface: Surface) -> Description | None:
+    def _known(self, surface: SurfaceName) -> Description | None:
         system = self._keep.system()
-        known = system.soap if surface == "soap" else system.rest
+        known = {"soap": system.soap, "rest": system.rest}[surface]
         return known if known is not None and known.url == self._at[surface] else None
 
-    def _note(self, surface: Surface, known: Description) -> None:
+    def _note(self, surface: SurfaceName, known: Description) -> None:
         self._keep.remember(lambda system: system.change(**{surface: known}))
 
-    def _read(self, surface: Surface, before: Description | None, within: float) -> Description:
+    def _read(self, surface: SurfaceName, before: Description | None, within: float) -> Description:
         """Reads the description anew; a failed re-read keeps what was known, and is not repeated for an hour."""
         url, now = self._at[surface], self._keep.now()
         self._read_at[surface] = self._clock()
@@ -183,9 +186,9 @@ class Spoken:
         self._note(surface, known)
         return known
 
-    def _fetched(self, surface: Surface, url: str, within: float) -> Description | None:
+    def _fetched(self, surface: SurfaceName, url: str, within: float) -> Description | None:
         until = self._clock() + within
-        call = WSDL if surface == "soap" else OPENAPI
+        call = {"soap": WSDL, "rest": OPENAPI}[surface]
         if not self._rate.reserve(1, Urgency.PAST_ISSUE, within):
             return None
         reply = self._wire.send(

@@ -1,4 +1,7 @@
-"""The port: what REST and SOAP can both do for the rotator, and how what they answer is judged."""
+"""The port: what the rotator asks of ECGrid, and how what REST and SOAP answer is judged.
+
+A surface that lacks a call raises NoSuchCall (REST has no `user`).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from rotator.ecgrid.answers import Data
 from rotator.ecgrid.wire import Call
 from rotator.errors import Permanent
 from rotator.keys import Among, ApiKey, KeyRef, Me, Person, Secret, Seen, Visibility
-from rotator.system import Description
-from rotator.system import Surface as SurfaceName
+from rotator.system import Description, SurfaceName
 
-USERS_PER_PAGE = 25  # as the vendor's pages have it where nothing is asked for
-Offered = Literal["create", "generate", "get", "api_key", "keys", "remove"]  # the calls about keys
+# As the vendor's pages have it where nothing is asked for.
+USERS_PER_PAGE = 25
+# The calls about keys.
+Offered = Literal["create", "generate", "get", "api_key", "keys", "remove"]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-AT_ONCE = 3  # requests of a rotation, which go together however low the rate is
-SERVED = 0.05  # seconds after sending by which ECGrid counts a request, or else soon after
-KEPT = 2.0  # seconds for which room is kept for a request that is late
-EXACT = 1e-6  # seconds
+# Requests of a rotation, which go together however low the rate is.
+AT_ONCE = 3
+# Seconds after sending by which ECGrid counts a request, or else soon after.
+SERVED = 0.05
+# Seconds for which room is kept for a request that is late.
+KEPT = 2.0
+# Seconds.
+EXACT = 1e-6
 
 
 @dataclass(eq=False)

@@ -18,7 +18,8 @@ from rotator.settings import client_context, system_authorities
 
 BODY_LIMIT = 4 * 1024 * 1024
 
-Observer = Callable[[str, str, float], None]  # call, status or kind of error, seconds
+# Call, status or kind of error, seconds.
+Observer = Callable[[str, str, float], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 Element = ET.Element
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
-_BEFORE = b" \t\r\n\xef\xbb\xbf"  # white space and UTF-8's BOM, which some put before a declaration
+# White space and UTF-8's BOM, which some put before a declaration.
+_BEFORE = b" \t\r\n\xef\xbb\xbf"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

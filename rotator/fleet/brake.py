@@ -28,10 +28,14 @@ from rotator.journal import Drift, Record
 from rotator.run.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.vault import Stored
 
-FRESH = 10.0  # seconds that what the records told is believed
-FRESH_IN_TROUBLE = 1.0  # the same while somebody is in trouble, so that rotators brake together
-WITNESSED = 30.0  # seconds that the verdict of a witness is
-TURN_KEPT = 30.0  # seconds that somebody who was held back counts as waiting
+# Seconds that what the records told is believed.
+FRESH = 10.0
+# The same while somebody is in trouble, so that rotators brake together.
+FRESH_IN_TROUBLE = 1.0
+# Seconds that the verdict of a witness is.
+WITNESSED = 30.0
+# Seconds that somebody who was held back counts as waiting.
+TURN_KEPT = 30.0
 
 
 @dataclass
@@ -42,7 +46,8 @@ class _Case:
     trouble: Trouble | None
     drift: Drift | None
     version: int
-    doubtful: datetime | None = None  # since when
+    # Since when.
+    doubtful: datetime | None = None
 
 
 @dataclass
@@ -73,7 +78,8 @@ class Brake:
         self._at_work: set[str] = set()
         self._begun: dict[str, For] = {}
         self._unresolved: set[str] = set()
-        self._again: set[str] = set()  # own runs that ask once more
+        # Own runs that ask once more.
+        self._again: set[str] = set()
         self._single: str | None = None
         self._tried = False
         self._failures, self._again_at = 0, None
@@ -82,10 +88,12 @@ class Brake:
         self._mass = _Mass(frozenset(), over=True)
         self._refused_at: float | None = None
         self.let_go_at: datetime | None = None
-        self.named = False  # a person named the policies: no drift of others holds them back
+        # A person named the policies: no drift of others holds them back.
+        self.named = False
 
     _again_at: datetime | None
-    _since: datetime | None = None  # when this process began to read records
+    # When this process began to read records.
+    _since: datetime | None = None
 
     # what is known
 
@@ -200,7 +208,8 @@ class Brake:
             for name, case in self._cases.items()
             if case.drift is not None and self._counts(name, case.drift.since, now)
         )
-        if not self._mass.over:  # whoever is found meanwhile belongs to it
+        # Whoever is found meanwhile belongs to it.
+        if not self._mass.over:
             self._mass.names |= drifted
         left = self._mass.names & drifted
         if len(left) * 2 <= len(self._mass.names):

@@ -16,13 +16,15 @@ from rotator.fleet.world import Surroundings
 from rotator.keys import Among, Issue, Me, Person, Verify, Visibility
 from rotator.policy.adding import Calls
 from rotator.settings import Settings
-from rotator.system import Surface
+from rotator.system import SurfaceName
 from rotator.threads import Hands, Tell
 
 T = TypeVar("T")
 
-PAGE = 25  # users; a page with fewer is the last one
-PAUSE = 1.0  # seconds between two attempts at least
+# Users; a page with fewer is the last one.
+PAGE = 25
+# Seconds between two attempts at least.
+PAUSE = 1.0
 # Whose keys are looked for, the likeliest first.
 KINDS = (Visibility.PRIVATE, Visibility.SHARED, Visibility.PUBLIC)
 # In the order in which they are looked for, where what the settings name is not offered.
@@ -92,7 +94,7 @@ class Census:
         people = [seen[user_id] for user_id in sorted(seen) if among.has(seen[user_id])]
         return Found(people, whole)
 
-    def _first(self, among: Among) -> tuple[list[Person], Surface]:
+    def _first(self, among: Among) -> tuple[list[Person], SurfaceName]:
         try:
             return self._directory.users("rest", among, 1, self._within), "rest"
         except Failure as error:
@@ -101,7 +103,7 @@ class Census:
             return self._directory.users("soap", among, 1, self._within), "soap"
         raise trouble
 
-    def _page(self, over: Surface, among: Among, number: int) -> list[Person]:
+    def _page(self, over: SurfaceName, among: Among, number: int) -> list[Person]:
         return self._patiently(lambda: self._directory.users(over, among, number, self._within))
 
     def calls(self, first: Calls | None, user_id: int) -> Calls:
@@ -124,7 +126,8 @@ class Census:
             try:
                 return self._patiently(lambda: self._about(person.user_id, calls))
             except Transient as error:
-                if error.kind != "ecgrid.InternalError":  # of that user alone, as it may be
+                # Of that user alone, as it may be.
+                if error.kind != "ecgrid.InternalError":
                     raise
                 return About(UNTOLD.format(error.kind))
 

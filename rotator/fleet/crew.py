@@ -15,7 +15,8 @@ from rotator.policy import Policy
 from rotator.rotation import Order, Result
 from rotator.threads import begin
 
-CHECKERS = 2  # drift checks at once, beside the rotations, so that neither holds up the other
+# Drift checks at once, beside the rotations, so that neither holds up the other.
+CHECKERS = 2
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Task:
     stuck: bool = False
     warnings: tuple[str, ...] = ()
     future: Future[Result] = field(default_factory=Future)
-    lot: float = field(default_factory=random.random)  # decides among equally urgent ones
+    # Decides among equally urgent ones.
+    lot: float = field(default_factory=random.random)
 
 
 class Crew:
@@ -54,7 +56,8 @@ class Crew:
     ) -> None:
         """`carry_out` does a task, in one of the threads; `done` is called whenever one has ended."""
         self._size, self._carry_out, self._may_begin, self._done = size, carry_out, may_begin, done
-        self._most = 2 * size + CHECKERS  # as many may rest as are at work
+        # As many may rest as are at work.
+        self._most = 2 * size + CHECKERS
         self._begun: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._threads = 0
         self._mine = threading.local()
@@ -193,3 +196,12 @@ class Crew:
         self.drop()
         for _ in range(self._threads):
             self._begun.put(None)
+
+
+def out_of_time(task: Task) -> Result:
+    """What came of a task that was not begun before the time of its tick was over."""
+    name, kind = task.policy.name, "rotation.TickDeadline"
+    text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
+    if not task.overdue:
+        return Result(name, "not-due", warnings=[text], begun=False)
+    return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})

@@ -29,16 +29,25 @@ from rotator.vault import StaleRead, Vault
 
 T = TypeVar("T")
 
-SOON = 0.3  # seconds in which what happens together is gathered
-LOOK = 10.0  # seconds between two looks whether there is anything to tell
-FRESH = 60.0  # seconds that what others told is believed, and that a receiver is left alone that was away
-NOT_KEPT = 600.0  # seconds before what may not be kept is tried again
-ONE_MORE = 100.0  # seconds that telling one alarm may take
-TRIES = 20  # of a check-and-set, against other rotators
-LAST_TRIES = 10.0  # seconds that a process which ends gives each alarm
-LAST_IN_ALL = 60.0  # and all of them, unless it was told to stop
+# Seconds in which what happens together is gathered.
+SOON = 0.3
+# Seconds between two looks whether there is anything to tell.
+LOOK = 10.0
+# Seconds that what others told is believed, and that a receiver is left alone that was away.
+FRESH = 60.0
+# Seconds before what may not be kept is tried again.
+NOT_KEPT = 600.0
+# Seconds that telling one alarm may take.
+ONE_MORE = 100.0
+# Of a check-and-set, against other rotators.
+TRIES = 20
+# Seconds that a process which ends gives each alarm.
+LAST_TRIES = 10.0
+# And all of them, unless it was told to stop.
+LAST_IN_ALL = 60.0
 
-Stands = Callable[[Policy], Row | None]  # how that policy stands; None if that cannot be read
+# How that policy stands; None if that cannot be read.
+Stands = Callable[[Policy], Row | None]
 
 
 @dataclass
@@ -48,9 +57,11 @@ class Facts:
     wrong: dict[tuple[What, str], dict[Key, Alarm]] = field(default_factory=dict)
     again: set[Key] = field(
         default_factory=set
-    )  # of these: what somebody has met before, and still goes on
+        # Of these: what somebody has met before, and still goes on.
+    )
     over: set[tuple[What, str]] = field(default_factory=set)
-    looked: set[str] = field(default_factory=set)  # policies at which nothing failed
+    # Policies at which nothing failed.
+    looked: set[str] = field(default_factory=set)
 
     def happens(self, alarm: Alarm, *, again: bool) -> None:
         """That is wrong."""
@@ -101,14 +112,18 @@ class Alarms:
         self._stopping: Callable[[], bool] = lambda: False
         # Asked before anything is kept.
         self.may_keep: Callable[[], bool] = lambda: True
-        self._before: dict[str, Alarm] = {}  # what records told of failures that others met
+        # What records told of failures that others met.
+        self._before: dict[str, Alarm] = {}
         self._memory, self._version = Memory(), 0
         self._read_at = self._unkept_at = float("-inf")
-        self._known = set[Key]()  # what Vault had, when it was read last
-        self._own = False  # what is known is this process' own: Vault does not have it
+        # What Vault had, when it was read last.
+        self._known = set[Key]()
+        # What is known is this process' own: Vault does not have it.
+        self._own = False
         self._away: dict[
             str, float
-        ] = {}  # receivers that took nothing, and until when they are left alone
+            # Receivers that took nothing, and until when they are left alone.
+        ] = {}
         self._closed_at: float | None = None
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -142,7 +157,8 @@ class Alarms:
         again: bool = False,
     ) -> None:
         """A policy is failing; `again`: as somebody has met before."""
-        if kind != DRIFTED:  # the alarm is that of the repair, or of the mass drift
+        # The alarm is that of the repair, or of the mass drift.
+        if kind != DRIFTED:
             alarm = Alarm("failed", policy, message, phase, kind, about=about or {})
             self._happens(alarm, again=again)
 
@@ -174,7 +190,8 @@ class Alarms:
             policy, age, most = str(row["policy"]), row["key_age_s"], row["max_age_s"]
             if is_too_old(row):
                 self._happens(self._overdue(policy, age, most))
-            elif age is not None:  # else its record cannot be read, and nothing is known
+            elif age is not None:
+                # Else its record cannot be read, and nothing is known.
                 self.works(policy, "overdue")
 
     @staticmethod
@@ -231,7 +248,8 @@ class Alarms:
             self._wake.clear()
             with suppress(
                 Exception
-            ):  # what cannot be told now is told by a later look, or by a later process
+                # What cannot be told now is told by a later look, or by a later process.
+            ):
                 self.sync()
 
     def sync(self) -> None:
@@ -348,7 +366,8 @@ class Alarms:
                 self._unkept_at = time.monotonic()
                 where = str(vault.told_at)
                 reporting.event("report.not_remembered", at=where, error=error.kind)
-            except RotatorError:  # whoever works on the policies tells what is wrong with Vault
+            except RotatorError:
+                # Whoever works on the policies tells what is wrong with Vault.
                 pass
         self._own = True
         return step(self._memory, vault.now() if vault else datetime.now(UTC))
@@ -366,7 +385,8 @@ class Alarms:
             try:
                 self._version = vault.put(vault.told_at, data, self._version)
                 return came
-            except FenceLost:  # another rotator was quicker
+            except FenceLost:
+                # Another rotator was quicker.
                 self._read_at = float("-inf")
             time.sleep(random.uniform(0.01, 0.2))
         raise Transient("others write it all the time", kind="vault.Contended")
@@ -379,7 +399,8 @@ class Alarms:
             text, version = (there.data.get("told"), there.version) if there else (None, 0)
         except Gone as gone:
             version = gone.version
-        except StaleRead:  # a standby lags: what was written last is still known
+        except StaleRead:
+            # A standby lags: what was written last is still known.
             return
         mine, self._memory, self._version = self._memory, Memory.parse(text), version
         known = set(self._memory.troubles)

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import Literal, Self, TypeVar
 
 from rotator.ends import End
 from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError
-from rotator.fleet.crew import Crew, Task
+from rotator.fleet.crew import Crew, Task, out_of_time
 from rotator.fleet.patience import Waits, outlast
 from rotator.fleet.reports import Reports
 from rotator.fleet.rights import ENDED, TURN, Rights
 from rotator.fleet.rounds import Ended, Rounds
+from rotator.fleet.shard import in_shard
 from rotator.fleet.standing import end_of_own_key
 from rotator.fleet.trying import try_all
 from rotator.fleet.voice import Voice
@@ -35,11 +35,15 @@ from rotator.vault import TimeInDoubt
 
 T = TypeVar("T")
 
-TICK_DEADLINE = 3600.0  # seconds after which a tick begins nothing more
-STUCK = 4  # times the claim's length after which a run cannot be at work any more
+# Seconds after which a tick begins nothing more.
+TICK_DEADLINE = 3600.0
+# Times the claim's length after which a run cannot be at work any more.
+STUCK = 4
 NOT_BEGUN = "the process was told to stop before this policy was begun"
-TOGETHER = 50  # policies whose rights are asked for by one request
-Progress = Callable[[str, str], None]  # policy, what it does now
+# Policies whose rights are asked for by one request.
+TOGETHER = 50
+# Policy, what it does now.
+Progress = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Fleet:
         """`serving`: others will ask this process for its metrics."""
         settings = affordable(settings)
         self.settings, self.policies = settings, list(policies)
-        self.progress: Progress | None = None  # is told each event of each policy
+        # Is told each event of each policy.
+        self.progress: Progress | None = None
         # Called whenever the work on a policy has ended.
         self.done: Callable[[], None] = lambda: None
         self.reports = Reports(settings, serving=serving)
@@ -80,7 +85,8 @@ class Fleet:
         )
         self.rights.stopping = self.stopping.is_set
         self.reports.heed = self.rights.saw
-        self.waits: Waits = lambda _why, _left: None  # is told what Vault is waited for
+        # Is told what Vault is waited for.
+        self.waits: Waits = lambda _why, _left: None
         self._rounds = Rounds(
             settings, self.vault, self.index, self.boot, self.reports, is_ours=self.whose.is_ours
         )
@@ -91,8 +97,10 @@ class Fleet:
         self._rounds.goes_on = self._goes_on
         self._crew = Crew(settings.concurrency, self._carry_out, self._may_begin, self._ended)
         self._around.clock.resting = self._crew.resting
-        self._resting: dict[str, float] = {}  # policy -> no turn looks at it before
-        self._settled: list[Ended] = []  # runs that the due index does not know of yet
+        # Policy -> no turn looks at it before.
+        self._resting: dict[str, float] = {}
+        # Runs that the due index does not know of yet.
+        self._settled: list[Ended] = []
         self.load(self.policies)
 
     def __enter__(self) -> Self:
@@ -166,7 +174,8 @@ class Fleet:
         self.reports.held_back(self.rights.held_back())
         if self.settings.metrics.textfile:
             self.standing(mine)
-        else:  # what was read is what may have changed
+        else:
+            # What was read is what may have changed.
             self.reports.stand(mine, self.vault.now())
         return [results[policy.name] for policy in mine]
 
@@ -201,7 +210,8 @@ class Fleet:
 
     def _goes_on(self) -> bool:
         """Reading may take longer than the login lives, and than those are patient who watch or stop the process."""
-        with suppress(RotatorError):  # the end of the turn tells it
+        # The end of the turn tells it.
+        with suppress(RotatorError):
             self.server.refresh()
         self.alive()
         return not self.stopping.is_set()
@@ -275,7 +285,8 @@ class Fleet:
         """Asks for the rights of many at once, and has their index entries lowered together, where each would do."""
         policies = [task.policy for task in tasks if not task.check]
         self.index.expect(policy.name for policy in policies)
-        with suppress(RotatorError):  # the runs that it concerns will find and say it
+        # The runs that it concerns will find and say it.
+        with suppress(RotatorError):
             for start in range(0, len(policies), TOGETHER):
                 self._goes_on()
                 self.vault.require(policies[start : start + TOGETHER])
@@ -323,7 +334,8 @@ class Fleet:
                 self._settled.append(Ended(policy, run.sight.stored, began))
             self.reports.board.saw(policy.name, run.sight.stored)
         if result.error and result.error["kind"] == Gone.kind:
-            with suppress(RotatorError):  # else within the hour
+            # Else within the hour.
+            with suppress(RotatorError):
                 self.index.lower(policy.name)
         if task.check and result.outcome == "unchanged" and not result.stopped:
             result.outcome = "not-due"
@@ -346,14 +358,7 @@ class Fleet:
         name = task.policy.name
         if self.stopping.is_set():
             return Result(name, "unchanged", stopped=True, begun=False, warnings=[NOT_BEGUN])
-        held = self.rights.not_begun(task)
-        if held is not None:
-            return held
-        kind = "rotation.TickDeadline"
-        text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
-        if not task.overdue:
-            return Result(name, "not-due", warnings=[text], begun=False)
-        return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})
+        return self.rights.not_begun(task) or out_of_time(task)
 
     def report_skew(self) -> None:
         """Says so if Vault's clock and ours differ by over five minutes."""
@@ -361,7 +366,8 @@ class Fleet:
 
     def _report_ends(self) -> None:
         """Says which of the rotator's own credentials is about to end."""
-        with suppress(RotatorError):  # whoever needs the login tells what is wrong with it
+        # Whoever needs the login tells what is wrong with it.
+        with suppress(RotatorError):
             self.reports.ends(self.ends(), self.vault.now())
 
     def ends(self) -> list[End]:
@@ -413,7 +419,8 @@ class Fleet:
     def vault_time(self) -> datetime:
         """Vault's time, from an answer of Vault: asked for if there was none yet."""
         self.server.login_left()
-        with suppress(TimeInDoubt):  # whoever claims meets it
+        # Whoever claims meets it.
+        with suppress(TimeInDoubt):
             self.server.sure_of_time()
         return self.vault.now()
 
@@ -441,9 +448,3 @@ class Fleet:
             return sorted(name for name in self.vault.policies_with_records() if name not in named)
         except NotFound:
             return []
-
-
-def in_shard(name: str, shard: tuple[int, int]) -> bool:
-    """Whether a policy belongs to shard I of N, by a hash of its name that is the same everywhere."""
-    index, count = shard
-    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") % count == index

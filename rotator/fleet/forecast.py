@@ -17,8 +17,10 @@ from rotator.keys import Issue
 from rotator.policy import Policy
 from rotator.retiring.previous import answer
 
-MOST = 1000  # rotations of one policy that a plan shows
-DAY = 86400  # seconds
+# Rotations of one policy that a plan shows.
+MOST = 1000
+# Seconds.
+DAY = 86400
 
 Why = Literal["first", "scheduled", "late", "overdue", "retry", "held"]
 
@@ -118,7 +120,8 @@ def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why]
     if due > now:
         return due, "scheduled" if due_since(policy, record.change(hold=None)) == due else "held"
     waits = record.waits_until(policy.digest, now)
-    if waits is not None:  # without a time it waits for a person, who may come at any moment
+    # Without a time it waits for a person, who may come at any moment.
+    if waits is not None:
         return may_begin(policy, record, waits.retry_at or now), "retry"
     why: Why = "overdue" if is_overdue(policy, record, now) else "late"
     return may_begin(policy, record, now), why
@@ -128,7 +131,8 @@ def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why]
 class _Kept:
     policy: Policy
     record: Record | None
-    instants: array[int]  # seconds since 1970, ascending
+    # Seconds since 1970, ascending.
+    instants: array[int]
     until: int
 
     def holds(self, policy: Policy, record: Record | None, now: int, until: int) -> bool:
@@ -179,7 +183,8 @@ class Outlook:
         before, until = self._kept.get(policy.name), self._end(now)
         if before is not None and before.holds(policy, record, int(now.timestamp()), until):
             return before
-        further = timedelta(days=self._days + 1)  # so that it is true for a day
+        # So that it is true for a day.
+        further = timedelta(days=self._days + 1)
         rotations = ahead(policy, record, now, now + further)
         instants = array("q", (int(one.at.timestamp()) for one in rotations))
         return _Kept(policy, record, instants, until + DAY)

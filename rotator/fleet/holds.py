@@ -15,7 +15,8 @@ from rotator.policy import Policy
 from rotator.run import CONTENDED
 
 LONGEST = timedelta(days=90)
-TRIES = 20  # of writing a record, against others who write it
+# Of writing a record, against others who write it.
+TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Answer:
     outcome: Literal["held", "released", "unchanged", "busy", "failed"]
     hold: Hold | None = None
     message: str = ""
-    kind: str | None = None  # of the error
+    # Of the error.
+    kind: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One of the `results` of `--json`."""

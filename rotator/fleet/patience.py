@@ -10,8 +10,10 @@ from rotator import reporting
 from rotator.errors import Transient
 
 T = TypeVar("T")
-Waits = Callable[[str | None, float], None]  # what for, and for how many seconds; None: no more
-PAUSE = 1.0  # seconds
+# What for, and for how many seconds; None: no more.
+Waits = Callable[[str | None, float], None]
+# Seconds.
+PAUSE = 1.0
 
 
 def outlast(

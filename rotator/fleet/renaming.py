@@ -30,7 +30,8 @@ def take_over(
     try:
         lower()
         _move(vault, policy, there)
-        mine = _claimed(vault, mine, holder)  # by check-and-set: nobody has taken it over
+        # By check-and-set: nobody has taken it over.
+        mine = _claimed(vault, mine, holder)
     except RotatorError:
         with suppress(RotatorError):
             vault.save(there.record.change(nonce=secrets.token_hex(8)), mine.version)

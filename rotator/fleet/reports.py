@@ -32,10 +32,12 @@ from rotator.secrecy.sinks import on_catch
 from rotator.settings import Settings
 from rotator.vault import Stored
 
-if TYPE_CHECKING:  # a fifth of a second that only those who serve or keep metrics pay
+# A fifth of a second that only those who serve or keep metrics pay.
+if TYPE_CHECKING:
     from rotator.reporting.metrics import Metrics
 
-TURNS = "(turns)"  # in place of a policy: looking round all of them
+# In place of a policy: looking round all of them.
+TURNS = "(turns)"
 HELD_BACK = (BRAKED, MASS_DRIFT)
 ALARMS: dict[str, What] = {BRAKED: "braked", MASS_DRIFT: "mass-drift"}
 BEGINS = {BRAKED: "fleet.braked", MASS_DRIFT: "fleet.mass_drift"}
@@ -60,11 +62,14 @@ class Reports:
         self.board = Board()
         self.pasts = Pasts() if serving and settings.http.listen else None
         self.heed: Callable[[str, Stored | None], None] = lambda _policy, _stored: None
-        self._held_back: dict[str, str] = {}  # by kind: why
-        self._ending: set[str] = set()  # credentials of which the log says so
+        # By kind: why.
+        self._held_back: dict[str, str] = {}
+        # Credentials of which the log says so.
+        self._ending: set[str] = set()
         self._not_retired: dict[
             str, tuple[str, str]
-        ] = {}  # by policy: the kind of error, the message
+            # By policy: the kind of error, the message.
+        ] = {}
         receivers: list[Receiver] = [Sentry()] if settings.sentry.dsn else []
         webhook = settings.notify.webhook
         if webhook is not None:
@@ -117,7 +122,8 @@ class Reports:
             "duration_s": round(result.duration_s, 3),
         }
         debt = self._not_retired.pop(name, None)
-        if error and error["kind"] in HELD_BACK:  # one alarm for all: see `held_back`
+        # One alarm for all: see `held_back`.
+        if error and error["kind"] in HELD_BACK:
             return
         if error:
             told = (result.phase or "", error["kind"], error["message"])
@@ -179,7 +185,8 @@ class Reports:
         except RotatorError as error:
             if (
                 not self._serving
-            ):  # a daemon's next turn may be better, and it counts and tells them
+                # A daemon's next turn may be better, and it counts and tells them.
+            ):
                 self.alarms.failed(TURNS, "observe", error.kind, str(error))
                 reporting.event("run.failed", error=error.kind, message=str(error))
             raise

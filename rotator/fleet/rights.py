@@ -29,9 +29,12 @@ from rotator.settings import Settings
 from rotator.vault import Stored, Vault
 from rotator.vault.index import DueIndex
 
-TURN = 10.0  # seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN
-NAP = 1.0  # seconds between two looks whether others have ended
-LATELY = timedelta(hours=1)  # where drift is checked by hand only
+# Seconds: the daemon's turns come at least so often, and count as one tick for MAX_PER_RUN.
+TURN = 10.0
+# Seconds between two looks whether others have ended.
+NAP = 1.0
+# Where drift is checked by hand only.
+LATELY = timedelta(hours=1)
 ENDED = ("rotated", "repaired", "adopted")
 Each = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
 LIMIT = "due, but ROTATOR_MAX_PER_RUN is reached: it waits for the next tick"
@@ -51,7 +54,8 @@ class Rights:
         self.stopping: Callable[[], bool] = lambda: False
         self._policies: dict[str, Policy] = {}
         self._lock = threading.Lock()
-        self._issued: deque[float] = deque()  # when rights were given, in this tick
+        # When rights were given, in this tick.
+        self._issued: deque[float] = deque()
         self._looked_at = float("-inf")
 
     def over(self, policies: Iterable[Policy]) -> None:
@@ -113,7 +117,8 @@ class Rights:
     def ends(self, run: Run, result: Result | None) -> None:
         """That run has ended."""
         stored = run.sight.stored
-        if stored is not None and run.claim.mine:  # what could not be written is over all the same
+        # What could not be written is over all the same.
+        if stored is not None and run.claim.mine:
             stored = Stored(stored.record.change(claim=None), stored.version)
         worked = result is not None and result.outcome in ENDED
         self.brake.ends(run.policy.name, stored, worked=worked)
@@ -178,7 +183,8 @@ class Rights:
 
     def _read(self, name: str) -> None:
         if not self.stopping():
-            with suppress(Failure):  # what cannot be read tells nothing
+            # What cannot be read tells nothing.
+            with suppress(Failure):
                 self.saw(name, self._vault.record(name))
 
     def saw(self, policy: str, stored: Stored | None) -> None:

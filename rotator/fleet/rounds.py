@@ -39,8 +39,10 @@ from rotator.vault.layout import INDEX_SHARDS
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH = 8  # records for each reading thread, after which what was read is kept
-FEW = INDEX_SHARDS  # records that are read rather than the documents of the index
+# Records for each reading thread, after which what was read is kept.
+BATCH = 8
+# Records that are read rather than the documents of the index.
+FEW = INDEX_SHARDS
 
 
 @dataclass
@@ -278,7 +280,8 @@ class Rounds:
         self, policy: Policy, answer: Answer, checking: Checking, now: datetime, found: Found
     ) -> None:
         """Puts one policy where it belongs: to be worked on, to be checked, waiting for its back-off, or quiet."""
-        if isinstance(answer, Failure):  # the run will be patient with it, and say what it is
+        # The run will be patient with it, and say what it is.
+        if isinstance(answer, Failure):
             found.tasks.append(self._task(policy, None, now))
             return
         record = answer.record if answer else Record.new(policy.name)

@@ -20,7 +20,8 @@ from rotator.rotation import Result
 from rotator.vault import Stored
 
 DRIFTED = "policy.Drifted"
-Answer = Stored | Failure | None  # a record, why it could not be read, or that there is none
+# A record, why it could not be read, or that there is none.
+Answer = Stored | Failure | None
 
 
 def row(
@@ -175,7 +176,8 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[str, Answer] = {}
-        self._version: dict[str, int] = {}  # that the index told of
+        # That the index told of.
+        self._version: dict[str, int] = {}
 
     def saw(self, policy: str, answer: Answer) -> None:
         """A record was read; what cannot be read just now leaves what was known before."""

@@ -11,9 +11,12 @@ from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.vault.layout import INDEX_SHARDS, index_shard
 
-CHECK_REQUESTS = 2  # of one drift check: the probe, and the list of keys
-CHECK_SHARE = 0.1  # of ECGrid's rate that drift checks may take
-TRUSTED = timedelta(hours=1)  # every record is read at least so often, whatever the index says
+# Of one drift check: the probe, and the list of keys.
+CHECK_REQUESTS = 2
+# Of ECGrid's rate that drift checks may take.
+CHECK_SHARE = 0.1
+# Every record is read at least so often, whatever the index says.
+TRUSTED = timedelta(hours=1)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 

@@ -16,7 +16,8 @@ from rotator.threads import Hands
 if TYPE_CHECKING:
     from rotator.fleet import Fleet
 
-WITHIN = 10.0  # seconds for the question whether ECGrid is there
+# Seconds for the question whether ECGrid is there.
+WITHIN = 10.0
 
 
 def try_all(fleet: Fleet, policies: list[Policy], tasks: list[Task]) -> list[Result]:

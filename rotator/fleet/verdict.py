@@ -12,11 +12,15 @@ from rotator.journal import WATCH, Record, Underway
 from rotator.run.right import BRAKED, MASS_DRIFT, For
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=5)
-NOBODYS = timedelta(hours=1)  # that a record counts which no policy here names
-TENTH = 10  # of the policies that were checked lately, from which on drift is everybody's
-LEAST = 2  # policies in trouble, from which on a small fleet is braked
+# That a record counts which no policy here names.
+NOBODYS = timedelta(hours=1)
+# Of the policies that were checked lately, from which on drift is everybody's.
+TENTH = 10
+# Policies in trouble, from which on a small fleet is braked.
+LEAST = 2
 REPAIR = "`rotator check --repair NAME` repairs what it names"
-NAMED = 5  # policies that a message names
+# Policies that a message names.
+NAMED = 5
 
 
 class Verdict(NamedTuple):
@@ -66,14 +70,16 @@ class Facts:
     """
 
     now: datetime
-    limit: int  # policies in trouble, from which on it brakes; 0: it never does
+    # Policies in trouble, from which on it brakes; 0: it never does.
+    limit: int
     at_once: int
     trouble: Mapping[str, Trouble]
     begun: Mapping[str, For]
     unresolved: frozenset[str] = frozenset()
     looking: frozenset[str] = frozenset()
     again_at: datetime | None = None
-    doubtful: int = 0  # in doubt, whoever is at work on them
+    # In doubt, whoever is at work on them.
+    doubtful: int = 0
     before: frozenset[str] = frozenset()
     waiting: bool = False
     tried: bool = False

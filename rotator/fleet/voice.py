@@ -9,15 +9,18 @@ from rotator import reporting
 from rotator.fleet.reports import Reports
 from rotator.rotation import Result, Run, rotation_of
 
-CLOCK_SKEW = 300.0  # seconds between Vault's clock and ours from which on it is reported
-REPEAT = 900.0  # seconds in which one and the same trouble of a policy is told once
+# Seconds between Vault's clock and ours from which on it is reported.
+CLOCK_SKEW = 300.0
+# Seconds in which one and the same trouble of a policy is told once.
+REPEAT = 900.0
 
 
 def which(run: Run) -> dict[str, object]:
     """Which run it is, for every report of it, by its id, as in the history; and which rotation it is at."""
     attempt = (
         run.sight.failing.attempts + 1 if run.sight.failing else 1
-    )  # the how-manieth in a row that may fail
+        # The how-manieth in a row that may fail.
+    )
     named = rotation_of(run)
     rotation = {"rotation": named} if named else {}
     return {"run": run.id, **rotation, "attempt": attempt, "phase": run.phase}
@@ -29,8 +32,10 @@ class Voice:
     def __init__(self, reports: Reports, boot: Callable[[], float]) -> None:
         self._reports, self._boot = reports, boot
         self.failing: set[str] = set()
-        self.printed = False  # results are printed where the log is read: each is told once
-        self._told: dict[str, tuple[str, float]] = {}  # policy -> the trouble told last, and when
+        # Results are printed where the log is read: each is told once.
+        self.printed = False
+        # Policy -> the trouble told last, and when.
+        self._told: dict[str, tuple[str, float]] = {}
 
     def event(self, run: Run, name: str, fields: Mapping[str, object]) -> None:
         """An event of a run; that it failed is told with its outcome, unless that is not the outcome."""

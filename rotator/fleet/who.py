@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rotator.letters import visible
 
-UNSET = 2**32 - 1  # the login of a process that nobody logged in for: a service, a pod
+# The login of a process that nobody logged in for: a service, a pod.
+UNSET = 2**32 - 1
 LONGEST = 64
 
 

@@ -22,15 +22,21 @@ from rotator.errors import Failure, FenceLost, HeldBack, NotFound, Refused, Rota
 from rotator.keys import Me, Secret
 from rotator.policy import Policy
 from rotator.settings import Settings
-from rotator.system import Surface, System
+from rotator.system import SurfaceName, System
 from rotator.vault import Vault
 
-READ_AGAIN_AFTER = 60.0  # seconds: somebody may have said since that it is another ECGrid
-ASKED = 5  # published keys that are asked at most
-LOOKED_AT = 50  # policies that are looked at for them
-DOUBTFUL = 2  # published keys of which none is accepted: from so many on that is no mere drift
-WITHIN = 30.0  # seconds for one question to ECGrid
-TRIES = 5  # of writing, against other rotators
+# Seconds: somebody may have said since that it is another ECGrid.
+READ_AGAIN_AFTER = 60.0
+# Published keys that are asked at most.
+ASKED = 5
+# Policies that are looked at for them.
+LOOKED_AT = 50
+# Published keys of which none is accepted: from so many on that is no mere drift.
+DOUBTFUL = 2
+# Seconds for one question to ECGrid.
+WITHIN = 30.0
+# Of writing, against other rotators.
+TRIES = 5
 
 
 class OtherSystem(HeldBack):
@@ -61,11 +67,16 @@ class Whose:
         """`account` asks ECGrid as a drift check does."""
         self._settings, self._vault, self._credentials = settings, vault, credentials
         self._boot, self._account = boot, account
-        self.acting = False  # whether what is found out may be written
-        self._elsewhere = False  # this is another ECGrid, as it was found last
-        self.policies: Sequence[Policy] = ()  # of the whole fleet
-        self.named = False  # a person named the policies that are worked on
-        self._lost: tuple[float, int] | None = None  # when records were missed, and how many were
+        # Whether what is found out may be written.
+        self.acting = False
+        # This is another ECGrid, as it was found last.
+        self._elsewhere = False
+        # Of the whole fleet.
+        self.policies: Sequence[Policy] = ()
+        # A person named the policies that are worked on.
+        self.named = False
+        # When records were missed, and how many were.
+        self._lost: tuple[float, int] | None = None
         self._lock = threading.RLock()
         self._system, self._version = System.new(), 0
         self._read_at: float | None = None
@@ -110,7 +121,8 @@ class Whose:
         self._read_at = self._boot()
         with suppress(
             Failure
-        ):  # what is known stays; Vault's troubles are told by whoever needs it
+            # What is known stays; Vault's troubles are told by whoever needs it.
+        ):
             system, self._version = self._vault.system()
             self._system = system or (self._system if self._version == 0 else System.new())
 
@@ -183,7 +195,8 @@ class Whose:
         for policy in self.policies:
             if policy.name in recorded or missed > limit:
                 continue
-            with suppress(RotatorError):  # one that cannot be read is told by its own run
+            # One that cannot be read is told by its own run.
+            with suppress(RotatorError):
                 there = self._vault.published(policy.destinations[0])
                 missed += there is not None and there.policy == policy.name
         return missed
@@ -259,7 +272,7 @@ class Whose:
             reporting.event("ecgrid.adopted", **told)
         return "the same" if same else "another"
 
-    def _settle(self, hosts: Mapping[Surface, str], mark: str) -> None:
+    def _settle(self, hosts: Mapping[SurfaceName, str], mark: str) -> None:
         network_id = self._caller(WITHIN)[1]
         self.remember(
             lambda known: (
@@ -278,10 +291,10 @@ class Whose:
                     return stored.record.ecgrid
         return ""
 
-    def _hosts(self, policies: Iterable[Policy]) -> dict[Surface, str]:
+    def _hosts(self, policies: Iterable[Policy]) -> dict[SurfaceName, str]:
         """The host names of the surfaces that are called; REST's is for every policy."""
         own = self._settings.ecgrid
-        hosts: dict[Surface, str] = {"rest": urlsplit(own.rest_url).hostname or ""}
+        hosts: dict[SurfaceName, str] = {"rest": urlsplit(own.rest_url).hostname or ""}
         if any(policy.over_soap for policy in policies):
             hosts["soap"] = urlsplit(own.soap_url).hostname or ""
         return hosts

@@ -30,9 +30,12 @@ from rotator.vault.index import DueIndex
 if TYPE_CHECKING:
     from rotator.reporting.metrics import Metrics
 
-BESIDE = 2  # calls that a rotation makes beside another one
-LONG = 1.0  # seconds from which on a sleeper's place is somebody else's meanwhile
-NAP = 0.5  # seconds, so that a sleeper that may stop does so soon
+# Calls that a rotation makes beside another one.
+BESIDE = 2
+# Seconds from which on a sleeper's place is somebody else's meanwhile.
+LONG = 1.0
+# Seconds, so that a sleeper that may stop does so soon.
+NAP = 0.5
 
 
 def affordable(settings: Settings) -> Settings:
@@ -187,10 +190,12 @@ class Surroundings:
             before, leaps = leaps, self.server.clock.leaps
             if leaps != before and getattr(self._thread, "free", False):
                 raise FenceLost("Vault's time has leapt: what is due is decided anew")
-            self.whose.own_user(own.timeout)  # raises, if this is another ECGrid
+            # Raises, if this is another ECGrid.
+            self.whose.own_user(own.timeout)
             if getattr(self._thread, "free", False):
                 files.require()
-            self._hands.ready(BESIDE)  # past issue it would be too late to find that there are none
+            # Past issue it would be too late to find that there are none.
+            self._hands.ready(BESIDE)
             self.index.hold(policy.name)
             self._thread.free = False
             self._claimed.setdefault(policy.name, self.clock.boot())

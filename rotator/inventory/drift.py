@@ -23,10 +23,12 @@ from rotator.vault import Published
 class Check:
     """What `check` found for one policy."""
 
-    state: str  # in-sync | drift | not-published | no-key | unreadable | refused
+    # in-sync | drift | not-published | no-key | unreadable | refused.
+    state: str
     why: str = ""
     warnings: list[str] = field(default_factory=list)
-    refused: bool = False  # ECGrid does not accept the published key
+    # ECGrid does not accept the published key.
+    refused: bool = False
 
 
 def compare(run: Run) -> Check:
@@ -66,7 +68,8 @@ def compare_further(run: Run, main: Published, value: Secret, check: Check) -> N
 def compare_published(run: Run, main: Published, value: Secret, user_id: int) -> Check:
     """Whether ECGrid accepts the published value as that user's, and shows no other value under its id."""
     answers_as, shown = run.answers_as(value), shown_or_refusal(run, user_id)
-    if answers_as is None:  # where it is refused to show the user's keys, there may be some
+    # Where it is refused to show the user's keys, there may be some.
+    if answers_as is None:
         state = "drift" if shown else "no-key"
         return Check(state, "ECGrid does not accept the published key", refused=True)
     if answers_as not in run.policy.users:

@@ -16,8 +16,10 @@ from rotator.journal.record import LOOKS, WATCH, Record, known_from
 from rotator.keys import ApiKey, KeyRef, Seen
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=30), timedelta(hours=1)
-LONGEST_IN_TROUBLE = timedelta(minutes=5)  # while consumers may have a dead key
-FOR_A_PERSON = ("ecgrid.NotReplaced",)  # failures that no retry mends
+# While consumers may have a dead key.
+LONGEST_IN_TROUBLE = timedelta(minutes=5)
+# Failures that no retry mends.
+FOR_A_PERSON = ("ecgrid.NotReplaced",)
 
 
 def _with_open(record: Record, **fields: object) -> Record:
@@ -172,7 +174,7 @@ def drifting(record: Record, now: datetime) -> Record:
 
 
 def filled(record: Record, places: tuple[Place, ...], now: datetime, grace: timedelta) -> Record:
-    """Every destination has the key: what it replaced lives for its grace from now on."""
+    """Every destination has the key: whatever is owed lives for the grace from now on, and none ends sooner."""
     later = tuple(
         debt.model_copy(update={"due_at": max(debt.due_at, now + grace)})
         for debt in record.retiring

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from rotator.journal import Record
 from rotator.journal.parts import Debt, Held, Hold
 
-Kept = Mapping[str, object]  # a gist as JSON has it
+# A gist as JSON has it.
+Kept = Mapping[str, object]
 
 
 def of(record: Record) -> Record | None:
@@ -52,6 +53,7 @@ def kept(gist: Record) -> Kept:
             for debt in gist.retiring
         ]
     if gist.previous_key is not None:
+        # Not the fingerprint `Record.before`.
         told["before"] = [gist.previous_key, gist.previous_issue]
     if hold is not None:
         told["hold"] = [_text(hold.at), _text(hold.until), hold.reason, hold.by]

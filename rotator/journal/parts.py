@@ -12,15 +12,18 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from rotator.kept import AS_KEPT, AS_READ, Value, beside, with_notes
 from rotator.keys import Issue, KeyRef, Visibility
-from rotator.system import Description, Surface
+from rotator.system import Description, SurfaceName
 
 # What a line of the history may be about.
 ROTATION, ADOPTION, REPAIR, RETIREMENT = "rotation", "adoption", "repair", "retirement"
 HOLD, RELEASE, ROLLBACK = "hold", "release", "rollback"
 NOTES_OF_PAST = ("rotation", "what", "proof")
-LONGEST_PROBING = timedelta(days=1)  # between two probes of a key that is refused
-POSTPONED = timedelta(minutes=10)  # until a look that said no is taken again
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)  # of a debt that failed
+# Between two probes of a key that is refused.
+LONGEST_PROBING = timedelta(days=1)
+# Until a look that said no is taken again.
+POSTPONED = timedelta(minutes=10)
+# Of a debt that failed.
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
 
 
 class Known(Value):
@@ -31,7 +34,7 @@ class Known(Value):
     fingerprint: str | None = None
 
 
-Forms = Annotated[dict[Surface, Description], AS_READ, AS_KEPT]
+Forms = Annotated[dict[SurfaceName, Description], AS_READ, AS_KEPT]
 Baseline = Annotated[tuple[Known, ...], AS_READ, AS_KEPT]
 
 
@@ -44,7 +47,8 @@ class Held(Value):
     created: datetime | None
     fingerprint: str
     published_at: datetime
-    began: datetime | None = None  # when its rotation claimed the policy; None if it was adopted
+    # When its rotation claimed the policy; None if it was adopted.
+    began: datetime | None = None
 
     @property
     def ref(self) -> KeyRef:
@@ -67,9 +71,12 @@ class Debt(Value):
     user_id: int
     visibility: Visibility | None = None
     why: Literal["replaced", "stray"]
-    due_at: datetime  # when it is tried, or tried again
-    waits: str | None = None  # why it could not be retired yet
-    tried: int = 0  # times in a row that it was tried, and failed
+    # When it is tried, or tried again.
+    due_at: datetime
+    # Why it could not be retired yet.
+    waits: str | None = None
+    # Times in a row that it was tried, and failed.
+    tried: int = 0
 
     def put_off(self, why: str, now: datetime, *, failed: bool) -> Debt:
         """The same, waiting: with a back-off that grows where it `failed`, else until a look is taken again."""
@@ -110,7 +117,8 @@ class Underway(Value):
     began: datetime
     speaks: Forms = Field(
         default_factory=dict
-    )  # what ECGrid spoke then: it is finished in that form
+        # What ECGrid spoke then: it is finished in that form.
+    )
     sent: int = 0
     made: int = 0
     looks: int = 0
@@ -167,31 +175,40 @@ class Failed(Value):
     kind: str
     message: str
     attempts: int
-    retry_at: datetime | None  # None: only a changed policy or a rotate on demand clears it
-    digest: str  # of the policy that failed
+    # None: only a changed policy or a rotate on demand clears it.
+    retry_at: datetime | None
+    # Of the policy that failed.
+    digest: str
 
 
 class Past(Value):
     """One line of the history: a rotation, the end of a key, or something else that was done to the policy."""
 
-    at: datetime  # when it began
+    # When it began.
+    at: datetime
     duration_s: float
     outcome: str
     reason: str
     by: str
-    run: str  # as in the log
+    # As in the log.
+    run: str
     user_id: int
     key_id: int | None = None
-    previous_key_id: int | None = None  # of a retirement: the key that was ended
+    # Of a retirement: the key that was ended.
+    previous_key_id: int | None = None
     published: tuple[Place, ...] = ()
     error: str | None = None
-    hooks: tuple[str, ...] = ()  # what came of the policy's hooks: `ok`, or what failed
+    # What came of the policy's hooks: `ok`, or what failed.
+    hooks: tuple[str, ...] = ()
     # These are kept behind the run's id, where the version before takes no notice of them.
-    rotation: Annotated[str, Field(exclude=True)] = ""  # its own id: another run may have begun it
+    # Its own id: another run may have begun it.
+    rotation: Annotated[str, Field(exclude=True)] = ""
     what: Annotated[str, Field(exclude=True)] = (
-        ""  # `rotation`, `retirement` ...; that version told none
+        # `rotation`, `retirement` ...; that version told none.
+        ""
     )
-    proof: Annotated[str, Field(exclude=True)] = ""  # that the key is at its end
+    # That the key is at its end.
+    proof: Annotated[str, Field(exclude=True)] = ""
 
     @model_validator(mode="before")
     @classmethod

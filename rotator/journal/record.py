@@ -39,7 +39,8 @@ from rotator.journal.parts import (
 from rotator.kept import AS_KEPT, AS_READ, Value, beside, with_notes
 from rotator.keys import ApiKey, KeyRef, Secret, Seen, Visibility
 
-FORMAT = 4  # the newest that this version reads
+# The newest that this version reads.
+FORMAT = 4
 # The fields that came after format 1. A record has the lowest format that knows all that it sets: so the version
 # before goes on reading the steady ones.
 SINCE = {
@@ -53,13 +54,19 @@ SINCE = {
 }
 # What is kept behind the nonce, in this order.
 NOTES = ("ecgrid", "previous_key", "previous_issue", "previous_id", "before", "leaked")
-HISTORY = 50  # lines of it that the record remembers
-ISSUE_LIMIT = 3  # keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW
+# Lines of it that the record remembers.
+HISTORY = 50
+# Keys that a policy may issue by itself beyond its schedule, in ISSUE_WINDOW.
+ISSUE_LIMIT = 3
 ISSUE_WINDOW = timedelta(hours=24)
-CLOCK_ALLOWANCE = timedelta(minutes=5)  # between ECGrid's `created` and Vault's clock
-GRAIN = timedelta(milliseconds=1)  # times are kept in Vault no finer
-WATCH = timedelta(minutes=10)  # how long an issuing request whose answer was lost may still land
-LOOKS = 2  # that found nothing new, after which a request is taken to have made nothing
+# Between ECGrid's `created` and Vault's clock.
+CLOCK_ALLOWANCE = timedelta(minutes=5)
+# Times are kept in Vault no finer.
+GRAIN = timedelta(milliseconds=1)
+# How long an issuing request whose answer was lost may still land.
+WATCH = timedelta(minutes=10)
+# That found nothing new, after which a request is taken to have made nothing.
+LOOKS = 2
 
 
 class Record(Value):
@@ -67,7 +74,8 @@ class Record(Value):
 
     format: int = 1
     policy: str
-    nonce: str = ""  # new at every write, so that a write whose answer was lost can be recognised
+    # New at every write, so that a write whose answer was lost can be recognised.
+    nonce: str = ""
     # These are kept behind the nonce, in one string with it, where the version before takes no notice of them.
     # `ecgrid` is the mark of the ECGrid that all else is about. `previous_key` is what became of a replaced key, under
     # `previous_issue`, and `previous_id` names the one that is to be asked about once more.
@@ -83,23 +91,29 @@ class Record(Value):
     current: Held | None = None
     others: tuple[
         Held, ...
-    ] = ()  # with `users`: the latest key of each user that is not published now
+        # With `users`: the latest key of each user that is not published now.
+    ] = ()
     known: dict[str, Baseline] = Field(default_factory=dict)
     claim: Claim | None = None
     underway: Underway | None = None
     retiring: tuple[Annotated[Debt, AS_READ, AS_KEPT], ...] = ()
-    issued: tuple[datetime, ...] = ()  # beyond the schedule, within ISSUE_WINDOW
+    # Beyond the schedule, within ISSUE_WINDOW.
+    issued: tuple[datetime, ...] = ()
     places: tuple[Place, ...] = ()
     failed: Failed | None = None
     history: tuple[Annotated[Past, AS_READ, AS_KEPT], ...] = ()
-    hooks_due: Place | None = None  # what the hooks are still to be told of
-    rotated_at: datetime | None = None  # the last rotation or adoption: due times count from here
+    # What the hooks are still to be told of.
+    hooks_due: Place | None = None
+    # The last rotation or adoption: due times count from here.
+    rotated_at: datetime | None = None
     checked_at: datetime | None = None
     watch_until: datetime | None = None
     drifted: Drift | None = None
     hold: Hold | None = None
-    owner_reads: bool = False  # Get Key is asked with the new key itself
-    probe_tells: bool = False  # ECGrid was seen to refuse a key that nobody issued
+    # Get Key is asked with the new key itself.
+    owner_reads: bool = False
+    # ECGrid was seen to refuse a key that nobody issued.
+    probe_tells: bool = False
     caller: Annotated[Caller | None, Field(exclude=True)] = None
 
     @classmethod
@@ -331,7 +345,10 @@ class Record(Value):
         return () if last is None else last.hook_problems
 
     def without_history(self) -> Record:
-        """Without the lines of history, most of a record; only one stays that tells of hooks that failed."""
+        """Without the lines of history, most of a record; only one stays that tells of hooks that failed.
+
+        So a fleet holds records, and an index entry their gist: of those nobody can ask for `settled` or `history`.
+        """
         last = self.settled() if self.hook_problems else None
         return self.change(history=() if last is None else (last,))
 

@@ -98,7 +98,11 @@ class Policy:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the policy says, wherever it says it: it changes when the policy does."""
+        """SHA-256 of what the policy comes to, defaults filled in: it changes when the policy does.
+
+        One more field would change that of every policy, and so clear each back-off at an upgrade: leave it out of
+        the digest where it is not said.
+        """
         said = [getattr(self, part.name) for part in fields(self) if part.name not in _ABOUT]
         hooks = [hook.url for hook in self.after if isinstance(hook, Webhook)]
         return hashlib.sha256(repr((said, hooks)).encode()).hexdigest()

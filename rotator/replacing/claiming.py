@@ -22,8 +22,10 @@ from rotator.run import Run, evidence
 from rotator.run.hand import Hand, Nothing, Unproved, Unseen
 from rotator.vault import Published
 
-REQUESTS = 3  # of a rotation in steady state: issue, read back, probe
-CONNECTIONS = 3  # one to issue, two that then run side by side with staging
+# Of a rotation in steady state: issue, read back, probe.
+REQUESTS = 3
+# One to issue, two that then run side by side with staging.
+CONNECTIONS = 3
 
 
 def claim(run: Run) -> None:
@@ -157,7 +159,8 @@ def lacks_its_calls(run: Run) -> bool:
 
     try:
         run.patiently(ask)
-    except Permanent as error:  # any other refusal is told where the call is needed
+    except Permanent as error:
+        # Any other refusal is told where the call is needed.
         return error.kind in (NoSuchCall.kind, "ecgrid.NotUnderstood")
     return False
 
@@ -205,7 +208,8 @@ def prepare(run: Run, user_id: int, visibility: Visibility) -> None:
     for to in run.policy.destinations:
         refuse_others(run, run.sight.at(to))
     run.account.reserve(REQUESTS)
-    run.patiently.begin_anew()  # waiting for the rate does not count
+    # Waiting for the rate does not count.
+    run.patiently.begin_anew()
     rotators_own.check(run)
     for warning in run.patiently(lambda: run.account.require(user_id, visibility, run.within())):
         run.warn(warning)

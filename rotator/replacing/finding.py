@@ -140,7 +140,8 @@ def say_which(run: Run, underway: Underway, key: ApiKey) -> None:
     current = run.record.current
     if underway.kind != "adopt" or current is None or run.record.shows(key.value):
         return
-    if current.user_id != key.ref.user_id:  # a new start, which is told elsewhere
+    # A new start, which is told elsewhere.
+    if current.user_id != key.ref.user_id:
         return
     if run.sight.covers(key.value, run.main):
         why = f"{run.main.mount}/{run.main.path} shows it"

@@ -25,7 +25,8 @@ LOST = (
 def issue(run: Run) -> None:
     """Asks ECGrid for a new key: once. What is surely not sent is tried again, a lost answer is looked for."""
     underway = run.rotation
-    run.world.right.ask("begin", run.record)  # at hand, if it was asked for where it is counted
+    # At hand, if it was asked for where it is counted.
+    run.world.right.ask("begin", run.record)
     run.account.urgent()
 
     def ask() -> ApiKey:
@@ -35,7 +36,8 @@ def issue(run: Run) -> None:
     run.world.report("rotation.issuing", user_id=underway.user_id)
     try:
         answer = run.patiently(unknown_if_lost(ask))
-    except Failure:  # refused, or not sent: every other failure of this call is a lost answer
+    except Failure:
+        # Refused, or not sent: every other failure of this call is a lost answer.
         took_nothing(run)
         raise
     run.issued_at = run.world.clock.boot()
@@ -76,7 +78,8 @@ def took_nothing(run: Run) -> None:
 
 def taken(run: Run, key: ApiKey) -> ApiKey:
     """The key to go on with, as its family tells of it; if it is the rotator's own, it is used from here on."""
-    if run.generates:  # this family has no ids, and shows no times: the time of issue counts
+    # This family has no ids, and shows no times: the time of issue counts.
+    if run.generates:
         key = ApiKey(KeyRef(None, key.ref.user_id, run.rotation.visibility, run.now()), key.value)
     if run.world.whose.own_user_if_known() == key.ref.user_id:
         run.account.use(key.value)

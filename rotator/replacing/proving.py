@@ -20,7 +20,8 @@ IF_IT_LASTS = (
     "; if this lasts, KeySet on this account may be the older key-value call: use `issue: create-key` or "
     "`issue: generate`"
 )
-UNFIT = ("ecgrid.NewKeyRefused", "ecgrid.OtherUser")  # the probe's verdict, which may be a moment's
+# The probe's verdict, which may be a moment's.
+UNFIT = ("ecgrid.NewKeyRefused", "ecgrid.OtherUser")
 
 
 def see_if_shown(run: Run) -> bool:

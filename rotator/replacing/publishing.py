@@ -136,7 +136,8 @@ def close(run: Run, held: Known, underway: Underway, now: datetime) -> Record:
     for place in record.places:
         if not any(place.same_place(other) for other in places):
             run.warn(f"{place.mount}/{place.path} is no longer a destination: it is left as it is")
-    if not due.fits(run.policy, record):  # a new start: what was before is no way back
+    # A new start: what was before is no way back.
+    if not due.fits(run.policy, record):
         closed = closed.change(before="")
     hooks_due = places[0] if run.policy.after else None
     return closed.change(hooks_due=hooks_due, owner_reads=record.owner_reads or held.by_owner)
@@ -231,7 +232,8 @@ def fill(run: Run) -> None:
                 show(run, key, to)
     except Failure:
         run.sight.note(run.record.change(places=ledger(run, key)))
-        raise  # the claim is given back where the failure is recorded
+        # The claim is given back where the failure is recorded.
+        raise
     now = run.now()
     run.claim.give_back(changes.filled(run.record, ledger(run, key), now, run.grace))
     mark(run, key, now)
@@ -258,7 +260,8 @@ def ledger(run: Run, key: ApiKey) -> tuple[Place, ...]:
     def version(to: Destination) -> int | None:
         try:
             document = run.sight.at(to) if run.sight.covers(key.value, to) else None
-        except Failure:  # reported where it was written
+        except Failure:
+            # Reported where it was written.
             return None
         return document.version if document else None
 

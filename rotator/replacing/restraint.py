@@ -17,8 +17,10 @@ from rotator.replacing.beginning import Waits
 from rotator.run import Run
 from rotator.run.right import MASS_DRIFT, For
 
-MOST_AGAIN = 3  # issuing requests of one run beyond the one that was asked for
-PAST_LIMIT = timedelta(minutes=5)  # between two keys for a policy whose published key is refused
+# Issuing requests of one run beyond the one that was asked for.
+MOST_AGAIN = 3
+# Between two keys for a policy whose published key is refused.
+PAST_LIMIT = timedelta(minutes=5)
 LIMIT = "rotation.IssueLimit"
 HELD = "policy.Held"
 

@@ -21,7 +21,8 @@ from rotator.run import CONTENDED, Run, evidence
 from rotator.run.hand import Proved, Shown
 from rotator.vault import Published
 
-VERSIONS = 100  # of the secret that are looked at; Vault keeps ten, if nobody has said otherwise
+# Of the secret that are looked at; Vault keeps ten, if nobody has said otherwise.
+VERSIONS = 100
 
 
 class NoWayBack(Permanent):
@@ -66,7 +67,8 @@ def claim(run: Run) -> None:
         older=Known(key_id=ref.key_id, created=ref.created, fingerprint=record.before),
         debt=debt,
     )
-    if debt is not None and debt.tried:  # what was sent to end it may still land
+    # What was sent to end it may still land.
+    if debt is not None and debt.tried:
         record = record.change(watch_until=now + WATCH)
     run.claim.save(record.not_owing(ref.key_id).change(underway=underway))
     run.holding.begin(underway.run)
@@ -179,7 +181,8 @@ def versions(run: Run) -> Iterator[Published]:
             old = run.patiently(lambda: run.world.vault.published(run.main, version))  # noqa: B023 - called at once
         except Gone:
             continue
-        if old is None:  # and so are all before
+        # And so are all before.
+        if old is None:
             return
         yield old
 

@@ -16,7 +16,8 @@ def check(run: Run) -> None:
     """Raises Permanent if this rotation would cut the rotator off: its own key, read from where nothing updates it."""
     own_user = run.patiently(lambda: run.world.whose.own_user(run.within()))
     if own_user is None or own_user not in run.policy.users:
-        return  # a login is not touched by a new key, nor is another user's key
+        # A login is not touched by a new key, nor is another user's key.
+        return
     places = {(f"{to.mount}/{to.path}", to.field) for to in run.policy.destinations}
     if run.world.own_key_from not in places:
         raise Permanent(

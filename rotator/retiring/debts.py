@@ -35,12 +35,14 @@ def retire(run: Run) -> None:
     current = run.record.current
     if current is None:
         return
-    run.claim.save(run.record)  # the check-and-set that only one run can win
+    # The check-and-set that only one run can win.
+    run.claim.save(run.record)
     reason, failed = second_look(run, current)
     if run.order.retire_now:
         everything_now(run, ask=reason is None)
     for debt in run.record.due_debts(run.now()):
-        if debt.key_id == current.key_id:  # updated in place: nothing to retire
+        # Updated in place: nothing to retire.
+        if debt.key_id == current.key_id:
             run.sight.note(run.record.not_owing(debt.key_id))
         elif reason is not None:
             put_off(run, debt, reason, failed)

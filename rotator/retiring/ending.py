@@ -76,7 +76,8 @@ class View:
 
 
 GONE = "ECGrid has no such key"
-VALUE_REFUSED = "its value is refused"  # a proof
+# A proof.
+VALUE_REFUSED = "its value is refused"
 
 
 def end(run: Run, case: Case) -> str:

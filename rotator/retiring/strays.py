@@ -41,7 +41,8 @@ def settle_orphan(run: Run) -> None:
     orphan, record = run.holding.orphan, run.record
     if orphan is None:
         return
-    run.sight.look_at_staged()  # perhaps this run's own
+    # Perhaps this run's own.
+    run.sight.look_at_staged()
     if record.shows(orphan.key.value):
         run.outcome.did("rotated")
     elif shows_good_key(run):

@@ -15,8 +15,10 @@ from rotator.run import Run, evidence
 from rotator.run.hand import is_counted, may_have_asked
 from rotator.secrecy.sinks import scrub
 
-STOPPED = "stopped"  # in the history: the process was told to stop
-LAST_WORDS = 2.0  # seconds beyond the deadline for recording a failure
+# In the history: the process was told to stop.
+STOPPED = "stopped"
+# Seconds beyond the deadline for recording a failure.
+LAST_WORDS = 2.0
 
 
 def record(run: Run, error: RotatorError) -> None:
@@ -35,7 +37,8 @@ def record(run: Run, error: RotatorError) -> None:
     if run.phase != "retire":
         note(run, failure)
     elif not run.claim.mine:
-        return  # the debts keep it
+        # The debts keep it.
+        return
     close_unissued(run, failure.kind)
 
 
@@ -76,7 +79,8 @@ def close_unissued(run: Run, error: str | None) -> None:
     run.patiently.allow(LAST_WORDS)
     try:
         run.claim.give_back(record)
-    except RotatorError as trouble:  # also an order to stop, while it waited for Vault
+    except RotatorError as trouble:
+        # Also an order to stop, while it waited for Vault.
         run.world.report(
             "rotation.failure_not_recorded", policy=run.policy.name, error=trouble.kind
         )

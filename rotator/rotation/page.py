@@ -4,7 +4,6 @@
 
 `run`, `rotate`, `rollback`, `adopt`, repair and recovery are this one function: look, choose by what is open in the
 record, whose it is, and what the run has in hand, act, look again. Why it is safe: each module says.
-
 Keeps: never lost (1), never unverified (2), never twice (3).
 """
 
@@ -67,23 +66,24 @@ NOTHING_OPEN = (
 
 
 def lines(run: Run, taken: set[Step]) -> Iterator[Step]:
-    """The lines that may be next, in their order, without those that were taken and are taken only once."""
+    """The lines that may be next, in their order, without those taken that are taken once."""
     yield from ALWAYS
     if run.record.underway is None:
         yield from (step for step in NOTHING_OPEN if not (step.once and step in taken))
-    elif not run.claim.mine:  # open, and its run is gone
+    elif not run.claim.mine:
         yield Step("claim", claiming.take_over)
     else:
+        # Is there a key that will do? Else ECGrid is asked for one, once. An answer that was lost is looked for first.
         match run.hand:
-            case Nothing():  # is there a key that will do? Else ECGrid is asked for one, once
+            case Nothing():
                 yield Step("verify", rolling.go_on, when=rolling.is_open)
                 yield Step("verify", finding.find, when=finding.may_find)
                 yield Step("issue", issuing.issue)
-            case Unseen():  # look before anything is issued again
+            case Unseen():
                 yield Step("issue", issuing.look)
-            case Unproved():  # stage, read back and probe, side by side
+            case Unproved():
                 yield Step("verify", proving.prove)
-            case Proved():  # by check-and-set on the version that was observed
+            case Proved():
                 yield Step("publish", publishing.publish)
             case Shown():
                 yield Step("settle", publishing.settle)

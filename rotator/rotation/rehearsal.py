@@ -25,7 +25,8 @@ from rotator.rotation.tending import failed, left_to_others, timed
 from rotator.run import Run
 from rotator.run.hand import Nothing
 
-ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")  # AuthLevels that may act for other users
+# AuthLevels that may act for other users.
+ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,25 @@ class Result:
     user_id: int | None = None
     key_id: int | None = None
     previous_key_id: int | None = None
-    previous_key: str | None = None  # what this account does with a replaced key
-    previous_key_until: datetime | None = None  # when the replaced key is to end
+    # What this account does with a replaced key.
+    previous_key: str | None = None
+    # When the replaced key is to end.
+    previous_key_until: datetime | None = None
     published: list[dict[str, Any]] = field(default_factory=list)
     started_at: datetime | None = None
     duration_s: float = 0.0
     phase: str | None = None
     error: dict[str, str] | None = None
     warnings: list[str] = field(default_factory=list)
-    failed_retiring: bool = False  # rotated, but a key is not retired: exit 1
+    # Rotated, but a key is not retired: exit 1.
+    failed_retiring: bool = False
     busy: str | None = None
-    transient: bool = False  # failed by what may pass by itself
-    stopped: bool = False  # not done, or not to its end: the process was told to stop
-    begun: bool = True  # False: not even looked at
+    # Failed by what may pass by itself.
+    transient: bool = False
+    # Not done, or not to its end: the process was told to stop.
+    stopped: bool = False
+    # False: not even looked at.
+    begun: bool = True
 
     @property
     def bad(self) -> bool:

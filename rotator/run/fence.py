@@ -16,7 +16,8 @@ from rotator.run.deadline import Patience
 from rotator.run.needs import World
 from rotator.run.sight import Sight
 
-MARGIN = 1.0  # seconds of the claim that are never used: Vault's clock tells whole seconds
+# Seconds of the claim that are never used: Vault's clock tells whole seconds.
+MARGIN = 1.0
 
 
 class Fence:
@@ -26,7 +27,8 @@ class Fence:
         """`holder` names the run."""
         self._holder, self._world = holder, world
         self._sight, self._patiently = sight, patiently
-        self.until: float | None = None  # (boot clock) while it is this run's; None: not for sure
+        # (boot clock) while it is this run's; None: not for sure.
+        self.until: float | None = None
 
     @property
     def mine(self) -> bool:

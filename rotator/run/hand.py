@@ -42,7 +42,8 @@ class Unseen:
 class _Key:
     key: ApiKey
     came: Came
-    by_owner: bool = False  # it was read back with the key itself
+    # It was read back with the key itself.
+    by_owner: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Holding:
     def __init__(self) -> None:
         self.hand: Hand = Nothing()
         self.orphan: Orphan | None = None
-        self.began: str | None = None  # the rotation that this run began last
+        # The rotation that this run began last.
+        self.began: str | None = None
 
     def begin(self, rotation: str) -> None:
         """This run has begun that rotation."""

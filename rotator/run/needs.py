@@ -56,7 +56,8 @@ class Whose(Protocol):
 class Learnt:
     """What the runs of one process have found out of its ECGrid, and need not ask again."""
 
-    probe_tells: bool = False  # it refuses a key that nobody issued
+    # It refuses a key that nobody issued.
+    probe_tells: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,23 @@ class World:
     vault: Vault
     account: Callable[[Issue, Verify, Urgency], Account]
     whose: Whose
-    own_key_from: tuple[str, str] | None  # where that key is read in Vault: MOUNT/PATH, field
+    # Where that key is read in Vault: MOUNT/PATH, field.
+    own_key_from: tuple[str, str] | None
     has_login: bool
     clock: Clock
     report: Report
-    who: str  # this process, for claims and history
+    # This process, for claims and history.
+    who: str
     deadline: float
     claim_ttl: float
-    timeout: float  # of one request to ECGrid
+    # Of one request to ECGrid.
+    timeout: float
     together: Callable[[Sequence[Callable[[], Any]]], list[Any]]
     stopping: Callable[[], bool]
     # Called before each claim: ticks see the policy from now on, whatever the due index said, for as long as it lasts.
     hold: Callable[[], None] = lambda: None
     # Called before a change of the record that `status` tells of: nobody is to be told what was.
     lower: Callable[[], None] = lambda: None
-    right: Right = field(default_factory=Free)  # to send issuing requests
+    # To send issuing requests.
+    right: Right = field(default_factory=Free)
     learnt: Learnt = field(default_factory=Learnt)

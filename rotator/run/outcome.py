@@ -16,10 +16,13 @@ from rotator.policy import Destination
 class Outcome:
     """As far as the run has come."""
 
-    word: str | None = None  # None: nothing was changed
-    answered: bool = False  # the run began a rotation, issued for it and settled it
+    # None: nothing was changed.
+    word: str | None = None
+    # The run began a rotation, issued for it and settled it.
+    answered: bool = False
     versions: dict[tuple[str, str], int] = field(default_factory=dict)
-    ended: list[int | None] = field(default_factory=list)  # ids of keys
+    # Ids of keys.
+    ended: list[int | None] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def settled(self, word: str, *, answers: bool = False) -> None:

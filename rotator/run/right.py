@@ -15,7 +15,8 @@ from rotator.keys import Secret
 
 For = Literal["begin", "again", "repair"]
 Came = Literal["nothing", "lost", "key"]
-BRAKED, MASS_DRIFT = "fleet.Braked", "fleet.MassDrift"  # kinds of what is held back
+# Kinds of what is held back.
+BRAKED, MASS_DRIFT = "fleet.Braked", "fleet.MassDrift"
 
 
 class Right(Protocol):

@@ -43,11 +43,15 @@ class Run:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     phase: str = "observe"
     # What only one step knows, and a later one needs; each is written by that step's module alone.
-    asked_again: int = 0  # issuing requests beyond the first of a rotation
-    lost: Transient | None = None  # how this run has failed, if it is held back after a lost answer
+    # Issuing requests beyond the first of a rotation.
+    asked_again: int = 0
+    # How this run has failed, if it is held back after a lost answer.
+    lost: Transient | None = None
     issued_at: float = 0.0
-    replaced: ApiKey | None = None  # what the first destination showed before this run published
-    accepted: bool = False  # that key was accepted before the claim
+    # What the first destination showed before this run published.
+    replaced: ApiKey | None = None
+    # That key was accepted before the claim.
+    accepted: bool = False
     restarts: int = 0
 
     def __post_init__(self) -> None:
@@ -129,7 +133,10 @@ class Run:
 
     @property
     def grace(self) -> timedelta:
-        """How long a replaced key stays valid."""
+        """How long a replaced key stays valid, by this run's order.
+
+        Whoever finishes another's rotation has an order of its own: what depends on the kind asks `underway.kind`.
+        """
         if self.order.retire_now:
             return timedelta(0)
         return self.order.grace if self.order.grace is not None else self.policy.grace
@@ -150,7 +157,8 @@ class Run:
         """After a lost fence: everything is read anew."""
         self.set_aside()
         self.restarts += 1
-        if self.restarts == 1:  # it may have been frozen past its deadline, and has to clean up
+        # It may have been frozen past its deadline, and has to clean up.
+        if self.restarts == 1:
             self.patiently.allow(self.world.deadline)
         if self.patiently.is_over:
             raise Transient(
@@ -160,13 +168,15 @@ class Run:
         pause = min(FIRST_PAUSE * 2**self.restarts, LONGEST_PAUSE)
         self.world.clock.sleep(pause * random.uniform(0.5, 1.0))
         self.claim.lost()
-        self.sight.overtaken()  # the page observes anew
+        # The page observes anew.
+        self.sight.overtaken()
 
     def set_aside(self) -> None:
         """Puts the rotation that was open out of mind; a key that this run issued for it is not forgotten."""
         underway = self.record.underway
         self.holding.set_aside(underway.run if underway else None)
-        if self.sight.sync == "drifted":  # as it was then; what is now, only another look tells
+        # As it was then; what is now, only another look tells.
+        if self.sight.sync == "drifted":
             self.sight.doubt()
 
     def within(self) -> float:

@@ -41,11 +41,15 @@ class Sight:
         """`warn` takes a text for the result."""
         self._policy, self._order, self._world = policy, order, world
         self._patiently, self._warn = patiently, warn
-        self.stored: Stored | None = None  # the record; None: to be read, or to be read anew
-        self._kept: Stored | None = None  # as Vault has it, as far as this run knows
+        # The record; None: to be read, or to be read anew.
+        self.stored: Stored | None = None
+        # As Vault has it, as far as this run knows.
+        self._kept: Stored | None = None
         self.staged: Staged | None = None
-        self.stale: StaleRead | None = None  # a read that lagged behind this process to the end
-        self.failing: Failed | None = None  # what the record told of when this run came
+        # A read that lagged behind this process to the end.
+        self.stale: StaleRead | None = None
+        # What the record told of when this run came.
+        self.failing: Failed | None = None
         self.sync: Sync = "unknown"
         self._shown: dict[Destination, Published | None] = {}
 

@@ -13,7 +13,8 @@ from rotator.sandbox.ecgrid import AuthLevel, Form, Running, Simulator, Switches
 from rotator.sandbox.openbao import OpenBao
 
 ADMIN = 5000
-USERS = {5001: "Private", 5002: "Shared", 5003: "Private"}  # those of the sample policies
+# Those of the sample policies.
+USERS = {5001: "Private", 5002: "Shared", 5003: "Private"}
 _POLICIES: dict[Form, str] = {"portal": "policies", "service": "policies_service"}
 
 
@@ -24,7 +25,8 @@ class Sandbox:
     ecgrid: Running
     vault: OpenBao
     environment: dict[str, str]
-    policies: Path  # that fit the form of this ECGrid
+    # That fit the form of this ECGrid.
+    policies: Path
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from rotator.keys import Secret, secret_part
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS = {"http": 80, "https": 443}
-_watched: dict[str, Secret] = {}  # the passwords of proxies, as long as the process lives
+# The passwords of proxies, as long as the process lives.
+_watched: dict[str, Secret] = {}
 
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -52,7 +53,8 @@ def _variable(scheme: str, environ: Mapping[str, str]) -> str | None:
             if name in environ:
                 if environ[name].strip():
                     return name
-                break  # in lower case and empty: none of the family
+                # In lower case and empty: none of the family.
+                break
     return None
 
 
@@ -122,7 +124,8 @@ def _address(host: str) -> _Address | None:
         return _plain(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         pass
-    try:  # 127.1 and 0x7f000001 are connected to as well
+    # 127.1 and 0x7f000001 are connected to as well.
+    try:
         return ipaddress.ip_address(socket.inet_aton(host)) if re.match("[0-9]", host) else None
     except OSError:
         return None

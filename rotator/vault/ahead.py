@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 from rotator.journal import WATCH, Held, Record
 
-ALLOWED = timedelta(minutes=5)  # that a time may be ahead of Vault's
-LONGEST_WAIT = timedelta(hours=1)  # of a back-off
+# That a time may be ahead of Vault's.
+ALLOWED = timedelta(minutes=5)
+# Of a back-off.
+LONGEST_WAIT = timedelta(hours=1)
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-FIRST_ALLOWED = 300.0  # seconds between Vault's first answer and the local clock
-ALLOWED = 60.0  # seconds between a later one and the machine's monotonic clock
+# Seconds between Vault's first answer and the local clock.
+FIRST_ALLOWED = 300.0
+# Seconds between a later one and the machine's monotonic clock.
+ALLOWED = 60.0
 GRAIN = (
-    2.0  # seconds: two answers of one clock are no further apart, since each tells whole seconds
+    # Seconds: two answers of one clock are no further apart, since each tells whole seconds.
+    2.0
 )
-FADES = 600.0  # seconds after which an earlier time that no node tells any more counts no longer
-WITNESSES = 3  # answers, over ALLOWED seconds, that show a leap where `sys/health` cannot be had
+# Seconds after which an earlier time that no node tells any more counts no longer.
+FADES = 600.0
+# Answers, over ALLOWED seconds, that show a leap where `sys/health` cannot be had.
+WITNESSES = 3
 
 
 @dataclass
@@ -39,10 +44,12 @@ class ServerClock:
         self._boot, self._wall = boot, wall
         self._lock = threading.Lock()
         self._offset: float | None = None
-        self._told_at = 0.0  # when an answer agreed with that offset last
+        # When an answer agreed with that offset last.
+        self._told_at = 0.0
         self._leap: _Leap | None = None
         self._latest = 0.0
-        self.leaps = 0  # that came to count
+        # That came to count.
+        self.leaps = 0
 
     @property
     def in_doubt(self) -> bool:
@@ -110,14 +117,16 @@ class ServerClock:
     def _count(self, bound: float, apart: float, now: float) -> None:
         """An answer that may be right: of one clock the highest bound counts, of several the earliest."""
         if self._leap is not None and self._leap.offset > bound:
-            self._leap = None  # a node that is right still answers
+            # A node that is right still answers.
+            self._leap = None
         known = self._offset
         if known is None or apart < -GRAIN or now - self._told_at > FADES:
             self._offset = bound
         elif apart <= GRAIN:
             self._offset = max(bound, known)
         else:
-            return  # a node that is ahead
+            # A node that is ahead.
+            return
         self._told_at = now
 
     def _doubt(self, bound: float, now: float) -> None:

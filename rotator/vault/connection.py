@@ -19,10 +19,14 @@ from rotator.vault.kv import At, Document, StaleRead, TimeInDoubt
 from rotator.vault.login import Logins, ReadAgain, fields
 from rotator.vault.wire import Observer, Wire
 
-CALL_SECONDS = 15  # hvac's own limit; the wire's are tighter
-PATHS = 300  # whose capabilities one request asks for; OpenBao takes about a thousand strings
-FRESH = 60.0  # seconds for which an answer about capabilities counts
-NODES = 5  # times that `sys/health` is asked for the time: behind one address there may be several nodes
+# hvac's own limit; the wire's are tighter.
+CALL_SECONDS = 15
+# Whose capabilities one request asks for; OpenBao takes about a thousand strings.
+PATHS = 300
+# Seconds for which an answer about capabilities counts.
+FRESH = 60.0
+# Times that `sys/health` is asked for the time: behind one address there may be several nodes.
+NODES = 5
 
 
 class Server:
@@ -55,7 +59,8 @@ class Server:
         self._written: dict[At, int] = {}
         # What the token may do, by API path, and when that was asked; those that were needed last stand last.
         self._capabilities: dict[str, tuple[float, frozenset[str]]] = {}
-        self._capable: object = None  # the login that they are of
+        # The login that they are of.
+        self._capable: object = None
 
     def close(self) -> None:
         """Closes the connections; the login is left to expire."""
@@ -72,7 +77,8 @@ class Server:
                 return
             told = [self._wire.health()]
             if told[0] is None:
-                with suppress(RotatorError):  # one more answer to judge by
+                # One more answer to judge by.
+                with suppress(RotatorError):
                     self._ask(self._hvac.auth.token.lookup_self)
             else:
                 told += [self._wire.health() for _ in range(NODES - 1)]
@@ -197,7 +203,8 @@ class Server:
                 self._capabilities.pop(path, None)
             if (
                 self._capable is login
-            ):  # else what was asked for before a write was refused, or of another login
+                # Else what was asked for before a write was refused, or of another login.
+            ):
                 self._capabilities |= found
         return missing
 

@@ -23,7 +23,8 @@ from rotator.vault.layout import Layout
 
 OUR_FIELDS = ("key_id", "user_id", "visibility", "created", "rotated_at")
 MANAGED_BY = "rotator"
-TAKEN_FOR_GRANTED = 32 * 1024  # bytes that every server takes
+# Bytes that every server takes.
+TAKEN_FOR_GRANTED = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Published:
     user_id: int | None
     created: datetime | None
     visibility: Visibility | None
-    policy: str | None  # the policy that marked it, from the custom metadata
+    # The policy that marked it, from the custom metadata.
+    policy: str | None
     _fields: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @classmethod
@@ -314,8 +316,10 @@ class Vault(Layout):
         if (there.version if there else 0) > cas:
             raise Mismatch(f"{at} was written by another run, or another writer, in between")
         if isinstance(
-            trouble, FenceLost
-        ):  # the server has a newer version, this standby does not show it yet
+            trouble,
+            FenceLost,
+            # The server has a newer version, this standby does not show it yet.
+        ):
             raise Transient(
                 f"{at}: the read after a refused write is stale", kind="vault.StaleRead"
             )

@@ -32,10 +32,14 @@ from rotator.vault import Vault
 from rotator.vault.ahead import ALLOWED
 from rotator.vault.kv import At, StaleRead
 
-GUARD = timedelta(seconds=10)  # between the estimates that two processes have of Vault's time
-FORGOTTEN = timedelta(days=7)  # an entry whose instant is so long ago belongs to nobody any more
-TRIES = 20  # of a hold, against other writers of the same document
-LONGEST = timedelta(days=1)  # that an entry promises
+# Between the estimates that two processes have of Vault's time.
+GUARD = timedelta(seconds=10)
+# An entry whose instant is so long ago belongs to nobody any more.
+FORGOTTEN = timedelta(days=7)
+# Of a hold, against other writers of the same document.
+TRIES = 20
+# That an entry promises.
+LONGEST = timedelta(days=1)
 UNWRITABLE = -1
 
 ForEach = Callable[[Callable[[At], "_Page"], Iterable[At]], Iterable["_Page"]]
@@ -108,7 +112,8 @@ class DueIndex:
         self._vault, self._holder, self._hold_for = vault, holder, hold_for
         self._holding: dict[str, datetime] = {}
         self._expected: frozenset[str] = frozenset()
-        self._pages: dict[At, _Page] = {}  # as this process has read or written them last
+        # As this process has read or written them last.
+        self._pages: dict[At, _Page] = {}
         self._locks: defaultdict[At, threading.Lock] = defaultdict(threading.Lock)
 
     def look(self, names: Iterable[str], for_each: ForEach = map) -> Look:
@@ -145,10 +150,12 @@ class DueIndex:
         except StaleRead:
             kv.forget(
                 at
-            )  # if Vault was restored from a backup, that version counts from the next look on
+                # If Vault was restored from a backup, that version counts from the next look on.
+            )
             version = UNWRITABLE
         except Permanent:
-            version = UNWRITABLE  # a right is missing: the rotation will say which
+            # A right is missing: the rotation will say which.
+            version = UNWRITABLE
         entries = _unpacked(data.get("policies"))
         good = {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
         return _Page(version, good, kv.now())
@@ -180,7 +187,8 @@ class DueIndex:
             there = kept.get(name, {})
             if self._others_hold(there, page.read_at):
                 continue
-            if _number(there.get("record")) > entry.version:  # set back, or read too early
+            # Set back, or read too early.
+            if _number(there.get("record")) > entry.version:
                 _lower(kept, name)
                 continue
             kept[name] = {
@@ -247,7 +255,8 @@ class DueIndex:
         # What is known is tried first; if the document was written since, that fails, and it is read.
         page = self._pages.pop(at, None) or self._read(at)
         if page.version == UNWRITABLE:
-            self._vault.kv.read(at)  # says why
+            # Says why.
+            self._vault.kv.read(at)
             raise FenceLost(f"{at} could not be read a moment ago")
         kept = _living(page)
         until = self._vault.now() + 2 * self._hold_for

@@ -10,11 +10,13 @@ from hashlib import sha256
 from rotator.policy import Policy
 from rotator.vault.kv import At
 
-INDEX_SHARDS = 64  # few requests for an idle tick, small documents for a large fleet
+# Few requests for an idle tick, small documents for a large fleet.
+INDEX_SHARDS = 64
 WRITE = frozenset({"create", "read", "update"})
 CAPABILITIES, RENEW = "sys/capabilities-self", "auth/token/renew-self"
 LOOK_UP = "auth/token/lookup-self"
-Rights = dict[str, frozenset[str]]  # capabilities by API path
+# Capabilities by API path.
+Rights = dict[str, frozenset[str]]
 
 
 class Layout:

@@ -10,7 +10,8 @@ from rotator.policy import Policy
 from rotator.vault.kv import At
 from rotator.vault.layout import Layout, Rights
 
-EXACTLY = 200  # destinations that are named one by one; of more, their directories are
+# Destinations that are named one by one; of more, their directories are.
+EXACTLY = 200
 _API = ("data", "metadata")
 
 

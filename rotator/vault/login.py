@@ -22,12 +22,17 @@ from rotator.settings import VaultSettings
 from rotator.vault.layout import secret_ids
 from rotator.vault.wire import Wire
 
-RENEW_FROM = 1 / 2  # of a login's life left: it is renewed
-LATEST = 1 / 3  # of it left, or LAST_CALL seconds: that it could not be renewed is a failure
+# Of a login's life left: it is renewed.
+RENEW_FROM = 1 / 2
+# Of it left, or LAST_CALL seconds: that it could not be renewed is a failure.
+LATEST = 1 / 3
 LAST_CALL = 3600.0
-USES = 30  # of a login with limited uses, that one rotation may take
-PAUSE = 5.0  # seconds before a refused login is tried again
-AGAIN = 60.0  # seconds before a login that mended nothing is replaced for the same reason
+# Of a login with limited uses, that one rotation may take.
+USES = 30
+# Seconds before a refused login is tried again.
+PAUSE = 5.0
+# Seconds before a login that mended nothing is replaced for the same reason.
+AGAIN = 60.0
 
 CHECK = {
     "token": "VAULT_TOKEN or its file (has it ended, was it revoked, or may it not read auth/token/lookup-self?)",
@@ -39,7 +44,8 @@ CHECK = {
 
 TOLD = ("creation_time", "creation_ttl", "explicit_max_ttl", "metadata", "period", "renewable")
 
-ReadAgain = Callable[[str], Secret | None]  # the secret of that setting as its file shows it now
+# The secret of that setting as its file shows it now.
+ReadAgain = Callable[[str], Secret | None]
 
 
 class Login:
@@ -54,10 +60,13 @@ class Login:
         # What is told of it, without the token; and whether its last renewal was cut short by its end.
         self.about = {name: told for name, told in about.items() if name in TOLD}
         self.cut = False
-        self.secret_id: Secret | None = None  # it was made with, and what is known of its end
+        # It was made with, and what is known of its end.
+        self.secret_id: Secret | None = None
         self.secret_id_ends: End | None = None
-        self.served = False  # something was answered under it
-        self.vain = False  # made since something was forbidden, and that still is
+        # Something was answered under it.
+        self.served = False
+        # Made since something was forbidden, and that still is.
+        self.vain = False
 
     def renewed(self, at: float, about: dict[str, Any]) -> None:
         """From then on it lives so long; of uses the answer tells the old number."""
@@ -102,10 +111,13 @@ class Logins:
         self._lock = threading.RLock()
         self._login: Login | None = None
         self._refused: tuple[float, str] | None = None
-        self._promised: dict[int, float] = {}  # thread -> until when its rotation may take uses
-        self._read: dict[str, Secret] = {}  # what the files held last
+        # Thread -> until when its rotation may take uses.
+        self._promised: dict[int, float] = {}
+        # What the files held last.
+        self._read: dict[str, Secret] = {}
         self._tried: Secret | None = (
-            None  # the SecretID that was to follow one that is about to end
+            # The SecretID that was to follow one that is about to end.
+            None
         )
 
     def current(self) -> Login:
@@ -210,7 +222,8 @@ class Logins:
         held = self._held("secret_id")
         if end.is_near(self._now()) and held not in (login.secret_id, self._tried):
             self._tried = held
-            with suppress(RotatorError):  # the one in use still lives
+            # The one in use still lives.
+            with suppress(RotatorError):
                 return self._looked_up(self._log_in())
         return end
 
@@ -257,12 +270,14 @@ class Logins:
         now, me, others = self._boot(), threading.get_ident(), 0
         if (
             self._settings.auth == "token"
-        ):  # any other login that is used up can be made anew in the midst of a rotation
+            # Any other login that is used up can be made anew in the midst of a rotation.
+        ):
             others = sum(1 for who, until in self._promised.items() if who != me and until > now)
         return self.left > seconds and self.uses_left >= USES * (1 + others)
 
     def _renew(self, login: Login) -> None:
-        with suppress(RotatorError):  # another login may be had all the same
+        # Another login may be had all the same.
+        with suppress(RotatorError):
             wish = f"{login.first_life:.0f}s" if login.first_life else None
             login.renewed(self._boot(), fields(self._auth.token.renew_self(wish), "auth"))
 
@@ -281,7 +296,8 @@ class Logins:
             else:
                 young = self._boot() - login.at < AGAIN
                 if not login.served or (login.vain and young) or self._lives():
-                    return False  # it is the right that lacks
+                    # It is the right that lacks.
+                    return False
             self._log_in().vain = True
             return True
 
@@ -305,7 +321,8 @@ class Logins:
             said = str(error)
         else:
             self._refused, self._wire.secret_token = None, self._login.token
-            if self._login.is_old:  # it may be another process that has to renew it next time
+            # It may be another process that has to renew it next time.
+            if self._login.is_old:
                 self._renew(self._login)
             return self._login
         where = "" if settings.auth == "token" else f", mounted at auth/{mount}"
@@ -361,7 +378,8 @@ class Logins:
         """A credential as its file shows it now, else as it was given."""
         with suppress(
             BadInput
-        ):  # it is being replaced, or is gone: what was read before may still be good
+            # It is being replaced, or is gone: what was read before may still be good.
+        ):
             found = self._read_again(f"vault.{name}")
             if found is not None:
                 self._read[name] = found

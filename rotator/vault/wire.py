@@ -50,13 +50,17 @@ from rotator.settings import VaultSettings, client_context, proxy_for, why_refus
 from rotator.vault.clock import ServerClock
 
 CONNECT_TIMEOUT = 5.0
-CHUNK_TIMEOUT = 10.0  # between two chunks of an answer
-CALL_TIMEOUT = 15.0  # a whole call
+# Between two chunks of an answer.
+CHUNK_TIMEOUT = 10.0
+# A whole call.
+CALL_TIMEOUT = 15.0
 BODY_LIMIT = 4 * 1024 * 1024
 HEALTH_TIMEOUT = 3.0
-CONNECTIONS = 64  # that are kept open; more are opened and closed as they are needed
+# That are kept open; more are opened and closed as they are needed.
+CONNECTIONS = 64
 
-Observer = Callable[[str, str, float], None]  # operation, "ok" or the error's kind, seconds
+# Operation, "ok" or the error's kind, seconds.
+Observer = Callable[[str, str, float], None]
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         self._settings, self._written = settings, _written(settings)
         self._pools = _pools(settings)
         self.secret_token: Secret | None = None
-        self.uses = 0  # of a token, by requests that were sent with one
+        # Of a token, by requests that were sent with one.
+        self.uses = 0
         self._counting = threading.Lock()
 
     def close(self) -> None:
@@ -175,7 +180,8 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
         """The connections; new ones once the files for TLS are others, and fit each other."""
         written = _written(self._settings)
         if written != self._written:
-            with suppress(BadInput):  # the key is yet to follow its certificate
+            # The key is yet to follow its certificate.
+            with suppress(BadInput):
                 # Those of before end with the last request that is on its way by them.
                 self._pools, self._written = _pools(self._settings), written
         return self._pools
@@ -305,7 +311,8 @@ def _answer(what: str, reply: _Reply, changes: bool, size: int) -> dict[str, Any
         return {}
     answer = reply.told
     if not reply.body and reply.status == 404:
-        answer = {}  # a PATCH of nothing is answered by nothing
+        # A PATCH of nothing is answered by nothing.
+        answer = {}
     if reply.status == 200 and answer is not None:
         return answer
     raise _refusal(f"Vault, {what}: status {reply.status}", reply, answer, changes, size)
@@ -329,7 +336,8 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
             "or raise the limit (raft: `max_entry_size`)",
             kind="vault.TooLarge",
         )
-    if answer is None:  # not Vault that spoke: a proxy, a captive page
+    # Not Vault that spoke: a proxy, a captive page.
+    if answer is None:
         text = f"{what}, not an answer of Vault's; is there a proxy between?"
         kind = "vault.NotVault"
         return (

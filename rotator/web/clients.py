@@ -20,13 +20,18 @@ from email.message import Message
 from rotator.errors import Failure
 from rotator.threads import begin
 
-AT_ONCE = 64  # clients; for one more, the one that has been here longest is cut off, whoever has not asked yet first
-PATIENCE = 15.0  # seconds for the whole request, and again for taking the whole answer
-LONGEST = 64 * 1024  # bytes of a request
+# Clients; for one more, the one that has been here longest is cut off, whoever has not asked yet first.
+AT_ONCE = 64
+# Seconds for the whole request, and again for taking the whole answer.
+PATIENCE = 15.0
+# Bytes of a request.
+LONGEST = 64 * 1024
 UNTAKEN = (
     32 * 1024 * 1024
-)  # bytes of answers that are kept for clients; who asks while more are has to come again
-SMALL = 16 * 1024  # bytes of an answer that there is always room for
+    # Bytes of answers that are kept for clients; who asks while more are has to come again.
+)
+# Bytes of an answer that there is always room for.
+SMALL = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class Request:
     headers: Message
 
 
-Answering = Callable[[Request], bytes]  # the whole answer, as it goes over the wire; never raises
-Refusing = Callable[[int, str], bytes]  # the answer to what is no request: status, and why
+# The whole answer, as it goes over the wire; never raises.
+Answering = Callable[[Request], bytes]
+# The answer to what is no request: status, and why.
+Refusing = Callable[[int, str], bytes]
 
 
 class _Client:
@@ -49,9 +56,11 @@ class _Client:
         self.connection = connection
         self.until = time.monotonic() + PATIENCE
         self.sent = bytearray()
-        self.left = memoryview(b"")  # of the answer
+        # Of the answer.
+        self.left = memoryview(b"")
         self.asks: Request | None = None
-        self.leaves = False  # it has its answer
+        # It has its answer.
+        self.leaves = False
 
     @property
     def waits(self) -> bool:
@@ -71,7 +80,8 @@ class Clients:
     ) -> None:
         """`first`: the targets that are answered before all others. Raises OSError, or Failure for want of a thread."""
         self._answer, self._refuse, self._first = answer, refuse, frozenset(first)
-        self._clients: dict[_Client, None] = {}  # in the order in which they came
+        # In the order in which they came.
+        self._clients: dict[_Client, None] = {}
         self._asked: deque[_Client] = deque()
         self._over = False
         self._selector = selectors.DefaultSelector()
@@ -95,7 +105,8 @@ class Clients:
     def close(self) -> None:
         """Listens no more; an answer that is being sent is cut off."""
         self._over = True
-        with suppress(OSError):  # the thread may have seen it already, and closed that too
+        # The thread may have seen it already, and closed that too.
+        with suppress(OSError):
             self._waker.send(b"x")
         self._thread.join(PATIENCE)
 
@@ -115,7 +126,8 @@ class Clients:
                     self._attend(key.data)
             if (
                 self._asked
-            ):  # one at a time: a probe that comes meanwhile waits for one page, not for all
+                # One at a time: a probe that comes meanwhile waits for one page, not for all.
+            ):
                 self._tell(self._asked.popleft())
             now = time.monotonic()
             for client in [one for one in self._clients if one.until < now]:
@@ -129,7 +141,8 @@ class Clients:
                 connection = self._listener.accept()[0]
             except BlockingIOError:
                 return
-            except OSError:  # it has gone again, or this process may open no more files
+            except OSError:
+                # It has gone again, or this process may open no more files.
                 self._make_room()
                 time.sleep(0.01)
                 return
@@ -154,7 +167,8 @@ class Clients:
         client.connection.close()
 
     def _attend(self, client: _Client) -> None:
-        if client not in self._clients:  # made room for another one just now
+        # Made room for another one just now.
+        if client not in self._clients:
             return
         try:
             if client.left:
@@ -163,7 +177,8 @@ class Clients:
                 self._hear(client)
         except BlockingIOError:
             pass
-        except OSError:  # a client that went away is nobody's fault
+        except OSError:
+            # A client that went away is nobody's fault.
             self._cut(client)
 
     def _hear(self, client: _Client) -> None:

@@ -11,7 +11,8 @@ from rotator.reporting.rows import HistoryLine, Row
 from rotator.web.asked import STATES
 from rotator.web.view import Owed, View
 
-OWED = 5  # keys that are named in a row
+# Keys that are named in a row.
+OWED = 5
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 

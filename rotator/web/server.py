@@ -24,7 +24,8 @@ from rotator.web.asked import Asked
 from rotator.web.clients import Clients, Request
 from rotator.web.view import Health, Site
 
-COMPRESSED_FROM = 1400  # bytes: what fits into one packet is left as it is
+# Bytes: what fits into one packet is left as it is.
+COMPRESSED_FROM = 1400
 HEALTH = ("/healthz", "/readyz")
 ALWAYS = {
     "Server": "rotator",
@@ -132,7 +133,8 @@ class Window:
 
     def _page(self, asked: Asked) -> Answer:
         from rotator.web import (
-            status_page,  # with its templates, which only those who look at it pay for
+            # With its templates, which only those who look at it pay for.
+            status_page,
         )
 
         html = status_page.render(self._site.view(), self._site.ready(), asked)

@@ -28,12 +28,17 @@ from rotator.web.lines import Times, line, span
 from rotator.web.view import Health, View
 
 PAGE = (
-    200  # rows, unless all are asked for; so many of those are shown with all that is known of them
+    # Rows, unless all are asked for; so many of those are shown with all that is known of them.
+    200
 )
-DAYS = 30  # of the schedule; the last one ends on one day more
-STALE = timedelta(minutes=10)  # from which on the page says that what it shows is old
-KINDS = 256  # of failures, of which what the runbook says is kept as it is shown
-NAMED = 25  # policies that are named for a day of the schedule
+# Of the schedule; the last one ends on one day more.
+DAYS = 30
+# From which on the page says that what it shows is old.
+STALE = timedelta(minutes=10)
+# Of failures, of which what the runbook says is kept as it is shown.
+KINDS = 256
+# Policies that are named for a day of the schedule.
+NAMED = 25
 
 
 def _read(name: str) -> str:
@@ -66,7 +71,8 @@ class Day:
 
     date: date
     count: int
-    share: float  # of a hundred
+    # Of a hundred.
+    share: float
     policies: Sequence[str]
 
 

@@ -23,7 +23,8 @@ class Owed:
     """A key that is still to be retired, at `due_at` at the earliest; `waits`: why it could not be yet."""
 
     key_id: int
-    why: str  # `replaced`, or `stray`
+    # `replaced`, or `stray`.
+    why: str
     due_at: datetime
     waits: str | None = None
 

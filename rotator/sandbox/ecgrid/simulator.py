@@ -420,7 +420,8 @@ class Simulator:
             try:
                 self._calls.perform(ask)
             except Refusal:
-                continue  # whoever sent it is no longer there to be told
+                # Whoever sent it is no longer there to be told.
+                continue
 
 
 def _matches(fault: Fault, call: str, about: int | None) -> bool:

@@ -19,32 +19,54 @@ Form = Literal["portal", "service"]
 # How a description (`?WSDL`, swagger.json) is answered.
 Description = Literal[
     "served",
-    "missing",  # 404
-    "html",  # a page
-    "huge",  # 20 MB, well-formed
-    "drip",  # byte by byte, without an end
+    # 404.
+    "missing",
+    # A page.
+    "html",
+    # 20 MB, well-formed.
+    "huge",
+    # Byte by byte, without an end.
+    "drip",
     "malformed",
-    "dtd",  # XML with a DOCTYPE and entities, one of them at `/elsewhere`
-    "other",  # of another service
-    "redirect",  # to `/elsewhere`, where the description is
+    # XML with a DOCTYPE and entities, one of them at `/elsewhere`.
+    "dtd",
+    # Of another service.
+    "other",
+    # To `/elsewhere`, where the description is.
+    "redirect",
 ]
 
 FaultKind = Literal[
-    "lost",  # carried out; the connection is closed without an answer
-    "half",  # carried out; the connection is closed in the middle of the answer
-    "closed",  # not carried out; the connection is closed
-    "refused",  # not carried out; connections are refused for `seconds`
-    "status",  # not carried out; the documented error of `status`, with `retry_after`
-    "numbered",  # not carried out; the service's own fault of `number` (REST: an internal error)
-    "html",  # carried out; a proxy answers with a page and `status`
-    "hang",  # not carried out; no answer for `seconds`
-    "latency",  # carried out after `seconds`
-    "drip",  # carried out; the answer comes byte by byte, `seconds` apart
-    "redirect",  # not carried out; sent on to `url`
-    "stale",  # answers as of before the last change to that user's keys
-    "masked",  # carried out; the value in the answer is masked
-    "malformed",  # carried out; the value in the answer cannot be sent in a header
-    "other-user",  # carried out; the answer is about another user
+    # Carried out; the connection is closed without an answer.
+    "lost",
+    # Carried out; the connection is closed in the middle of the answer.
+    "half",
+    # Not carried out; the connection is closed.
+    "closed",
+    # Not carried out; connections are refused for `seconds`.
+    "refused",
+    # Not carried out; the documented error of `status`, with `retry_after`.
+    "status",
+    # Not carried out; the service's own fault of `number` (REST: an internal error).
+    "numbered",
+    # Carried out; a proxy answers with a page and `status`.
+    "html",
+    # Not carried out; no answer for `seconds`.
+    "hang",
+    # Carried out after `seconds`.
+    "latency",
+    # Carried out; the answer comes byte by byte, `seconds` apart.
+    "drip",
+    # Not carried out; sent on to `url`.
+    "redirect",
+    # Answers as of before the last change to that user's keys.
+    "stale",
+    # Carried out; the value in the answer is masked.
+    "masked",
+    # Carried out; the value in the answer cannot be sent in a header.
+    "malformed",
+    # Carried out; the answer is about another user.
+    "other-user",
 ]
 CARRIED_OUT: frozenset[str] = frozenset(
     {"lost", "half", "html", "latency", "drip", "stale", "masked", "malformed", "other-user"}
@@ -113,17 +135,23 @@ class Switches(_Checked):
     form: Form = "portal"
     keyset: Issuing = "add"
     create_key: Issuing = "add"
-    replaced_stay_listed: bool = False  # `replace` leaves the dead records in the list
+    # `replace` leaves the dead records in the list.
+    replaced_stay_listed: bool = False
     created_on_update: Literal["newer", "unchanged"] = "newer"
     key_shape: KeyShape = "ek-live"
-    key_quota: int | None = None  # records per user
-    activation_delay: float = 0.0  # seconds until a new value is accepted
+    # Records per user.
+    key_quota: int | None = None
+    # Seconds until a new value is accepted.
+    activation_delay: float = 0.0
     get_key: Literal["newest", "oldest", "newest-private"] = "newest"
-    read_back: Display = "full"  # Get Key and KeyGet
+    # Get Key and KeyGet.
+    read_back: Display = "full"
     list_shows: Literal["full", "masked", "shortened", "ellipsis", "none"] = "full"
-    api_key_shows: Display = "full"  # Get API Key and UserGetAPIKey
+    # Get API Key and UserGetAPIKey.
+    api_key_shows: Display = "full"
     private_read: Literal["anyone", "owner-403", "owner-404", "owner-masked"] = "anyone"
-    api_key_is_record: bool = True  # the user's API key is its newest key record
+    # The user's API key is its newest key record.
+    api_key_is_record: bool = True
     me_shows_key: bool = False
     me_key_field: str = "apiKey"
     key_remove: Literal["removes", "pretends"] = "removes"
@@ -131,7 +159,8 @@ class Switches(_Checked):
     soap_namespace: str = "http://www.ecgridos.net/"
     soap_result: Literal["typed", "inner"] = "typed"
     created_zone: Literal["documented", "always", "never"] = (
-        "documented"  # REST with Z, SOAP without
+        # REST with Z, SOAP without.
+        "documented"
     )
     created_fraction: bool = False
     login_field: Literal["both", "login", "email"] = "both"
@@ -141,25 +170,35 @@ class Switches(_Checked):
     session_seconds: float = 3600.0
     sessions_per_user: int = 5
     session_overflow: Literal["oldest-ends", "refused"] = "oldest-ends"
-    rate_limit: int | None = None  # requests per `rate_period` seconds
+    # Requests per `rate_period` seconds.
+    rate_limit: int | None = None
     rate_period: float = 60.0
     rest_errors: Literal["envelope", "problem"] = "envelope"
-    rest_login: Literal["password", "api-key", "both"] = "password"  # "api-key": data.sessionKey
-    user_list: Literal["bare", "object"] = "bare"  # an object has the list in `users`
+    # "api-key": data.sessionKey.
+    rest_login: Literal["password", "api-key", "both"] = "password"
+    # An object has the list in `users`.
+    user_list: Literal["bare", "object"] = "bare"
     # Which page List Users shows: the one that is asked for, always the first one, or all users at once.
     user_pages: Literal["asked", "first", "all"] = "asked"
-    denied_as_404: bool = False  # REST says 404 for "no right"
-    mailbox_admins: bool = False  # a MailboxAdmin may act for the users of its mailbox
-    lock_after: int | None = None  # wrong passwords in a row that lock a user out
+    # REST says 404 for "no right".
+    denied_as_404: bool = False
+    # A MailboxAdmin may act for the users of its mailbox.
+    mailbox_admins: bool = False
+    # Wrong passwords in a row that lock a user out.
+    lock_after: int | None = None
     wsdl: Description = "served"
     swagger: Description = "missing"
     # Of the service's own form alone:
-    key_paths: Literal["users/key", "users/id"] = "users/key"  # users/{id}/api-key
-    session_shown: Literal["presented", "session"] = "presented"  # who-am-I's session id
+    # users/{id}/api-key.
+    key_paths: Literal["users/key", "users/id"] = "users/key"
+    # who-am-I's session id.
+    session_shown: Literal["presented", "session"] = "presented"
     fault_shape: Literal["error-info", "flat"] = "error-info"
     fault_words: Literal["spaced", "joined", "sentence"] = "spaced"
-    dead_number: int = 1  # the number of "Invalid SessionID"
-    unread_status: Literal[400, 500] = 500  # of a request that is no XML or no envelope
+    # The number of "Invalid SessionID".
+    dead_number: int = 1
+    # Of a request that is no XML or no envelope.
+    unread_status: Literal[400, 500] = 500
 
     @classmethod
     def service(cls, **changes: Any) -> Self:
