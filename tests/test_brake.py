@@ -211,6 +211,17 @@ def test_what_was_in_doubt_before_a_process_began_may_have_nobody_at_work_on_it(
     assert not brake.facts().braked, "somebody was"
 
 
+def test_who_failed_a_moment_ago_comes_after_all_that_work() -> None:
+    """Where a person orders many at once: tried first, it would fail again, and nobody would be tried for a while."""
+    boot = [0.0]
+    brake = brake_of(boot)
+    resting = failed(10).model_copy(update={"retry_at": ago(-20)})
+    brake.saw("t1", record(failed=resting))
+    assert sorted(["t1", "t2"], key=brake.turn) == ["t2", "t1"]
+    boot[0] = 21.0
+    assert brake.turn("t1") == brake.turn("t2")
+
+
 def test_what_comes_into_doubt_afterwards_has_somebody_at_work_on_it() -> None:
     """Another rotator, for as long as its claim holds."""
     brake = brake_of([0.0])

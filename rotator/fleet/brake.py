@@ -112,7 +112,11 @@ class Brake:
                 failing = failed is not None and failed.at >= underway.began
                 attempts = failed.attempts if failed and failing else 1
                 case.trouble = Trouble(
-                    since, attempts, underway.sent > 1, asked_at(record, underway)
+                    since,
+                    attempts,
+                    underway.sent > 1,
+                    asked_at(record, underway),
+                    failed.retry_at if failed and failing else None,
                 )
             if underway is not None and underway.sent:
                 case.doubtful = asked_at(record, underway)
@@ -137,6 +141,14 @@ class Brake:
         with self._lock:
             cases = self._cases.items()
             return {name for name, case in cases if case.doubtful or case.trouble or case.drift}
+
+    def turn(self, policy: str) -> tuple[int, float]:
+        """What sorts policies that a person ordered: one whose back-off is not over comes after all that work."""
+        trouble = self.facts().trouble.get(policy)
+        rests = (
+            trouble is not None and trouble.retry_at is not None and self._now() < trouble.retry_at
+        )
+        return (int(rests), 0.0)
 
     def is_known(self, policy: str, age: float) -> bool:
         """Whether its record was read so many seconds ago at most, or a run of this process is at work on it."""

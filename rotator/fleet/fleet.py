@@ -147,8 +147,8 @@ class Fleet:
         return [results[policy.name] for policy in policies]
 
     def _tasks(self, policies: list[Policy], order: Order) -> list[Task]:
-        issues, is_own = order.what == "demand", self._rounds.is_own
-        return [Task(one, order, issues=issues, alone=is_own(one)) for one in policies]
+        issues, is_own, turn = order.what == "demand", self._rounds.is_own, self.rights.brake.turn
+        return [Task(p, order, turn(p.name), issues=issues, alone=is_own(p)) for p in policies]
 
     def tick(self, shard: tuple[int, int] | None = None) -> list[Result]:
         """One tick: recovers what was interrupted, rotates what is due, retires, and checks for drift in its turn.

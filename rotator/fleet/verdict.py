@@ -40,12 +40,14 @@ class Trouble:
     """A policy that may have a key that nobody has: since when; how many runs failed; whether it asked again.
 
     `asked`: when it asked for a key last; None: then, too. A run that could only look, and failed, asked for none.
+    `retry_at`: when its back-off is over.
     """
 
     since: datetime
     attempts: int = 1
     asked_again: bool = False
     asked: datetime | None = None
+    retry_at: datetime | None = None
 
     @property
     def tried_at(self) -> datetime:
