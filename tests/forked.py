@@ -69,9 +69,12 @@ class Forked:
 
     def _hear(self, timeout: float | None) -> int | None:
         self._told.settimeout(timeout)
-        with suppress(TimeoutError, BlockingIOError):
-            return int(self._told.recv(32))
-        return None
+        try:
+            heard = self._told.recv(32)
+        except (TimeoutError, BlockingIOError):
+            return None
+        assert heard, "the process that commands are forked from has ended; what it said is on stderr"
+        return int(heard)
 
 
 class Nursery:
