@@ -403,6 +403,7 @@ def rotator_command(
         "ROTATOR_ECGRID__RATE": "1000",
         "ROTATOR_HTTP__LISTEN": "",
     }
+    nursery.expect(given)
     command = Rotator(directory, given, simulator.simulator, None if EVERY else nursery)
     command.secrets.add(vault.token)
     yield command

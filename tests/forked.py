@@ -73,18 +73,25 @@ class Forked:
             heard = self._told.recv(32)
         except (TimeoutError, BlockingIOError):
             return None
-        assert heard, "the process that commands are forked from has ended; what it said is on stderr"
+        assert heard, (
+            "the process that commands are forked from has ended; what it said is on stderr"
+        )
         return int(heard)
 
 
 class Nursery:
-    """The process that commands are forked from; it starts when the first is wanted, in that environment."""
+    """The processes that commands are forked from: one for each environment that a test begins with."""
 
     def __init__(self) -> None:
-        self._orders: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._environment: dict[str, str] = {}
+        self._usual: list[dict[str, str]] = []
+        self._processes: dict[int, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
         self._lock = threading.Lock()
+
+    def expect(self, environment: Mapping[str, str]) -> None:
+        """What commands are given before a test changes anything. There are few such environments."""
+        with self._lock:
+            if (early := _read_early(environment)) not in self._usual:
+                self._usual.append(early)
 
     def start(
         self,
@@ -94,46 +101,51 @@ class Nursery:
         out: IO[bytes],
         err: IO[bytes],
     ) -> Forked | None:
-        """Starts one in that directory; None if it is no command of ours, or the environment another one.
+        """Starts one in that directory; None if it is no command of ours, or nobody expected that environment.
 
         What the rotator reads for itself may differ: it reads that when it runs, a library when it is loaded.
         """
-        if tuple(command[: len(PROGRAM)]) != PROGRAM:
+        early = _read_early(environment)
+        if tuple(command[: len(PROGRAM)]) != PROGRAM or early not in self._usual:
             return None
-        loaded = {name: value for name, value in environment.items() if not _is_read_late(name)}
+        number = self._usual.index(early)
         with self._lock:
-            self._orders = self._orders or self._begin(loaded)
-        if loaded != self._environment:
-            return None
+            if number not in self._processes:
+                self._processes[number] = self._begin(early)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = json.dumps([command[len(PROGRAM) :], str(directory), dict(environment)]).encode()
         assert len(order) < _LONGEST
         with theirs:
-            socket.send_fds(self._orders, [order], [theirs.fileno(), out.fileno(), err.fileno()])
+            orders, _ = self._processes[number]
+            socket.send_fds(orders, [order], [theirs.fileno(), out.fileno(), err.fileno()])
         return Forked(ours)
 
-    def _begin(self, environment: dict[str, str]) -> socket.socket:
+    def _begin(self, environment: dict[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        self._environment = environment
-        return ours
+        return ours, process
 
     def close(self) -> None:
         """No more commands; those that run go on."""
-        if self._orders is not None and self._process is not None:
-            self._orders.close()
-            self._process.wait(60)
+        for orders, process in self._processes.values():
+            orders.close()
+            process.wait(60)
 
 
-def _is_read_late(name: str) -> bool:
-    return name.startswith("ROTATOR_") or name in ("VAULT_ADDR", "VAULT_TOKEN")
+def _read_early(environment: Mapping[str, str]) -> dict[str, str]:
+    late = ("VAULT_ADDR", "VAULT_TOKEN")
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in late and not name.startswith("ROTATOR_")
+    }
 
 
 def _serve(orders: socket.socket) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import COLLECTED, OPERATOR, USERS, Rotator, VaultServer, is_gone, quick, until
-from forked import Forked
+from forked import Forked, Nursery
 
 from rotator.sandbox.ecgrid import Running
 
@@ -146,6 +146,20 @@ def test_a_command_with_another_environment_for_libraries_is_started_anew(
     assert isinstance(own.process, Forked)
     other = rotator_command.start("--version", VAULT_CACERT="")
     assert not isinstance(other.process, Forked)
+
+
+def test_whichever_command_is_the_first_the_usual_ones_are_forked(rotator_command: Rotator) -> None:
+    """One in an environment of its own takes nothing from those that follow."""
+    rotator_command.nursery = made = Nursery()
+    made.expect(rotator_command.environment)
+    try:
+        other = rotator_command.start("--version", VAULT_CACERT="")
+        assert not isinstance(other.process, Forked)
+        usual = rotator_command.start("--version")
+        assert isinstance(usual.process, Forked)
+        assert (other.finish().code, usual.finish().code) == (0, 0)
+    finally:
+        made.close()
 
 
 def test_something_of_each_file_is_in_make_test(request: pytest.FixtureRequest) -> None:
