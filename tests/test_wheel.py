@@ -164,6 +164,8 @@ def test_the_wheel_installs_and_runs(built: list[Path], tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
     subprocess.run(
         [*pip, "install", "--quiet", "--no-index", "--no-deps", "--no-compile", str(wheel)],
+        # It asks for rustc's version, whose own launcher writes into the home.
+        env={**os.environ, "HOME": str(tmp_path)},
         check=True,
         capture_output=True,
         timeout=120,
