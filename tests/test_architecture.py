@@ -298,10 +298,11 @@ def faults_of_a_lock(text: str) -> list[str]:
 
 
 def key_like_literals(text: str) -> list[str]:
-    """What a scanner, or a reader, would take for a real key."""
+    """What a scanner, or a reader, would take for a real key; npm's hashes are known for what they are."""
+    unlocked = re.sub(r'"integrity": "sha512-[\w+/]{86}=="', "", text)
     return [
         f"line {number}: {what}"
-        for number, line in enumerate(text.splitlines(), 1)
+        for number, line in enumerate(unlocked.splitlines(), 1)
         for what, pattern in KEY_LIKE.items()
         if re.search(pattern, line)
     ]

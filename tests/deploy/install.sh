@@ -11,7 +11,7 @@ packages=(
   faketime                                                     # sets a daemon's clock (test_daemon_clock.py)
   bash-completion fish zsh                                     # completions and the manual are used (test_install.py)
 )
-# axe-core, the accessibility checker, comes by its lock file; npm may also be there from elsewhere.
+# axe-core, the accessibility checker, and what operators accept come by their lock files; npm may also be there from elsewhere.
 command -v npm > /dev/null || packages+=(npm)
 
 missing=()
@@ -26,4 +26,6 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 # npm is left to its own settings.
-npm ci --silent --no-audit --no-fund --prefix "$(dirname "$0")/axe"
+for locked in axe operators; do
+  npm ci --silent --no-audit --no-fund --prefix "$(dirname "$0")/$locked"
+done
