@@ -82,6 +82,18 @@ def test_each_answer_has_its_meaning(line: tuple[Proxy, Wire], name: str) -> Non
         assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_a_page_in_place_of_vault_names_the_setting_to_look_at(
+    line: tuple[Proxy, Wire], status: int
+) -> None:
+    """The address may have a path too many: Vault's own pages for people answer below it, with 200."""
+    proxy, wire = line
+    proxy.between = lambda _request, _forward: answer_of(status, None)
+    with pytest.raises(Transient) as caught:
+        wire.request("get", "/v1/kv/data/a")
+    assert "VAULT_ADDR" in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [412, 429, 472, 473])
 def test_vaults_wish_when_to_come_again_is_heard(line: tuple[Proxy, Wire], status: int) -> None:
     """In seconds, or as a date; an hour at most, and what is neither is no wish."""

@@ -338,7 +338,9 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
         )
     # Not Vault that spoke: a proxy, a captive page.
     if answer is None:
-        text = f"{what}, not an answer of Vault's; is there a proxy between?"
+        text = (
+            f"{what}, not an answer of Vault's; is VAULT_ADDR right, and is there a proxy between?"
+        )
         kind = "vault.NotVault"
         return (
             AnswerLost(text, kind=kind) if changes and status != 404 else Transient(text, kind=kind)
