@@ -18,7 +18,7 @@ from rotator.fleet.verdict import (
     limit_of,
     pause_after,
 )
-from rotator.journal import Claim, Drift, Failed, Record, Underway
+from rotator.journal import WATCH, Claim, Drift, Failed, Record, Underway
 from rotator.keys import Issue, Visibility
 from rotator.run.right import MASS_DRIFT, For
 
@@ -220,6 +220,21 @@ def test_who_failed_a_moment_ago_comes_after_all_that_work() -> None:
     assert sorted(["t1", "t2"], key=brake.turn) == ["t2", "t1"]
     boot[0] = 21.0
     assert brake.turn("t1") == brake.turn("t2")
+
+
+def test_of_two_that_ask_in_one_moment_the_first_goes() -> None:
+    """Both have counted their request, and see each other's: else neither would ever go, whenever the pause is over."""
+    rotators = [brake_of([0.0]), brake_of([0.0])]
+    for brake in rotators:
+        for number in range(5):
+            brake.saw(f"t{number}", record(failed=failed(400)))
+    assert rotators[0].ask("t0", "again").go
+    assert rotators[1].ask("t1", "again").go
+    later = record(failed=failed(400)).change(watch_until=NOW + WATCH)
+    rotators[0].saw("t1", later)
+    rotators[1].saw("t0", later)
+    assert rotators[0].ask("t0", "begin", NOW).go
+    assert not rotators[1].ask("t1", "begin", NOW).go
 
 
 def test_what_comes_into_doubt_afterwards_has_somebody_at_work_on_it() -> None:

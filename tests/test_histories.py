@@ -29,6 +29,8 @@ FAILED: dict[int, dict[str, Any]] = {
     1001042: {"size": 8, "lasts": 315.58714685523614, "restarts": 0.5} | ALONE,
     1001108: {"size": 12, "lasts": 223.821523056474, "restarts": 0.5} | ALONE,
     1001322: {"size": 12, "lasts": 397.27445374891687, "restarts": 0.5} | ALONE,
+    601074: {"size": 12, "lasts": 115.92510748995623, "restarts": 0.5} | BUSY,
+    698782: {"size": 12, "lasts": 115.92510748995623, "restarts": 0.5} | BUSY,
     1001397: {"size": 12, "lasts": 337.61295109456205, "restarts": 0.0} | BUSY,
 }
 

@@ -172,6 +172,34 @@ def test_at_most_three_more_keys_are_asked_for_in_one_run(
     assert scene.stored().record.issued == ()
 
 
+def test_a_request_that_is_held_back_at_the_last_moment_counts_for_nothing(tmp_path: Path) -> None:
+    """It was counted before it is sent, and not sent: another rotator was quicker."""
+    scene = interrupted(tmp_path)
+    before = scene.stored().record
+
+    class Quicker(Asked):
+        """Another one asks in the same moment."""
+
+        def ask(self, what: For, record: Record) -> None:
+            """See `Right.ask`."""
+            if self.at_hand:
+                raise HeldBack("no", kind=BRAKED)
+            super().ask(what, record)
+
+    scene.asked.clear()
+    result = with_right(scene, right := Quicker()).tick()
+    assert result.error is not None
+    assert (result.error["kind"], right.came, "KeySet" in scene.asked) == (
+        BRAKED,
+        ["nothing"],
+        False,
+    )
+    record = scene.stored().record
+    assert before.underway is not None
+    assert record.underway is not None
+    assert (record.underway.sent, record.issued) == (before.underway.sent, before.issued)
+
+
 def test_a_refusal_proves_that_nothing_was_made(tmp_path: Path) -> None:
     """The rotation is over, and the request counts for nothing."""
     scene = due(tmp_path)

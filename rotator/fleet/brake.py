@@ -157,8 +157,12 @@ class Brake:
             young = case is not None and self._boot() - case.read_at < age
             return policy in self._at_work or young
 
-    def facts(self) -> Facts:
-        """What there is to judge by, now."""
+    def facts(self, who: str = "", asked: datetime | None = None) -> Facts:
+        """What there is to judge by, now; for `who`, whose request is counted since `asked` and not sent yet.
+
+        Of several that have counted theirs in one moment, whichever rotator they are of, the first goes: it sees no
+        pause after those that came later.
+        """
         with self._lock:
             now, boot = self._now(), self._boot()
             known = {name: case.trouble for name, case in self._cases.items() if case.trouble}
@@ -179,7 +183,13 @@ class Brake:
                 begun=dict(self._begun),
                 unresolved=frozenset(self._unresolved),
                 looking=frozenset(self._at_work & trouble.keys()),
-                again_at=self._pause_ends(told),
+                again_at=self._pause_ends(
+                    {
+                        name: one
+                        for name, one in told.items()
+                        if asked is None or (one.tried_at, name) < (asked, who)
+                    }
+                ),
                 doubtful=len(doubts.keys() | trouble.keys()),
                 before=frozenset(before - trouble.keys() - self._at_work),
                 waiting=any(boot - at < TURN_KEPT for at in self._waiting.values()),
@@ -254,13 +264,16 @@ class Brake:
 
     # who may
 
-    def ask(self, policy: str, what: For) -> Verdict:
-        """Gives the right, or tells why not; whoever has it keeps it until it is spent, or its run is over."""
+    def ask(self, policy: str, what: For, asked: datetime | None = None) -> Verdict:
+        """Gives the right, or tells why not; whoever has it keeps it until it is spent, or its run is over.
+
+        `asked`: when it counted the request that it is about to send.
+        """
         with self._lock:
             if what == "again":
                 self._unresolved.add(policy)
                 self._again.add(policy)
-            verdict = decide(policy, what, facts := self.facts())
+            verdict = decide(policy, what, facts := self.facts(policy, asked))
             if verdict.go:
                 self._begun[policy] = what
                 self._waiting.pop(policy, None)

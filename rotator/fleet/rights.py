@@ -17,7 +17,7 @@ from rotator.fleet.brake import Brake
 from rotator.fleet.crew import Task
 from rotator.fleet.standing import Board
 from rotator.fleet.survey import last_check
-from rotator.fleet.verdict import Verdict
+from rotator.fleet.verdict import Verdict, asked_at
 from rotator.journal import Record
 from rotator.keys import Secret
 from rotator.policy import Policy
@@ -135,7 +135,7 @@ class Rights:
         with self._lock:
             self._issued.append(self.clock.boot())
 
-    def ask(self, policy: Policy, what: For, *, of_tick: bool) -> Verdict:
+    def ask(self, policy: Policy, what: For, record: Record, *, of_tick: bool) -> Verdict:
         """As `Brake.ask`, from facts that are not old; counts what it gives. Raises Stopped at the tick's limit.
 
         Whoever has the right already asks for the last time before it sends: while somebody is in trouble everything
@@ -145,7 +145,10 @@ class Rights:
         self.refresh(0.0 if had and self.brake.facts().trouble else self.brake.fresh)
         if of_tick and what != "again" and not had and self._is_limit_reached():
             raise Stopped(LIMIT)
-        verdict = self.brake.ask(policy.name, what)
+        underway = record.underway
+        counted = had and underway is not None and underway.sent > 0
+        asked = asked_at(record, underway) if counted and underway is not None else None
+        verdict = self.brake.ask(policy.name, what, asked)
         if verdict.go and not had:
             self._count()
         return verdict
@@ -241,7 +244,7 @@ class OneRight:
         clock = rights.clock
         until = clock.boot() + rights.settings.deadline.total_seconds()
         while True:
-            verdict = rights.ask(self.policy, what, of_tick=self.of_tick)
+            verdict = rights.ask(self.policy, what, record, of_tick=self.of_tick)
             if verdict.go:
                 return
             if not verdict.soon or clock.boot() >= until or rights.stopping():

@@ -25,8 +25,12 @@ LOST = (
 def issue(run: Run) -> None:
     """Asks ECGrid for a new key: once. What is surely not sent is tried again, a lost answer is looked for."""
     underway = run.rotation
-    # At hand, if it was asked for where it is counted.
-    run.world.right.ask("begin", run.record)
+    try:
+        # At hand, if it was asked for where it is counted.
+        run.world.right.ask("begin", run.record)
+    except Failure:
+        took_nothing(run)
+        raise
     run.account.urgent()
 
     def ask() -> ApiKey:
