@@ -33,12 +33,12 @@ BEYOND = {
     "GET auth/token/lookup-self": "once a process: how long the login lives",
     "GET sys/internal": "once a process and mount: that it is KV v2",
     "POST sys/capabilities-self": "once a login and policy: that every path may be written, before ECGrid is asked",
-    "GET index": "the due index: before its entry is lowered, and once a tick",
-    "POST index": "the due index: lowered before the claim, raised after",
+    "GET index": "the due index: each document once a tick, for all policies in it",
+    "POST index": "the due index: lowered before the first claim of those in it, raised after the last",
     "GET ecgrid": "once a process and minute: what ECGrid speaks, and whose it is",
     "POST ecgrid": "once, and when it is news: the same, found out",
     "LIST record metadata": "once a state path: are there records that have to be proved to be this ECGrid's",
-    "GET record": "looking round, and what the record promises afterwards",
+    "GET record": "where the due index does not say enough: at first, once an hour, and after trouble",
 }
 CLAIM = {"ROTATOR_DEADLINE": "3s", "ROTATOR_CLAIM_TTL": "4s"}
 CLAIM_ENDS = 5.5  # seconds: Vault tells whole ones
@@ -53,7 +53,7 @@ def measure(world: World, scope: Scope) -> Iterator[Figure]:
         steady = Counted.of(one, recorder, "rotate", one.names[0])
         _crash(one, recorder)
         recovery = Counted.of(one, recorder, "run", "--once", environment=CLAIM)
-        many = in_a_fleet(world, recorder, scope.of(40, 10))
+        many = in_a_fleet(world, recorder, scope.of(200, 20))
     least = sum(LEAST_TIMES.get(name, 1) for name in LEAST_VAULT)
     yield requests("ECGrid, first (adopts, then rotates)", first.ecgrid)
     yield requests("ECGrid, steady", steady.ecgrid, len(LEAST_ECGRID), Aim("times", 1.0))

@@ -194,18 +194,37 @@ class Fleet:
         return run([ROTATOR, *arguments], self.environment(**more), self.directory)
 
     def become_due(self) -> None:
-        """As if the last rotation had been 31 days ago and what it replaced had been retired since."""
-        past = datetime.now(UTC) - timedelta(days=31)
+        """As if the last rotation had been 31 days ago and what it replaced had been retired since.
+
+        By the records, and by what the due index tells of them: as a rotator that is always there finds it.
+        """
+        now = datetime.now(UTC)
+        past = (now - timedelta(days=31)).isoformat()
 
         def move(number: int) -> None:
             path = f"{self.mount}/data/{STATE}/record/{self.names[number]}"
-            found = self.world.kv.call("GET", path)["data"]
-            data = {**found["data"], "rotated_at": past.isoformat(), "retiring": []}
-            cas = {"cas": found["metadata"]["version"]}
-            self.world.kv.call("POST", path, {"data": data, "options": cas})
+            self._change(path, lambda data: {**data, "rotated_at": past, "retiring": []})
+
+        def tell(number: int) -> None:
+            path = f"{self.mount}/data/{STATE}/index/{number:02d}"
+            self._change(path, told)
+
+        def told(data: dict[str, Any]) -> dict[str, Any]:
+            entries = json.loads(data["policies"])
+            for entry in filter(lambda one: "told" in one, entries.values()):
+                entry["quiet_until"] = (now - timedelta(seconds=1)).isoformat()
+                entry["record"] += 1
+                entry["told"] = {**entry["told"], "rotated": past, "debts": []}
+            return {"policies": json.dumps(entries)}
 
         at_once(move, range(len(self.names)))
-        self.forget_index()
+        at_once(tell, range(INDEX_DOCUMENTS))
+
+    def _change(self, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        found = self.world.kv.call("GET", path).get("data")
+        if found is not None:
+            cas = {"cas": found["metadata"]["version"]}
+            self.world.kv.call("POST", path, {"data": change(found["data"]), "options": cas})
 
     def forget_index(self) -> None:
         """The next tick reads every record."""

@@ -212,6 +212,35 @@ def test_every_request_to_vault_is_explained(here: World) -> None:
     assert set(counted.ecgrid) == set(calls.LEAST_ECGRID)
 
 
+# Of one rotation in steady state that a tick finds due.
+STEADY = {
+    "GET record": 1,
+    "POST record": 2,
+    "GET published": 2,
+    "POST published": 1,
+    "PATCH published metadata": 1,
+    "POST staged": 1,
+    "DELETE staged metadata": 1,
+}
+
+
+def test_a_rotation_costs_vault_nine_requests_and_a_share_in_its_index_document(
+    here: World,
+) -> None:
+    """The document is read, lowered and raised, once for all that are due in it; a few more come once a process."""
+    size = 12
+    with Recorder(here.vault.addr) as recorder:
+        counted = calls.in_a_fleet(here, recorder, size)
+    sent = {call: round(times * size) for call, times in counted.vault.items()}
+    documents = sent.pop("GET index")
+    assert documents <= size
+    assert sent.pop("POST index") == 2 * documents
+    once = {call: times - STEADY.get(call, 0) * size for call, times in sent.items()}
+    assert sum(once.values()) <= 5, once
+    assert min(once.values()) >= 0, once
+    assert sum(STEADY.values()) == 9
+
+
 def test_the_idle_interpreter_imports_what_the_daemon_does(here: World) -> None:
     """Every module of ours, and every package, that a daemon has imported by the end of its first turn."""
     policies = fleet(here, 1, "records")

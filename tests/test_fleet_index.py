@@ -105,6 +105,72 @@ def test_a_due_policy_is_found_at_its_time_and_not_before(tmp_path: Path) -> Non
     assert other.work(scene.policy) == {"edi"}
 
 
+def looked_until_due(scene: Scene, party: Party) -> None:
+    """A look every five minutes until the rotation has come due, as a rotator has it that is always there."""
+    scene.pass_time(days=29, hours=23)
+    for _ in range(300):
+        party.calls.clear()
+        if party.work(scene.policy):
+            return
+        scene.pass_time(minutes=5)
+    raise AssertionError("the policy has not come due within a day")
+
+
+def test_a_policy_that_comes_due_is_read_by_the_run_that_begins_alone(tmp_path: Path) -> None:
+    """What the index has told of it says enough to give it a place; later looks find it there as well."""
+    scene = Scene(tmp_path)
+    party = adopted(scene)
+    looked_until_due(scene, party)
+    assert party.calls == {"vault read rotator index": 1}
+    other = Party(scene.store, scene.time, "other", NEVER_CHECKED)
+    (task,) = other.look(scene.policy).tasks
+    assert other.calls["vault read rotator record"] == 0
+    other.index.lower("edi")
+    (by_record,) = other.look(scene.policy).tasks
+    assert other.calls["vault read rotator record"] == 1
+    assert (task.order, task.urgency, task.issues, task.overdue, task.stuck) == (
+        by_record.order,
+        by_record.urgency,
+        by_record.issues,
+        by_record.overdue,
+        by_record.stuck,
+    )
+    assert task.issues
+
+
+def test_what_is_due_and_not_begun_is_read_within_the_hour_all_the_same(tmp_path: Path) -> None:
+    """Its record may have been deleted while something held it back."""
+    scene = Scene(tmp_path)
+    party = adopted(scene)
+    looked_until_due(scene, party)
+    del scene.store.paths[scene.vault.record_at("edi")]
+    party.calls.clear()
+    for _ in range(7):
+        scene.pass_time(minutes=10)
+        party.look(scene.policy)
+    assert party.calls["vault read rotator record"] >= 1
+
+
+@pytest.mark.parametrize("since", ["claimed", "of another ECGrid", "of another policy"])
+def test_what_the_index_has_told_of_one_that_is_due_counts_only_while_it_is_true(
+    tmp_path: Path, since: str
+) -> None:
+    """Whoever claims has lowered the entry; a record of another ECGrid, or a policy that was changed, is read."""
+    scene = Scene(tmp_path)
+    party = adopted(scene)
+    looked_until_due(scene, party)
+    policy = scene.policy
+    if since == "claimed":
+        Party(scene.store, scene.time, "other", NEVER_CHECKED).index.hold("edi")
+    elif since == "of another ECGrid":
+        party.rounds._is_ours = lambda _mark: False
+    else:
+        policy = policy_from(tmp_path, POLICY.replace("every: 30d", "every: 20d"))
+    party.calls.clear()
+    party.look(policy)
+    assert party.calls["vault read rotator record"] == 1
+
+
 def test_every_record_is_read_once_an_hour_whatever_the_index_says(tmp_path: Path) -> None:
     """So that one that was deleted or destroyed is noticed; and that is all that an idle hour writes."""
     scene = Scene(tmp_path)

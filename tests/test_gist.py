@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from interleave import Ended as Killed
 from test_fleet_index import NEVER_CHECKED, SCHEDULES, START, TTL, Party, adopted, begin
 from worlds import OTHER, POLICY, USER, Process, Scene, policy_from
 
+from rotator import due
 from rotator.errors import Failure, Forbidden
 from rotator.fleet.forecast import ahead
 from rotator.fleet.renaming import take_over
@@ -198,6 +199,17 @@ RECORDS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
+def place_in_a_tick(policy: Policy, record: Record, now: datetime) -> tuple[object, ...]:
+    """Whether a rotation has come due, and all that gives it its place among the others."""
+    return (
+        due.begins_with_a_key(policy, record, now),
+        due.urgency(policy, record, now),
+        due.is_overdue(policy, record, now),
+        due.is_stuck(record, now),
+        due.outlived(record, now, policy.grace),
+    )
+
+
 @given(fields=RECORDS, schedule=SCHEDULES, enabled=st.booleans(), nows=st.lists(EXACT, min_size=3))
 def test_a_gist_tells_what_its_record_tells_at_any_time(
     tmp_path_factory: pytest.TempPathFactory,
@@ -222,6 +234,7 @@ def test_a_gist_tells_what_its_record_tells_at_any_time(
         assert row(policy, told, now) == row(policy, record, now)
         until = now + timedelta(days=40)
         assert ahead(policy, told, now, until) == ahead(policy, record, now, until)
+        assert place_in_a_tick(policy, told, now) == place_in_a_tick(policy, record, now)
 
 
 @pytest.mark.parametrize(

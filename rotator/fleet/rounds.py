@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TypeVar
 
@@ -43,6 +43,7 @@ R = TypeVar("R")
 BATCH = 8
 # Records that are read rather than the documents of the index.
 FEW = INDEX_SHARDS
+INSTANT = timedelta(microseconds=1)
 
 
 @dataclass
@@ -106,9 +107,10 @@ class Rounds:
         """
         settings, found = self._settings, Found()
         checking = Checking.spread(settings.check_every, fleet_size, settings.ecgrid.rate)
-        vouched, read = self._consult(policies, checking, noting=noting)
-        for policy, at in vouched:
-            found.later(Result(policy.name, "not-due"), at)
+        seen = self._look_at_index(policies)
+        now = self._vault.now()
+        unsure = [p for p in policies if not self._sort_by_index(p, seen, checking, now, found)]
+        read = self._read_unsure(unsure, seen, noting=noting)
         now = self._vault.now()
         for policy, answer in read:
             self._sort(policy, answer, checking, now, found)
@@ -177,9 +179,9 @@ class Rounds:
                 if entry is None:
                     told[policy.name] = None
                 continue
-            found = gist.read(policy.name, entry.told) if entry and entry.told else None
-            if found is not None and not as_of(found, now, self._settings.claim_ttl)[1]:
-                told[policy.name] = found if self._is_ours(found.ecgrid) else None
+            record = self._told(policy, entry, now) if entry is not None else None
+            if record is not None:
+                told[policy.name] = record if self._is_ours(record.ecgrid) else None
         return told
 
     def _with_record(self) -> set[str] | None:
@@ -228,30 +230,55 @@ class Rounds:
         self._reports.saw(policy.name, answer)
         return answer
 
-    def _consult(
-        self, policies: list[Policy], checking: Checking, *, noting: bool
-    ) -> tuple[list[tuple[Policy, datetime]], list[tuple[Policy, Answer]]]:
-        """The policies that the index vouches for, and until when; and the records of the others."""
-        seen = self._look_at_index(policies)
-        now = self._vault.now()
-        vouched, unsure = [], []
-        for policy in policies:
-            entry, until = _vouching(seen.entry(policy.name, policy.digest), now), now
-            if entry is not None:
-                until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
-            if entry is not None and now < until:
-                vouched.append((policy, until))
-                self._reports.board.vouched(policy.name, entry.version)
-            else:
-                unsure.append(policy)
+    def _sort_by_index(
+        self, policy: Policy, seen: Look, checking: Checking, now: datetime, found: Found
+    ) -> bool:
+        """Puts a policy where the due index alone says that it belongs; False if its record has to be read."""
+        entry = seen.entry(policy.name, policy.digest)
+        if entry is None:
+            return False
+        until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
+        if _vouching(entry, now) and now < until:
+            found.later(Result(policy.name, "not-due"), until)
+        elif (record := self._come_due(policy, entry, now)) is not None:
+            found.tasks.append(self._task(policy, record, now))
+        else:
+            return False
+        self._reports.board.vouched(policy.name, entry.version)
+        return True
+
+    def _come_due(self, policy: Policy, entry: Entry, now: datetime) -> Record | None:
+        """The gist of a record by which a rotation has come due; the run that begins it reads the record itself.
+
+        Until then it was quiet, and whoever has changed it since has lowered the entry. Once the hour of its reading
+        has come, that counts no more: it may have been deleted, or set back.
+        """
+        if not entry.quiet_until <= now < reading(policy.name, entry.quiet_until - INSTANT):
+            return None
+        record = self._told(policy, entry, now)
+        if record is None or not self._is_ours(record.ecgrid):
+            return None
+        return record if due.begins_with_a_key(policy, record, now) else None
+
+    def _told(self, policy: Policy, entry: Entry, now: datetime) -> Record | None:
+        """The gist that the entry holds, if it holds one whose times may be believed."""
+        record = gist.read(policy.name, entry.told) if entry.told else None
+        if record is None or as_of(record, now, self._settings.claim_ttl)[1]:
+            return None
+        return record
+
+    def _read_unsure(
+        self, policies: list[Policy], seen: Look, *, noting: bool
+    ) -> list[tuple[Policy, Answer]]:
+        """The records of those of whom the index does not say enough."""
         read: list[tuple[Policy, Answer]] = []
-        for some in self._batches(unsure):
+        for some in self._batches(policies):
             answers = list(zip(some, self._readers.map(self._in_turn, some), strict=True))
             known = [(one, stored) for one, stored in answers if isinstance(stored, Stored)]
             if noting:
                 self._raise(seen, known)
             read += answers
-        return vouched, read
+        return read
 
     def _batches(self, policies: list[Policy]) -> Iterator[list[Policy]]:
         """The policies by pages of the index, so that each page is written once, in parts that are soon read."""

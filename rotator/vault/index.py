@@ -1,9 +1,10 @@
 """The due index: what says that a record need not be read now, so that a tick costs what is due, not the fleet.
 
 Each policy has an entry in one of a few documents below `STATE_PATH/index/`: nothing is to be done for it before some
-instant, as its record said at some version, under some digest of the policy. An entry that is missing, unreadable, of
-another digest, or whose instant has come says nothing, and the record is read. Losing it all costs one slow tick.
-Beside it stands the gist of that record (`journal.gist`): `status` and `plan` need not read it either.
+instant, as its record said at some version, under some digest of the policy. An entry that is missing, unreadable or
+of another digest says nothing, and the record is read. Losing it all costs one slow tick. Beside it stands the gist of
+that record (`journal.gist`): `status` and `plan` need not read it either, nor does the tick at which the instant has
+come, if a rotation is due by it: the run that begins reads it.
 
 It must never hide what is open, or owed, nor tell what was, so three rules hold, all by check-and-set on the document:
 
