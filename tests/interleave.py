@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,7 +183,7 @@ class Interleaving:
         found = [f"{actor.name}: {actor.error!r}" for actor in self.actors if actor.error]
         results = [actor.result for actor in self.actors]
         errors = [result.error for result in results if isinstance(result, Result) and result.error]
-        return found + [error["message"] for error in errors if error["kind"] == "rotator.Fault"]
+        return found + [error.message for error in errors if error.kind == "rotator.Fault"]
 
     def _fate(self, actor: Actor) -> str:
         draw, chances = self.random.uniform(0, 100), self.chances
@@ -217,7 +217,7 @@ def quiet_end(scene: Scene, *, forward: bool = True) -> list[str]:
     results.append(scene.rotator().repair())
     scene.pass_time(hours=13)
     results += [scene.rotator().tick() for _ in range(2)]
-    if any(result.error and result.error["kind"] == "rotation.IssueLimit" for result in results):
+    if any(result.error and result.error.kind == "rotation.IssueLimit" for result in results):
         scene.pass_time(
             hours=25
         )  # three requests were lost: an alarm, and no more keys until the next day
@@ -244,7 +244,7 @@ def quiet_end(scene: Scene, *, forward: bool = True) -> list[str]:
     return wrongs + (went_back(scene) if forward else [])
 
 
-def strays(scene: Scene, outcomes: list[str]) -> list[str]:
+def strays(scene: Scene, outcomes: Sequence[str]) -> list[str]:
     """Every live key of the policy's users is the one that it published last for that user."""
     record = scene.stored().record
     ours = {held.key_id for held in (record.current, *record.others) if held}

@@ -345,7 +345,7 @@ def test_a_staged_document_that_nobody_understands_stops(tmp_path: Path) -> None
     result = forge.tick()
     assert (result.outcome, forge.scene.issued()) == ("failed", 0)
     assert result.error is not None
-    assert "check --repair" in result.error["message"]
+    assert "check --repair" in result.error.message
 
 
 # published
@@ -539,8 +539,8 @@ def test_a_deleted_record_is_not_one_that_never_was(tmp_path: Path) -> None:
     forge.scene.store.delete(forge.scene.vault.record_at("edi"))
     for result in (forge.tick(), forge.scene.rotator().rotate(), forge.scene.rotator().repair()):
         assert result.error is not None
-        assert result.error["kind"] == "vault.Deleted"
-        assert "rotator adopt edi" in result.error["message"]
+        assert result.error.kind == "vault.Deleted"
+        assert "rotator adopt edi" in result.error.message
     assert forge.scene.issued() == 0
     assert forge.scene.rotator().adopt().outcome == "adopted"
     assert (forge.wrongs(), forge.scene.issued()) == ([], 0)
@@ -554,8 +554,8 @@ def test_a_deleted_secret_is_not_one_that_never_was(tmp_path: Path) -> None:
     forge.scene.pass_time(days=30)
     result = forge.tick()
     assert result.error is not None
-    assert result.error["kind"] == "vault.Deleted"
-    assert "rotator adopt edi" in result.error["message"]
+    assert result.error.kind == "vault.Deleted"
+    assert "rotator adopt edi" in result.error.message
     assert forge.scene.issued() == 0
     assert forge.scene.rotator().adopt().outcome == "adopted"
     assert (forge.wrongs(), forge.scene.issued()) == ([], 0)
@@ -595,8 +595,8 @@ def test_a_record_that_is_not_understood_stops(
     forge.scene.pass_time(days=31)
     for result in (forge.tick(), forge.scene.rotator().rotate(), forge.scene.rotator().adopt()):
         assert result.error is not None
-        assert result.error["kind"] == "vault.BadRecord"
-        assert says in result.error["message"]
+        assert result.error.kind == "vault.BadRecord"
+        assert says in result.error.message
     document = forge.scene.store.read(at, None)
     assert document is not None
     assert (document.version, forge.scene.issued()) == (stored.version + 1, 0)
@@ -693,8 +693,8 @@ def test_a_back_off_is_kept_by_every_tick_and_ends(tmp_path: Path) -> None:
     forge.scene.asked.clear()
     result = forge.tick()
     assert result.error is not None
-    assert (result.error["kind"], forge.scene.asked) == ("ecgrid.Timeout", [])
-    assert "tried again at" in result.error["message"]
+    assert (result.error.kind, forge.scene.asked) == ("ecgrid.Timeout", [])
+    assert "tried again at" in result.error.message
     forge.scene.pass_time(hours=1, seconds=1)
     assert forge.tick().outcome == "rotated"
     assert forge.scene.stored().record.failed is None
@@ -733,7 +733,7 @@ def test_three_keys_beyond_the_schedule_are_the_limit(tmp_path: Path) -> None:
     forge.open()
     result = forge.tick()
     assert result.error is not None
-    assert (result.error["kind"], forge.scene.issued()) == ("rotation.IssueLimit", 0)
+    assert (result.error.kind, forge.scene.issued()) == ("rotation.IssueLimit", 0)
     made = forge.issue()
     assert forge.tick().outcome == "rotated"
     assert forge.scene.published().value == made.value

@@ -120,9 +120,9 @@ def assert_refused(fleet: Fleet, results: list[Result], issue: str) -> None:
     """The message says what to write instead and what it means; no key is counted, nothing is open."""
     for result in results:
         assert result.error is not None
-        assert result.error["kind"] == "ecgrid.NoSuchCall"
+        assert result.error.kind == "ecgrid.NoSuchCall"
         advice = "issue: generate" if issue != "generate" else "verify: get-api-key"
-        assert advice in result.error["message"]
-        assert issue == "generate" or "users: [a, b]" in result.error["message"]
+        assert advice in result.error.message
+        assert issue == "generate" or "users: [a, b]" in result.error.message
     stored = fleet.vault.record(fleet.policies[0].name)
     assert stored is None or (stored.record.underway, stored.record.issued) == (None, ())

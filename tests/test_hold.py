@@ -323,7 +323,7 @@ def test_no_key_is_issued_for_a_drift_while_a_policy_is_held(tmp_path: Path) -> 
     for _ in range(2):
         result = scene.rotator().repair()
         assert result.error is not None
-        assert (result.outcome, result.error["kind"]) == ("failed", "policy.Held")
+        assert (result.outcome, result.error.kind) == ("failed", "policy.Held")
         assert alarms_of(result) == [("failed", "policy.Held")]
         scene.pass_time(minutes=5)
     record = scene.stored().record

@@ -94,7 +94,7 @@ def test_a_back_off_is_an_hour_at_most(tmp_path: Path, wish: float) -> None:
 
     result = scene.rotator(gate).rotate()
     assert result.error is not None
-    assert result.error["kind"] == "ecgrid.Unavailable"
+    assert result.error.kind == "ecgrid.Unavailable"
     failed = scene.stored().record.failed
     assert failed is not None
     assert failed.retry_at is not None
@@ -122,4 +122,4 @@ def test_an_order_to_stop_while_a_failure_is_recorded_leaves_the_failure(tmp_pat
     scene.time.sleeping = stop
     result = process.rotate()
     assert result.error is not None
-    assert result.error["kind"] == "ecgrid.AccessDenied"
+    assert result.error.kind == "ecgrid.AccessDenied"

@@ -15,7 +15,7 @@ from rotator.rotation import Result
 
 def told(result: Result) -> object:
     """What a result says of the replaced key."""
-    return result.as_json()["previous_key"]
+    return result.previous_key
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_until_when_the_replaced_key_lives_is_told(tmp_path: Path) -> None:
     assert until is not None
     assert abs(until - scene.vault.now() - timedelta(hours=12)) < timedelta(minutes=1)
     scene.pass_time(hours=13)
-    assert scene.rotator().tick().as_json()["previous_key_until"] is None
+    assert scene.rotator().tick().previous_key_until is None
     other = Scene(tmp_path, keyset="replace")
     other.rotator().tick()
     assert other.rotator().rotate().previous_key_until is None

@@ -52,7 +52,7 @@ def test_what_only_lags_is_never_written_over(tmp_path: Path, what: str) -> None
     )
     result = process.repair()
     assert result.error is not None
-    assert result.error["kind"] == "vault.StaleRead"
+    assert result.error.kind == "vault.StaleRead"
     assert scene.published().version == secret.version
     assert all(at.path == "rotator/record/edi" for at, _ in scene.store.log[log:])
 

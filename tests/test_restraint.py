@@ -31,7 +31,7 @@ def kind_of(result: Result) -> str:
     """The kind of a failure."""
     assert (result.outcome, result.error is None) == ("failed", False)
     assert result.error is not None
-    return result.error["kind"]
+    return result.error.kind
 
 
 # a key that does not work yet

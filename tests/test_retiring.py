@@ -44,7 +44,7 @@ def test_a_removal_that_ecgrid_only_pretends_is_found_out(tmp_path: Path) -> Non
         scene.pass_time(minutes=11)
         result = scene.rotator().tick()
         assert result.error is not None
-        assert (result.error["kind"], result.phase) == ("ecgrid.NotRetired", "retire")
+        assert (result.error.kind, result.phase) == ("ecgrid.NotRetired", "retire")
     assert (scene.works(), debts(scene)) == (USER, [scene.first.key_id])
     assert scene.stored().record.retiring[0].tried == 4
     scene.simulator.switch(key_remove="removes")
@@ -64,7 +64,7 @@ def test_500_three_times_then_404(tmp_path: Path) -> None:
     for tried in (1, 2, 3):
         result = scene.rotator(gate).tick()
         assert result.error is not None
-        assert result.error["kind"] == "ecgrid.NotRetired"
+        assert result.error.kind == "ecgrid.NotRetired"
         assert debts(scene) == [scene.first.key_id]
         assert scene.stored().record.retiring[0].tried == tried
         assert row(scene.policy, scene.record(), scene.vault.now())["state"] == "failed"

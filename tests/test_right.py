@@ -120,7 +120,7 @@ def test_no_key_is_asked_for_without_the_right(tmp_path: Path, way: str) -> None
     right = Asked(refused=("begin", "again", "repair"))
     result = act(with_right(scene, right))
     assert result.error is not None
-    assert (result.error["kind"], right.asked) == (BRAKED, [what])
+    assert (result.error.kind, right.asked) == (BRAKED, [what])
     assert "KeySet" not in scene.asked
     record = scene.record()
     assert record is None or (record.claim, record.failed) == (None, None)
@@ -136,7 +136,7 @@ def test_a_lost_answer_takes_the_right_anew(tmp_path: Path) -> None:
     process = with_right(scene, right, lambda call: "fail" if call == "ecgrid KeySet" else "go")
     result = process.tick()
     assert result.error is not None
-    assert (result.error["kind"], right.came) == (BRAKED, ["lost"])
+    assert (result.error.kind, right.came) == (BRAKED, ["lost"])
     record = scene.stored().record
     assert record.underway is not None
     assert record.failed is not None
@@ -189,7 +189,7 @@ def test_a_request_that_is_held_back_at_the_last_moment_counts_for_nothing(tmp_p
     scene.asked.clear()
     result = with_right(scene, right := Quicker()).tick()
     assert result.error is not None
-    assert (result.error["kind"], right.came, "KeySet" in scene.asked) == (
+    assert (result.error.kind, right.came, "KeySet" in scene.asked) == (
         BRAKED,
         ["nothing"],
         False,
@@ -216,7 +216,7 @@ def test_nothing_is_issued_for_drift_when_the_witness_is_refused_too(tmp_path: P
     scene.asked.clear()
     result = with_right(scene, Asked(other=Secret("x" * 20))).repair()
     assert result.error is not None
-    assert (result.error["kind"], "KeySet" in scene.asked) == (MASS_DRIFT, False)
+    assert (result.error.kind, "KeySet" in scene.asked) == (MASS_DRIFT, False)
     record = scene.stored().record
     assert record.drifted is not None
     assert (record.underway, record.claim) == (None, None)
@@ -246,7 +246,7 @@ def test_nothing_is_issued_for_drift_that_is_over_when_the_witness_is_accepted(
 
     result = with_right(scene, Asked(other=Secret(scene.admin.value)), gate).repair()
     assert result.error is not None
-    assert (result.error["kind"], "KeySet" in scene.asked) == (MASS_DRIFT, False)
+    assert (result.error.kind, "KeySet" in scene.asked) == (MASS_DRIFT, False)
     scene.pass_time(minutes=1)
     assert scene.rotator().repair().outcome == "unchanged"
     assert (scene.works(), scene.stored().record.drifted) == (USER, None)

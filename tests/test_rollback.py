@@ -54,7 +54,7 @@ def refused(scene: Scene, process: Process | None = None) -> str:
     assert (result.outcome, result.bad) == ("failed", True)
     assert result.error is not None
     assert documents(scene) == before
-    return f"{result.error['kind']}: {result.error['message']}"
+    return f"{result.error.kind}: {result.error.message}"
 
 
 def test_the_key_before_is_published_and_the_newer_one_is_owed_its_end(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_without_a_key_before_nothing_is_done(tmp_path: Path) -> None:
     """Never adopted, just adopted, or only known to a version that did not note it."""
     scene = Scene(tmp_path)
     result = back(scene.rotator())
-    assert (result.outcome, result.error and result.error["kind"]) == (
+    assert (result.outcome, result.error and result.error.kind) == (
         "failed",
         "rotation.NoWayBack",
     )

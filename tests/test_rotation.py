@@ -155,7 +155,7 @@ def test_a_key_that_cannot_be_read_is_not_adopted(tmp_path: Path, shown: str) ->
     result = scene.rotator().tick()
     assert (result.outcome, scene.issued()) == ("failed", 0)
     assert result.error is not None
-    assert "first: rotate" in result.error["message"]
+    assert "first: rotate" in result.error.message
     assert scene.rotator().rotate().outcome == "rotated"
     assert (scene.works(), scene.issued()) == (USER, 1)
 
@@ -167,9 +167,9 @@ def test_keyset_that_answers_the_same_key_is_a_failure(tmp_path: Path) -> None:
     scene.pass_time(days=31)
     result = scene.rotator().tick()
     assert result.error is not None
-    assert result.error["kind"] == "ecgrid.NotReplaced"
-    assert "create-key" in result.error["message"]
-    assert "generate" in result.error["message"]
+    assert result.error.kind == "ecgrid.NotReplaced"
+    assert "create-key" in result.error.message
+    assert "generate" in result.error.message
     scene.pass_time(days=2)
     assert scene.rotator().tick().outcome == "failed"
     assert scene.asked.count("KeySet") == 1
@@ -183,7 +183,7 @@ def test_keyset_that_only_stores_is_told_from_one_that_issues(tmp_path: Path) ->
     result = scene.rotator().rotate()
     assert result.outcome == "failed"
     assert result.error is not None
-    assert "generate" in result.error["message"]
+    assert "generate" in result.error.message
     assert scene.published().key_id == scene.first.key_id
     assert scene.works() == USER
 
@@ -235,7 +235,7 @@ def test_a_secret_of_another_policy_is_not_written(tmp_path: Path) -> None:
     result = scene.rotator().tick(renamed)
     assert result.outcome == "failed"
     assert result.error is not None
-    assert "adopt renamed --from edi" in result.error["message"]
+    assert "adopt renamed --from edi" in result.error.message
     assert scene.issued() == 0
 
 
@@ -392,7 +392,7 @@ def test_an_old_key_that_is_not_the_published_one_is_not_replaced_either(tmp_pat
     scene.simulator.switch(keyset="same")
     result = scene.rotator().rotate()
     assert result.error is not None
-    assert result.error["kind"] == "ecgrid.NotReplaced"
+    assert result.error.kind == "ecgrid.NotReplaced"
     assert scene.published().value == Secret(scene.first.value)
 
 
@@ -429,7 +429,7 @@ def test_a_deleted_secret_says_whether_anything_was_issued(tmp_path: Path, is_op
     forge.scene.store.delete(forge.scene.published_at())
     result = forge.scene.rotator().rotate()
     assert result.error is not None
-    assert ("Nothing was issued" in result.error["message"]) is not is_open
+    assert ("Nothing was issued" in result.error.message) is not is_open
 
 
 def test_an_earlier_version_that_was_destroyed_does_not_end_the_search(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_what_may_not_be_seen_and_was_never_adopted_is_said(tmp_path: Path) -> N
     hidden = forbidding("ListKeys", "GetKey")
     for result in (scene.rotator(hidden).repair(), scene.rotator(hidden).adopt()):
         assert result.error is not None
-        assert result.error["kind"] == "ecgrid.AccessDenied"
-        assert "first: rotate" in result.error["message"]
+        assert result.error.kind == "ecgrid.AccessDenied"
+        assert "first: rotate" in result.error.message
     assert scene.issued() == 0
     scene.simulator.switch(private_read="owner-403")
     assert scene.rotator(forbidding("ListKeys")).rotate().outcome == "rotated"
@@ -159,7 +159,7 @@ def test_the_proof_by_the_list_asks_for_the_visibility_that_the_key_has(tmp_path
     scene.pass_time(days=1)
     result = scene.rotator().tick()
     assert result.error is not None
-    assert result.error["kind"] == "ecgrid.NotRetired"
+    assert result.error.kind == "ecgrid.NotRetired"
     assert {scene.first.key_id, shared.key_id} <= scene.live()
 
 
@@ -331,7 +331,7 @@ def test_a_key_that_was_refused_does_not_count_as_issued(tmp_path: Path) -> None
     for _ in range(5):
         result = scene.rotator(forbidding("KeySet")).tick()
         assert result.error is not None
-        assert result.error["kind"] == "ecgrid.AccessDenied"
+        assert result.error.kind == "ecgrid.AccessDenied"
         scene.pass_time(hours=1)
     assert scene.rotator().tick().outcome in ("adopted", "rotated")
     assert (scene.works(), scene.issued(OTHER)) == (OTHER, 1)
@@ -350,7 +350,7 @@ def test_a_staged_key_that_answers_as_another_user_is_given_up_the_second_time(
     kinds = []
     for _ in range(2):
         result = forge.scene.rotator(forbidding("GetKey")).tick()
-        kinds.append(result.error and result.error["kind"])
+        kinds.append(result.error and result.error.kind)
         forge.scene.pass_time(hours=2)
     assert kinds == ["ecgrid.OtherUser"] * 2
     assert forge.tick().outcome == "rotated"
@@ -371,7 +371,7 @@ def test_a_run_that_cannot_see_what_became_of_its_key_has_failed(tmp_path: Path)
     result = scene.rotator(gate).rotate()
     assert result.outcome == "failed"
     assert result.error is not None
-    assert result.error["kind"] == "rotation.Contended"
+    assert result.error.kind == "rotation.Contended"
 
 
 def test_a_dry_run_meets_what_the_rotation_would(tmp_path: Path) -> None:
@@ -382,4 +382,4 @@ def test_a_dry_run_meets_what_the_rotation_would(tmp_path: Path) -> None:
     said = would(scene.rotator().run(Order("demand", since=scene.vault.now()), renamed))
     assert said.error is not None
     assert (said.outcome, said.phase) == ("failed", "claim")
-    assert (said.error["kind"]) == "policy.OthersSecret"
+    assert (said.error.kind) == "policy.OthersSecret"

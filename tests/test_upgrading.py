@@ -163,7 +163,7 @@ def test_a_record_of_the_version_before_knows_no_way_back(tmp_path: Path) -> Non
     written = len(scene.store.log)
     order = Order("rollback", named=True)
     result = tend(scene.rotator().run(order))
-    assert (result.outcome, result.error and result.error["kind"]) == (
+    assert (result.outcome, result.error and result.error.kind) == (
         "failed",
         "rotation.NoWayBack",
     )

@@ -71,4 +71,4 @@ def test_a_deleted_record_is_named_by_its_path(tmp_path: Path) -> None:
         forge.scene.vault.record("edi")
     error = forge.tick().error
     assert error is not None
-    assert "secret/rotator/record/edi" in error["message"]
+    assert "secret/rotator/record/edi" in error.message

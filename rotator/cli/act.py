@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rotator import reporting
-from rotator.cli import Choice, is_quiet, output
+from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose, require
 from rotator.cli.common import (
     BUSY,
@@ -30,7 +31,7 @@ from rotator.fleet.renaming import take_over, would_take_over
 from rotator.letters import visible
 from rotator.policy import Policy
 from rotator.reporting.to_sentry import CheckIns, slug
-from rotator.rotation import Check, Order, Result
+from rotator.rotation import Check, Order, Result, Word
 
 IN_SYNC = "in-sync"
 
@@ -137,42 +138,47 @@ def check(
             _carry_out(fleet, policies, order, json_, dry_run=dry_run)
         with output.counting("policies", len(policies)) as tell:
             found = fleet.check(policies, tell)
-        checked = {name: _checked(one) for name, one in found.items()}
-        told = dict(output.worth_telling(checked.items(), lambda one: one[1]["state"] != IN_SYNC))
+        checked = [_checked(name, one) for name, one in found.items()]
+        told = output.worth_telling(checked, lambda one: one.state != IN_SYNC)
         without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
-            rows = [{"policy": name, **one} for name, one in told.items()]
+            rows = [in_json.of_check(one) for one in told]
             output.print_json({"results": rows, "without_policy": without})
         elif told or not is_quiet():
             _print_checked(told, without)
-        states = {one["state"] for one in checked.values()}
+        states = {one.state for one in checked}
         sys.exit(FAILED if "failed" in states else OUT_OF_SYNC if states - {IN_SYNC} else 0)
 
 
-def _checked(one: Check | Failure) -> dict[str, Any]:
-    if isinstance(one, Failure):
-        return {"state": "failed", "why": f"{one} [{one.kind}]", "warnings": []}
-    return {"state": one.state, "why": one.why, "warnings": one.warnings}
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found of a policy, or why it found nothing."""
+
+    policy: str
+    state: str
+    why: str
+    warnings: tuple[str, ...] = ()
 
 
-def _print_checked(checked: dict[str, dict[str, Any]], without: list[str]) -> None:
+def _checked(policy: str, answer: Check | Failure) -> Checked:
+    if isinstance(answer, Failure):
+        return Checked(policy, "failed", f"{answer} [{answer.kind}]")
+    return Checked(policy, answer.state, answer.why, tuple(answer.warnings))
+
+
+def _print_checked(checked: list[Checked], without: list[str]) -> None:
     """What is wrong first, what is alike once, and how many are in which state."""
-    ranked = sorted(
-        checked.items(),
-        key=lambda item: (item[1]["state"] != "failed", item[1]["state"] == IN_SYNC),
-    )
+    ranked = sorted(checked, key=lambda one: (one.state != "failed", one.state == IN_SYNC))
     out = output.console()
-    states = folded(
-        (Told(one["state"], "", name, one["why"]) for name, one in ranked), fine=IN_SYNC
-    )
+    states = folded((Told(one.state, "", one.policy, one.why) for one in ranked), fine=IN_SYNC)
     rows = ((one.title, one.state, one.text) for one in states)
     out.print(output.table(("POLICY", "STATE", "WHY"), rows))
-    told = (Told("warning", "", name, text) for name, one in ranked for text in one["warnings"])
-    for warning in folded(told, fine=""):
+    warnings = (Told("warning", "", one.policy, text) for one in ranked for text in one.warnings)
+    for warning in folded(warnings, fine=""):
         out.print(output.plain(f"{warning.title}: {warning.text}"))
     if without:
         out.print(output.plain(f"records without a policy here: {', '.join(without)}"))
-    print(counts(one["state"] for _, one in ranked))
+    print(counts(one.state for one in ranked))
 
 
 def adopt(
@@ -199,7 +205,7 @@ def adopt(
             policies = choose(fleet.policies, chosen)
             if old is not None and dry_run:
                 said = would_take_over(fleet.vault, policies[0], old)
-                told = [Result(policies[0].name, "unchanged", warnings=[said])]
+                told = [Result(policies[0].name, "unchanged", warnings=(said,))]
                 _end(fleet, None, told, json_, named=True)
             if old is not None:
                 try:
@@ -274,10 +280,16 @@ def _carry_out(
     stop = Stop(fleet)
     with _watched(fleet, chosen, json_):
         results = fleet.tend(chosen, order)
-    for result in results if old is not None else []:
-        result.outcome = "adopted" if result.outcome == "unchanged" else result.outcome
-        result.warnings.insert(0, f"took over the record of {old}, which there is no more")
+    if old is not None:
+        results = [_took_over(result, old) for result in results]
     _end(fleet, stop, results, json_, named=order.named)
+
+
+def _took_over(result: Result, old: str) -> Result:
+    """The same, of a policy whose record was that of `old` before."""
+    took_over = f"took over the record of {old}, which there is no more"
+    outcome: Word = "adopted" if result.outcome == "unchanged" else result.outcome
+    return replace(result, outcome=outcome, warnings=(took_over, *result.warnings))
 
 
 @contextmanager

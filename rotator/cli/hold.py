@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 from rotator import reporting
-from rotator.cli import Choice, is_quiet, output
+from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose, require
 from rotator.cli.common import BUSY, FAILED, bad_usage, exits, fleet_from, length_of
 from rotator.fleet.holds import LONGEST, Answer, put
@@ -66,7 +66,7 @@ def _end(answers: list[Answer], json_: bool) -> NoReturn:
     told = output.worth_telling(answers, lambda answer: answer.outcome == "failed")
     if json_:
         output.print_json(
-            {"results": [answer.as_json() for answer in told], "summary": dict(counted)}
+            {"results": [in_json.of_hold(answer) for answer in told], "summary": dict(counted)}
         )
     elif told or not is_quiet():
         columns = ("POLICY", "OUTCOME", "UNTIL", "WHY", "")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rotator import reporting
-from rotator.cli import is_quiet
+from rotator.cli import in_json, is_quiet
 from rotator.cli.folding import said_once
 from rotator.letters import as_json, visible
 
@@ -139,7 +139,8 @@ def results(found: list[Result], json_: bool) -> None:
     """The results of a command that acts."""
     told = worth_telling(found, lambda result: result.bad)
     if json_:
-        print_json({"results": [result.as_json() for result in told], "summary": summary_of(found)})
+        shown = [in_json.of_result(result) for result in told]
+        print_json({"results": shown, "summary": summary_of(found)})
         return
     out = console()
     if len(told) > MANY:
@@ -165,7 +166,7 @@ def results(found: list[Result], json_: bool) -> None:
 
 def _said(result: Result) -> Iterator[tuple[str, str]]:
     if result.error:
-        why = f"{result.error['message']} [{result.error['kind']}]"
+        why = f"{result.error.message} [{result.error.kind}]"
         yield result.policy, f"{FAILED_IN}{result.phase}: {why}"
     yield from ((result.policy, warning) for warning in result.warnings)
 
@@ -179,7 +180,7 @@ def _row(result: Result) -> tuple[object, ...]:
         result.previous_key_id,
         _old_ends(result),
         f"{result.duration_s:.2f}s",
-        ", ".join(f"{p['mount']}/{p['path']} v{p['version']}" for p in result.published),
+        ", ".join(f"{to.mount}/{to.path} v{to.version}" for to in result.published),
     )
 
 

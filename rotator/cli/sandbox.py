@@ -163,8 +163,8 @@ def _proof(
             (
                 result.policy,
                 *answers[result.policy],
-                f"{place['mount']}/{place['path']}",
-                f"version {place['version']}",
+                f"{place.mount}/{place.path}",
+                f"version {place.version}",
             )
         )
     output.console().print(output.table(("POLICY", "OLD KEY", "NEW KEY", "IN VAULT", "AS"), rows))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from rotator.errors import Failure
 from rotator.policy import Policy
-from rotator.rotation import Order, Result
+from rotator.rotation import Cause, Order, Result
 from rotator.threads import begin
 
 # Drift checks at once, beside the rotations, so that neither holds up the other.
@@ -203,5 +203,5 @@ def out_of_time(task: Task) -> Result:
     name, kind = task.policy.name, "rotation.TickDeadline"
     text = "due, but the time of one tick is over: the next one goes on; ROTATOR_ECGRID__RATE may be too low"
     if not task.overdue:
-        return Result(name, "not-due", warnings=[text], begun=False)
-    return Result(name, "failed", phase="claim", error={"kind": kind, "message": text})
+        return Result(name, "not-due", warnings=(text,), begun=False)
+    return Result(name, "failed", phase="claim", error=Cause(kind, text))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Self, TypeVar
 
@@ -27,7 +27,7 @@ from rotator.fleet.world import Surroundings, affordable
 from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.reporting.rows import Standing
-from rotator.rotation import Check, Order, Result, Run, compare, faulty, tend
+from rotator.rotation import Cause, Check, Order, Result, Run, compare, faulty, tend
 from rotator.run.right import Free, Right
 from rotator.settings import Settings
 from rotator.threads import Hands, Tell
@@ -237,8 +237,8 @@ class Fleet:
     @staticmethod
     def not_seen(policies: list[Policy], error: RotatorError) -> list[Result]:
         """What there is to say of policies that could not be looked at."""
-        told = {"kind": error.kind, "message": str(error)}
-        return [Result(one.name, "failed", phase="observe", error=told) for one in policies]
+        cause = Cause.of(error)
+        return [Result(one.name, "failed", phase="observe", error=cause) for one in policies]
 
     def failed(self, policies: list[Policy], error: RotatorError) -> list[Result]:
         """The same, of an order that came to nothing: told as every failure is."""
@@ -333,13 +333,13 @@ class Fleet:
             if run.sight.is_written:
                 self._settled.append(Ended(policy, run.sight.stored, began))
             self.reports.board.saw(policy.name, run.sight.stored)
-        if result.error and result.error["kind"] == Gone.kind:
+        if result.error and result.error.kind == Gone.kind:
             # Else within the hour.
             with suppress(RotatorError):
                 self.index.lower(policy.name)
         if task.check and result.outcome == "unchanged" and not result.stopped:
-            result.outcome = "not-due"
-        result.warnings += task.warnings
+            result = replace(result, outcome="not-due")
+        result = result.warning(*task.warnings)
         self.reports.held_back(self.rights.held_back())
         if result.outcome not in (*ENDED, "retired"):
             self._resting[policy.name] = self.boot() + TURN
@@ -357,7 +357,7 @@ class Fleet:
         """Why a task that was to be done was not."""
         name = task.policy.name
         if self.stopping.is_set():
-            return Result(name, "unchanged", stopped=True, begun=False, warnings=[NOT_BEGUN])
+            return Result(name, "unchanged", stopped=True, begun=False, warnings=(NOT_BEGUN,))
         return self.rights.not_begun(task) or out_of_time(task)
 
     def report_skew(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from rotator import reporting
 from rotator.errors import FenceLost, RotatorError, Transient
@@ -30,17 +30,6 @@ class Answer:
     # Of the error.
     kind: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """One of the `results` of `--json`."""
-        hold, error = self.hold, {"kind": self.kind, "message": self.message}
-        return {
-            "policy": self.policy,
-            "outcome": self.outcome,
-            "until": f"{hold.until:%Y-%m-%dT%H:%M:%SZ}" if hold else None,
-            "reason": hold.reason if hold else None,
-            "error": error if self.kind else None,
-        }
-
 
 def put(
     fleet: Fleet, policies: list[Policy], hold: Hold | None, by: str, *, logged: bool = True
@@ -57,10 +46,20 @@ def put(
         except RotatorError as error:
             answer = Answer(policy.name, "failed", message=str(error), kind=error.kind)
         if logged and answer.outcome in ("held", "released"):
-            told = {name: answer.as_json()[name] for name in ("until", "reason")}
-            reporting.event(f"policy.{answer.outcome}", policy=policy.name, by=by, **told)
+            _log(answer, by)
         answers.append(answer)
     return answers
+
+
+def _log(answer: Answer, by: str) -> None:
+    hold = answer.hold
+    reporting.event(
+        f"policy.{answer.outcome}",
+        policy=answer.policy,
+        by=by,
+        until=f"{hold.until:%Y-%m-%dT%H:%M:%SZ}" if hold else None,
+        reason=hold.reason if hold else None,
+    )
 
 
 def _written(fleet: Fleet, policy: Policy, hold: Hold | None, by: str) -> Answer:
@@ -95,12 +94,12 @@ def _saved(fleet: Fleet, record: Record, over: int) -> bool:
 
 def _changed(record: Record, policy: Policy, hold: Hold | None, by: str, now: datetime) -> Record:
     """The record with that hold, or without one, and a line of history about it."""
-    told = hold or record.hold
+    meant = hold or record.hold
     past = Past(
         at=now,
         duration_s=0.0,
         outcome="held" if hold else "released",
-        reason=told.reason if told else "",
+        reason=meant.reason if meant else "",
         by=by,
         run=secrets.token_hex(8),
         user_id=record.current.user_id if record.current else policy.users[0],

@@ -113,7 +113,7 @@ class Reports:
         """What came of a policy; `run` tells which run it was. `again`: only its back-off was found not to be over."""
         name, error = result.policy, result.error
         if self.metrics and not again:
-            kind = error["kind"] if error else None
+            kind = error.kind if error else None
             self.metrics.outcome(name, result.outcome, result.duration_s, result.phase, kind)
         about = {
             **run,
@@ -123,11 +123,11 @@ class Reports:
         }
         debt = self._not_retired.pop(name, None)
         # One alarm for all: see `held_back`.
-        if error and error["kind"] in HELD_BACK:
+        if error and error.kind in HELD_BACK:
             return
         if error:
-            told = (result.phase or "", error["kind"], error["message"])
-            self.alarms.failed(name, *told, about, again=again)
+            phase = result.phase or ""
+            self.alarms.failed(name, phase, error.kind, error.message, about, again=again)
         elif result.failed_retiring:
             kind, message = debt or (RetirementFailed.kind, result.warnings[-1])
             self.alarms.failed(name, "retire", kind, message, about)

@@ -22,7 +22,7 @@ from rotator.journal import Record
 from rotator.keys import Secret
 from rotator.policy import Policy
 from rotator.replacing.beginning import Stopped
-from rotator.rotation import Order, Result, Run
+from rotator.rotation import Cause, Order, Result, Run
 from rotator.run.needs import Clock
 from rotator.run.right import BRAKED, MASS_DRIFT, Came, For
 from rotator.settings import Settings
@@ -100,11 +100,11 @@ class Rights:
         if not task.issues:
             return None
         if self._of_tick(task.order, check=task.check) and self._is_limit_reached():
-            return Result(name, "not-due", warnings=[LIMIT], begun=False)
+            return Result(name, "not-due", warnings=(LIMIT,), begun=False)
         why = self.brake.why_one_at_a_time()
         if why is None:
             return None
-        return Result(name, "failed", phase="claim", error={"kind": BRAKED, "message": why})
+        return Result(name, "failed", phase="claim", error=Cause(BRAKED, why))
 
     def of(self, policy: Policy, order: Order, *, check: bool) -> OneRight:
         """The right of a run over that policy."""

@@ -27,8 +27,7 @@ from rotator.journal import Failed, Record, gist
 from rotator.policy import Policy
 from rotator.replacing.beginning import Stopped, Waits
 from rotator.reporting.rows import Row
-from rotator.retiring import previous
-from rotator.rotation import Order, Result
+from rotator.rotation import Cause, Order, Result
 from rotator.settings import Settings
 from rotator.threads import Hands
 from rotator.vault import Stored, Vault
@@ -384,15 +383,9 @@ def _vouching(entry: Entry | None, now: datetime) -> Entry | None:
 def _waiting(policy: Policy, waits: Failed) -> Result:
     """What a tick says of a policy that waits for the end of a back-off."""
     again = Waits(waits)
-    error = {"kind": again.kind, "message": str(again)}
-    return Result(policy.name, "failed", phase=waits.phase, error=error)
+    return Result(policy.name, "failed", phase=waits.phase, error=Cause.of(again))
 
 
 def _quiet(policy: Policy, record: Record) -> Result:
     """What a tick says of a policy that needs nothing."""
-    result = Result(policy.name, "not-due")
-    result.previous_key = previous.answer(policy, record)
-    result.previous_key_until = previous.ends_at(policy, record)
-    if record.current is not None:
-        result.user_id, result.key_id = record.current.user_id, record.current.key_id
-    return result
+    return Result(policy.name, "not-due").standing(policy, record)

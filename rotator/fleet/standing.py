@@ -16,7 +16,7 @@ from rotator.policy import Policy
 from rotator.reporting.memory import Trouble
 from rotator.retiring import previous
 from rotator.retiring.ending import RetirementFailed
-from rotator.rotation import Result
+from rotator.rotation import Cause, Result
 from rotator.vault import Stored
 
 DRIFTED = "policy.Drifted"
@@ -106,8 +106,7 @@ def end_of_own_key(policy: Policy, record: Record | Failure | None) -> End | Non
 
 def drifted(policy: str, again_at: datetime) -> Result:
     """What a tick says of a policy whose published key is refused, and that waits to be looked at again."""
-    error = {"kind": DRIFTED, "message": _refused(again_at)}
-    return Result(policy, "failed", phase="check", error=error)
+    return Result(policy, "failed", phase="check", error=Cause(DRIFTED, _refused(again_at)))
 
 
 def _refused(again_at: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rotator.ecgrid import Urgency
@@ -41,17 +42,18 @@ def try_all(fleet: Fleet, policies: list[Policy], tasks: list[Task]) -> list[Res
     finally:
         hands.close()
     fleet.rights.refresh()
-    for task, result in sorted(zip(tasks, results, strict=True), key=lambda pair: pair[0].urgency):
-        _hold_back(task, result, fleet.rights)
-    return results
+    in_turn = sorted(zip(tasks, results, strict=True), key=lambda pair: pair[0].urgency)
+    held = {result.policy: _held_back(task, result, fleet.rights) for task, result in in_turn}
+    return [held[result.policy] for result in results]
 
 
-def _hold_back(task: Task, result: Result, rights: Rights) -> None:
-    """What the brake, or ROTATOR_MAX_PER_RUN, would say to a task that would begin."""
-    result.warnings += task.warnings
+def _held_back(task: Task, result: Result, rights: Rights) -> Result:
+    """The result, with what the brake, or ROTATOR_MAX_PER_RUN, would say to a task that would begin."""
+    result = result.warning(*task.warnings)
     if task.check and result.outcome == "unchanged":
-        result.outcome = "not-due"
+        return replace(result, outcome="not-due")
     held = rights.would_hold_back(task) if result.outcome == "would-rotate" else None
-    if held is not None:
-        result.outcome, result.phase, result.error = held.outcome, held.phase, held.error
-        result.warnings += held.warnings
+    if held is None:
+        return result
+    told = result.warning(*held.warnings)
+    return replace(told, outcome=held.outcome, phase=held.phase, error=held.error)

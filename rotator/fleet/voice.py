@@ -58,16 +58,15 @@ class Voice:
             self._well(result, about)
             return
         self.failing.add(result.policy)
-        kind, message = error["kind"], error["message"]
-        if self._is_news(result.policy, f"{phase} {kind}") and not self.printed:
+        if self._is_news(result.policy, f"{phase} {error.kind}") and not self.printed:
             reporting.event(
                 "rotation.failed",
                 policy=result.policy,
                 **self._reports.alarms.owner_of(result.policy),
                 **{**about, "phase": phase},
-                error=kind,
-                message=message,
-                warnings=result.warnings,
+                error=error.kind,
+                message=error.message,
+                warnings=list(result.warnings),
             )
 
     def _well(self, result: Result, about: dict[str, object]) -> None:
@@ -89,7 +88,7 @@ class Voice:
             previous_key_id=result.previous_key_id,
             duration_s=round(result.duration_s, 3),
             busy=result.busy,
-            warnings=result.warnings,
+            warnings=list(result.warnings),
         )
 
     def skew(self, seconds: float) -> None:

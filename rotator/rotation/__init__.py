@@ -7,7 +7,7 @@ from rotator.due import Order
 from rotator.inventory.drift import Check, compare
 from rotator.replacing.beginning import Busy
 from rotator.rotation.rehearsal import would
-from rotator.rotation.result import Result, faulty
+from rotator.rotation.result import Cause, Result, Word, faulty
 from rotator.rotation.tending import tend
 from rotator.run import Run
 from rotator.run.evidence import rotation_of
@@ -15,6 +15,7 @@ from rotator.run.needs import Clock, Learnt, Report, World
 
 __all__ = [
     "Busy",
+    "Cause",
     "Check",
     "Clock",
     "Learnt",
@@ -22,6 +23,7 @@ __all__ = [
     "Report",
     "Result",
     "Run",
+    "Word",
     "World",
     "compare",
     "faulty",

@@ -9,7 +9,7 @@ Keeps: never silent (4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -56,10 +56,15 @@ def _would(run: Run) -> Result:
     except RotatorError as error:
         return failed(run, error)
     result = result_of(run, plan.outcome)
-    if plan.outcome == "would-rotate":
-        result.previous_key_id, result.previous_key_until = plan.previous, plan.until
-        result.user_id, result.key_id = plan.user_id, plan.key_id
-    return result
+    if plan.outcome != "would-rotate":
+        return result
+    return replace(
+        result,
+        user_id=plan.user_id,
+        key_id=plan.key_id,
+        previous_key_id=plan.previous,
+        previous_key_until=plan.until,
+    )
 
 
 def find_out(run: Run) -> Plan:

@@ -1,4 +1,4 @@
-"""What a run did to one policy, as the object of the `results` list of `--json`, and as exit codes are made of it.
+"""What a run did to one policy: what is printed of it, and what exit codes are made of.
 
 The rules: whatever was not done, or only half, is in it; no value is, nor what others have said.
 
@@ -8,23 +8,60 @@ Keeps: never silent (4), never leaked (5).
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 from rotator.errors import Failure, RotatorError
+from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.retiring import previous
 from rotator.run import Run
 
+Word = Literal[
+    "rotated",
+    "rolled-back",
+    "adopted",
+    "repaired",
+    "retired",
+    "unchanged",
+    "not-due",
+    "would-rotate",
+    "busy",
+    "failed",
+]
+WORDS: tuple[Word, ...] = get_args(Word)
 
-@dataclass
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a policy failed: the kind of error, which the runbook explains, and what there is to say of it."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: RotatorError) -> Cause:
+        """That error, as it is told."""
+        return cls(error.kind, str(error))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A destination that shows the key, and since which version."""
+
+    mount: str
+    path: str
+    version: int
+
+
+@dataclass(frozen=True)
 class Result:
     """What a run did to one policy."""
 
     policy: str
-    outcome: str
+    outcome: Word
     user_id: int | None = None
     key_id: int | None = None
     previous_key_id: int | None = None
@@ -32,14 +69,15 @@ class Result:
     previous_key: str | None = None
     # When the replaced key is to end.
     previous_key_until: datetime | None = None
-    published: list[dict[str, Any]] = field(default_factory=list)
+    published: tuple[Published, ...] = ()
     started_at: datetime | None = None
     duration_s: float = 0.0
     phase: str | None = None
-    error: dict[str, str] | None = None
-    warnings: list[str] = field(default_factory=list)
+    error: Cause | None = None
+    warnings: tuple[str, ...] = ()
     # Rotated, but a key is not retired: exit 1.
     failed_retiring: bool = False
+    # Who holds the claim, and until when.
     busy: str | None = None
     # Failed by what may pass by itself.
     transient: bool = False
@@ -53,67 +91,51 @@ class Result:
         """Whether this result makes the command's exit code 1."""
         return self.outcome == "failed" or self.failed_retiring
 
-    def fail(self, phase: str, kind: str, message: str) -> None:
-        """That has failed, whatever else was done."""
-        self.outcome, self.phase = "failed", phase
-        self.error = {"kind": kind, "message": message}
+    def failed(self, phase: str, cause: Cause) -> Result:
+        """The same, but that has failed, whatever else was done."""
+        return replace(self, outcome="failed", phase=phase, error=cause)
 
-    def leave_unretired(self, message: str) -> None:
-        """A key is not retired that was to be."""
-        self.failed_retiring = True
-        self.warnings.append(message)
+    def unretired(self, message: str) -> Result:
+        """The same, but a key is not retired that was to be."""
+        return replace(self.warning(message), failed_retiring=True)
 
-    def as_json(self) -> dict[str, Any]:
-        """The result as `--json` shows it."""
-        return {
-            "policy": self.policy,
-            "outcome": self.outcome,
-            "user_id": self.user_id,
-            "key_id": self.key_id,
-            "previous_key_id": self.previous_key_id,
-            "previous_key": self.previous_key,
-            "previous_key_until": _instant(self.previous_key_until),
-            "published": self.published,
-            "started_at": _instant(self.started_at),
-            "duration_s": round(self.duration_s, 3),
-            "phase": self.phase,
-            "error": self.error,
-            "warnings": self.warnings,
-        }
+    def warning(self, *texts: str) -> Result:
+        """The same, with those warnings beside its own."""
+        return replace(self, warnings=self.warnings + texts)
 
-
-def _instant(time: datetime | None) -> str | None:
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z") if time else None
+    def standing(self, policy: Policy, record: Record) -> Result:
+        """The same, with the key that the policy's record says is published, and what becomes of the one before."""
+        held = record.current
+        return replace(
+            self,
+            user_id=held.user_id if held else None,
+            key_id=held.key_id if held else None,
+            previous_key=previous.answer(policy, record),
+            previous_key_until=previous.ends_at(policy, record),
+        )
 
 
 def result_of(run: Run, outcome: str) -> Result:
     """What the run has done, under that word."""
-    result = Result(run.policy.name, outcome, warnings=run.outcome.warnings)
-    result.published = [
-        {"mount": mount, "path": path, "version": version}
-        for (mount, path), version in run.outcome.versions.items()
-    ]
+    (word,) = (known for known in WORDS if known == outcome)
+    published = tuple(Published(*at, version) for at, version in run.outcome.versions.items())
+    warnings = tuple(run.outcome.warnings)
+    result = Result(run.policy.name, word, published=published, warnings=warnings)
     if run.sight.stored is None:
         return result
     record = run.sight.stored.record
-    result.previous_key = previous.answer(run.policy, record)
-    result.previous_key_until = previous.ends_at(run.policy, record)
-    if record.current is not None:
-        result.user_id, result.key_id = record.current.user_id, record.current.key_id
-    settled = record.settled()
-    if outcome == "retired":
-        result.key_id = run.outcome.ended[0]
-    elif run.outcome.word is not None and settled is not None:
-        result.previous_key_id = settled.previous_key_id
+    result, settled = result.standing(run.policy, record), record.settled()
+    if word == "retired":
+        return replace(result, key_id=run.outcome.ended[0])
+    if run.outcome.word is not None and settled is not None:
+        return replace(result, previous_key_id=settled.previous_key_id)
     return result
 
 
 def faulty(policy: Policy, phase: str, fault: Exception) -> Result:
     """The result of a policy where something went wrong that nobody expected: its own, and no other's."""
     error = fault if isinstance(fault, RotatorError) else unexpected(fault)
-    result = Result(policy.name, "failed")
-    result.fail(phase, error.kind, str(error))
-    return result
+    return Result(policy.name, "failed", phase=phase, error=Cause.of(error))
 
 
 def unexpected(fault: Exception) -> Failure:

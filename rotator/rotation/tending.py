@@ -9,6 +9,7 @@ Keeps: never silent (4).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from rotator import due
@@ -20,7 +21,7 @@ from rotator.retiring import debts
 from rotator.retiring.ending import RetirementFailed
 from rotator.rotation import failing
 from rotator.rotation.page import rotate
-from rotator.rotation.result import Result, faulty, result_of, unexpected
+from rotator.rotation.result import Cause, Result, faulty, result_of, unexpected
 from rotator.run import Run
 
 
@@ -39,9 +40,8 @@ def timed(run: Run, judge: Callable[[Run], Result]) -> Result:
         result = judge(run)
     except Exception as fault:  # noqa: BLE001 - also of what records and tells a failure
         result = faulty(run.policy, run.phase, fault)
-    result.duration_s = run.world.clock.boot() - began
-    result.started_at = run.now() - timedelta(seconds=result.duration_s)
-    return result
+    took = run.world.clock.boot() - began
+    return replace(result, duration_s=took, started_at=run.now() - timedelta(seconds=took))
 
 
 def _tended(run: Run) -> Result:
@@ -61,20 +61,15 @@ def _tended(run: Run) -> Result:
 
 def left_to_others(run: Run, busy: Busy) -> Result:
     """The result where another run holds the claim."""
-    result = result_of(run, "busy")
-    result.busy = str(busy)
-    result.warnings.append(result.busy)
-    return result
+    return replace(result_of(run, "busy").warning(str(busy)), busy=str(busy))
 
 
 def _stopped(run: Run, why: Stopped) -> Result:
     failing.close_unissued(run, failing.STOPPED)
-    result = result_of(run, run.outcome.word or "unchanged")
-    result.stopped, result.begun = run.world.stopping(), False
-    if not result.stopped:
-        result.outcome = "not-due"
-    result.warnings.append(str(why))
-    return result
+    result = replace(result_of(run, run.outcome.word or "unchanged").warning(str(why)), begun=False)
+    if run.world.stopping():
+        return replace(result, stopped=True)
+    return replace(result, outcome="not-due")
 
 
 def _success(run: Run, *, retired: bool) -> Result:
@@ -82,14 +77,13 @@ def _success(run: Run, *, retired: bool) -> Result:
     result = result_of(run, run.outcome.word or run.order.nothing_done)
     lacking = due.lacking(run.policy, run.record)
     if lacking and not run.claim.others:
-        _still_lacks(result, lacking)
-    elif run.order.retire_now and not retired and not held:
-        result.leave_unretired(
+        return _still_lacks(result, lacking)
+    if run.order.retire_now and not retired and not held:
+        return result.unretired(
             "another run holds the claim: the replaced keys are not retired; give the command again"
         )
-    elif unpaid := run.record.unpaid():
-        _still_owes(result, unpaid)
-    return result
+    unpaid = run.record.unpaid()
+    return _still_owes(result, unpaid) if unpaid else result
 
 
 def _is_held(run: Run) -> bool:
@@ -100,28 +94,26 @@ def _is_held(run: Run) -> bool:
     return hold is not None
 
 
-def _still_lacks(result: Result, lacking: list[Destination]) -> None:
+def _still_lacks(result: Result, lacking: list[Destination]) -> Result:
     """A destination without the key is a failure of every run until it has it."""
     missing = ", ".join(f"{to.mount}/{to.path}" for to in lacking)
     message = f"still without the key: {missing}; every tick tries again, and nothing is retired until then"
-    result.fail("publish", "vault.DestinationMissing", message)
+    return result.failed("publish", Cause("vault.DestinationMissing", message))
 
 
-def _still_owes(result: Result, debt: Debt) -> None:
+def _still_owes(result: Result, debt: Debt) -> Result:
     """A key that could not be retired is a failure of every run until it is."""
     message = f"key {debt.key_id} is not retired (tried again at {debt.due_at:%Y-%m-%dT%H:%M:%SZ}): {debt.waits}"
     if result.outcome in ("not-due", "unchanged"):
-        result.fail("retire", RetirementFailed.kind, message)
-    else:
-        result.leave_unretired(message)
+        return result.failed("retire", Cause(RetirementFailed.kind, message))
+    return result.unretired(message)
 
 
 def _failure(run: Run, error: RotatorError) -> Result:
     """The result of a failure, which is recorded first, if Vault lets us."""
     failing.record(run, error)
     if run.phase == "retire" and run.outcome.word is not None:
-        result = result_of(run, run.outcome.word)
-        result.leave_unretired(str(error))
+        result = result_of(run, run.outcome.word).unretired(str(error))
     else:
         result = failed(run, error)
     run.world.report(
@@ -137,8 +129,6 @@ def _failure(run: Run, error: RotatorError) -> Result:
 
 def failed(run: Run, error: RotatorError) -> Result:
     """The result of a run that has failed; of one that waits, in the phase that failed before."""
-    result = result_of(run, "failed")
     phase = error.failed.phase if isinstance(error, Waits) else run.phase
-    result.fail(phase, error.kind, str(error))
-    result.transient = isinstance(error, Transient)
-    return result
+    result = result_of(run, "failed").failed(phase, Cause.of(error))
+    return replace(result, transient=isinstance(error, Transient))
