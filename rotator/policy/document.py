@@ -21,6 +21,8 @@ from rotator.letters import is_invisible, is_quote, named
 from rotator.reading import shown
 
 _MAX_BYTES = 16 * 1024 * 1024
+# Bytes that are read at a time.
+_PART = 64 * 1024
 _MAX_DEPTH = 12
 # What no key consists of.
 _WORDS = re.compile("[a-z. _-]+")
@@ -59,7 +61,7 @@ def files(path: Path, problems: list[Problem]) -> list[Path]:
             for name in names
             if name.endswith((".yaml", ".yml")) and not name.startswith(".")
         ]
-    return sorted(listed)
+    return sorted(listed, key=lambda file: file.parts)
 
 
 def _note(problems: list[Problem]) -> Callable[[OSError], None]:
@@ -74,10 +76,12 @@ def read(file: Path) -> str | Problem:
     try:
         # Not blocking, so that a pipe that somebody left there cannot hold up the daemon.
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as stream:
+        try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 return Problem(str(file), "is not a regular file; move it away or rename it")
-            data = stream.read(_MAX_BYTES + 1)
+            data = _bytes(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         return Problem(str(file), f"cannot be read ({error.strerror})")
     if len(data) > _MAX_BYTES:
@@ -93,6 +97,15 @@ def read(file: Path) -> str | Problem:
             place, f"has a control character in column {column} ({named(bad[0])}); remove it"
         )
     return text
+
+
+def _bytes(handle: int) -> bytes:
+    """What is in a file, or somewhat more of it than is allowed; whoever asks for all at once pays for the most."""
+    parts, size = list[bytes](), 0
+    while size <= _MAX_BYTES and (part := os.read(handle, _PART)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _place(file: Path, text: str, index: int) -> tuple[str, int]:

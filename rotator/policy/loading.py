@@ -68,9 +68,9 @@ def _read(
     policies: list[Policy] = []
     sights: list[Sight] = []
     for file in listed:
-        root = parse(file, problems, texts.get(file))
+        root = parse(file, problems, texts.get(file) if texts else None)
         if root is not None:
-            reader = Reader(str(file), defaults, problems)
+            reader = Reader(file, defaults, problems)
             policies += reader.policies(root)
             sights += reader.sights
     return policies, sights

@@ -23,8 +23,8 @@ Entries = dict[str, Node]
 class Reader:
     """Reads one file; what it answers may be acted upon only if no problem was noted anywhere."""
 
-    def __init__(self, file: str, defaults: PolicyDefaults, problems: list[Problem]) -> None:
-        self._file = file
+    def __init__(self, file: Path, defaults: PolicyDefaults, problems: list[Problem]) -> None:
+        self._file, self._stem = str(file), file.stem
         self._defaults = defaults
         self._problems = problems
         self.sights: list[Sight] = []
@@ -49,7 +49,7 @@ class Reader:
         """The only policy of a file, which may give it its name."""
         if "name" in entries:
             return self._policy(root)
-        named = Node({**entries, "name": Node(Path(self._file).stem, root.line)}, root.line)
+        named = Node({**entries, "name": Node(self._stem, root.line)}, root.line)
         return self._policy(named, {"name": "name (the file's, as there is no name:)"})
 
     def _listed(self, root: Node, entries: Entries) -> Sequence[Node]:
@@ -92,22 +92,26 @@ class Reader:
         self._refuse(node, refused, names)
         if written is None:
             return []
-        where = f"{self._file}:{node.line}"
-        self.sights.append(written.sight(where, self._defaults))
-        policy = written.policy(where, self._defaults)
+        seen = written.sight(f"{self._file}:{node.line}", self._defaults)
+        self.sights.append(seen)
+        policy = written.policy(seen, self._defaults)
         return [] if policy is None else [policy]
 
     def _refuse_secrets(self, node: Node, place: Place) -> None:
         if isinstance(node.value, dict):
             for key, value in node.value.items():
-                self._refuse_secrets(Node(key, value.line), (*place, key))
+                self._refuse_secret(key, value.line, (*place, key))
                 self._refuse_secrets(value, (*place, key))
         elif isinstance(node.value, list):
             for index, item in enumerate(node.value):
                 self._refuse_secrets(item, (*place, index))
-        elif like_a_secret(node.value):
+        else:
+            self._refuse_secret(node.value, node.line, place)
+
+    def _refuse_secret(self, text: str, line: int, place: Place) -> None:
+        if like_a_secret(text):
             what = "looks like a key or a token, and a policy holds none; remove it, and rotate that key"
-            self._note(node.line, place_of(place), what)
+            self._note(line, place_of(place), what)
 
     def _refuse(
         self,

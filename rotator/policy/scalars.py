@@ -177,6 +177,8 @@ def _path(text: str) -> str:
 
 def filled(path: str, name: str, user_id: int) -> str:
     """The path with `{name}` and `{user_id}` replaced."""
+    if "{" not in path:
+        return path
     known = {"name": name, "user_id": str(user_id)}
     return _PLACEHOLDER.sub(lambda match: known[match[1]], path)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 from zoneinfo import ZoneInfo
 
@@ -150,6 +151,7 @@ class WrittenSchedule(_Part):
         if "every" not in given and "cron" not in given:
             yield Refusal((), "needs every: 30d or cron: ..., or write schedule: manual")
 
+    @cached_property
     def schedule(self) -> Schedule | None:
         """As the arithmetic has it; None if it cannot be told when."""
         rule = self.cron if self.every is None else Every(self.every)
@@ -163,17 +165,28 @@ class WrittenSchedule(_Part):
 class _ByHand(WrittenSchedule):
     """What the word manual stands for."""
 
+    @cached_property
     def schedule(self) -> Schedule:
         """Never due by itself."""
         return Schedule(Manual(), _UTC)
 
 
 _MANUAL = _ByHand.model_validate({})
+# Schedules by what was written: a fleet has few, and thousands of policies share them.
+_KNOWN: dict[str, WrittenSchedule] = {}
+_MOST_KNOWN = 1024
 
 
 def _or_manual(given: Any, handler: ValidatorFunctionWrapHandler) -> WrittenSchedule:
-    schedule: WrittenSchedule = _MANUAL if given == "manual" else handler(given)
-    return schedule
+    if given == "manual":
+        return _MANUAL
+    written = repr(given)
+    known = _KNOWN.get(written)
+    if known is None:
+        known = handler(given)
+        if len(_KNOWN) < _MOST_KNOWN:
+            _KNOWN[written] = known
+    return known
 
 
 def _with_manual(schema: dict[str, Any]) -> None:
@@ -385,15 +398,15 @@ class WrittenPolicy(Form):
         for _, one in self._destinations():
             yield self._published(one, defaults) if one and self._is_known(one) else None
 
-    def policy(self, where: str, defaults: PolicyDefaults) -> Policy | None:
-        """The policy; None as long as what it cannot do without is missing."""
-        users, schedule = self.all_users(), self.schedule.schedule() if self.schedule else None
-        if not (self.name and users and self.visibility and schedule):
+    def policy(self, seen: Sight, defaults: PolicyDefaults) -> Policy | None:
+        """The policy, of which that much is seen; None as long as what it cannot do without is missing."""
+        schedule = self.schedule.schedule if self.schedule else None
+        if not (self.name and seen.users and self.visibility and schedule):
             return None
         issue = self.issue or defaults.issue
         return Policy(
             name=self.name,
-            users=users,
+            users=seen.users,
             visibility=self.visibility,
             schedule=schedule,
             max_age=_default_max_age(schedule) if self.max_age is None else self.max_age,
@@ -402,12 +415,12 @@ class WrittenPolicy(Form):
             verify=self.verify or defaults.verify_with(issue),
             probe=self.probe,
             first=self.first,
-            destinations=tuple(to for to in self._to(defaults) if to),
+            destinations=tuple(to for to in seen.destinations if to),
             after=tuple(hook for one in self.after if one and (hook := one.hook())),
             enabled=self.enabled,
             owner=self.owner,
             tags=tuple(tag for tag in self.tags if tag is not None),
-            where=where,
+            where=seen.where,
             says_grace=self.grace is not None,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -118,6 +119,7 @@ class Form(BaseModel):
     needed: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
+    @cache
     def keys(cls) -> tuple[str, ...]:
         """What may stand in it."""
         return tuple(field.alias or name for name, field in cls.model_fields.items())
@@ -155,12 +157,12 @@ def look(
     if not isinstance(given, dict):
         return None, [Refusal((), f"must be a mapping such as {form.example}")]
     refused = list(form.of_keys(given))
-    rest, known = dict(given), form.keys()
+    rest, known = given, form.keys()
     while True:
-        good = {key: value for key, value in present(rest).items() if key in known}
+        good = {key: value for key, value in rest.items() if key in known and value is not None}
         result, wrong = attempted(validate, good)
         refused += wrong
-        before, rest = rest, _without(rest, wrong)
+        before, rest = rest, _without(rest, wrong) if wrong else rest
         if rest == before:
             return result, refused
 

@@ -13,6 +13,8 @@ _SECRET = re.compile(
     r"|eyj[a-z0-9_-]{8,}\.\S+",
     re.IGNORECASE,
 )
+# That the pattern knows: `ek_` and eight characters.
+_SHORTEST_SECRET = 11
 
 
 def near(text: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -29,7 +31,7 @@ def either(words: Sequence[str]) -> str:
 
 def like_a_secret(text: str) -> bool:
     """Whether a whole text looks like a key or a token: GUID, long hex, `ek_...`, `hvs....`, JWT."""
-    return _SECRET.fullmatch(text.strip()) is not None
+    return len(text) >= _SHORTEST_SECRET and _SECRET.fullmatch(text.strip()) is not None
 
 
 def shown(key: str) -> str:
