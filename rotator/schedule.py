@@ -288,6 +288,8 @@ class Schedule:
 
 def _share(name: str, length: timedelta) -> timedelta:
     """That name's part of a length of time, in whole seconds: the same each time, different between names."""
+    if not length:
+        return length
     fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     return timedelta(seconds=fraction * int(length.total_seconds()) >> 64)
 

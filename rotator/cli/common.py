@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from rotator.fleet import Fleet
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
+# Between two looks for garbage: a fleet of thousands has a million, and next to nothing of it is in circles.
+NEW_OBJECTS = 20_000
 NO_FILE = f"error: {NO_MORE} [{KIND}]"
 
 
@@ -51,8 +53,9 @@ def exits() -> Iterator[None]:
     """Turns our errors into their text and exit code; anything else into its place and class, without values."""
     # Before anything can be said.
     guard()
-    # What is loaded by now is never garbage: it need not be looked through.
+    # What is loaded by now is never garbage: it need not be looked through, nor what is new every few hundred objects.
     gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
     gc.enable()
     try:
         yield

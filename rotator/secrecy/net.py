@@ -295,12 +295,15 @@ def _places(text: str, escape: re.Pattern[str]) -> Iterator[tuple[str, tuple[int
 
 
 def _decoded(plain: bytes, *, short: bool) -> Iterator[bytes]:
-    """What the stretches of base64 and hex in a text stand for, wherever in them the encoding began."""
-    for run in _BASE64[short].findall(plain):
+    """What the stretches of base64 and hex in a text stand for, wherever in them the encoding began.
+
+    Each once: a table of thousands of rows has the same few words again and again.
+    """
+    for run in dict.fromkeys(_BASE64[short].findall(plain)):
         text = run.rstrip(b"=").translate(_STANDARD)
         for start in range(4):
             yield binascii.a2b_base64(text[start:] + b"A" * (-len(text[start:]) % 4))
-    for digits in _HEX[short].findall(plain.translate(_LOWER, _DROPPED)):
+    for digits in dict.fromkeys(_HEX[short].findall(plain.translate(_LOWER, _DROPPED))):
         for start in range(2):
             end = start + (len(digits) - start) // 2 * 2
             yield binascii.a2b_hex(digits[start:end])
