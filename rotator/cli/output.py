@@ -19,9 +19,9 @@ from rotator.letters import as_json, visible
 # Rich is imported where something is drawn: `--json` and `validate` do without.
 if TYPE_CHECKING:
     from rich.console import Console, Group
-    from rich.table import Table
     from rich.text import Text
 
+    from rotator.cli.table import Table
     from rotator.rotation import Result
 
 T = TypeVar("T")
@@ -68,14 +68,9 @@ def print_json(value: object) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table without lines, of which nothing is cut off; cells that name a state are coloured."""
-    from rich.table import Table
+    from rotator.cli.table import Table
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        made.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
-    for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    return made
+    return Table(columns, (tuple(map(_cell, row)) for row in rows), STYLES, FOLDED)
 
 
 def fits(out: Console, drawn: Table) -> bool:
@@ -84,9 +79,8 @@ def fits(out: Console, drawn: Table) -> bool:
     return out.measure(drawn, options=as_wide_as_need_be).maximum <= out.width
 
 
-def _cell(value: object) -> Text:
-    text = "-" if value is None or value == "" else str(value)
-    return plain(text, STYLES.get(text, ""))
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else visible(str(value))
 
 
 def plain(text: str, style: str = "") -> Text:
