@@ -20,9 +20,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.measure import by_turns, resident
+
+# What is measured is imported when it is.
+if TYPE_CHECKING:
+    from rotator.reporting.rows import Row
 
 Times = dict[str, list[float]]
 
@@ -166,13 +170,15 @@ def net(count: str, records: str, rounds: str) -> Times:
 
 def page(count: str, rounds: str) -> dict[str, Any]:
     """Milliseconds and bytes of the status page with all of so many rows, and with the first screenful."""
+    from rotator.cli import in_json
     from rotator.reporting.rows import Standing
     from rotator.web import Health, Site, View, Window
 
     now = datetime.now(UTC)
     rows = [_row(number, now) for number in range(int(count))]
+    objects = [in_json.of_row(row) for row in rows]
     ahead = {
-        row["policy"]: [int(day == number % 30) for day in range(31)]
+        row.policy: [int(day == number % 30) for day in range(31)]
         for number, row in enumerate(rows)
     }
     view = View(Standing(now, rows), ahead=ahead)
@@ -183,7 +189,7 @@ def page(count: str, rounds: str) -> dict[str, Any]:
         sides: Mapping[str, Callable[[], float]] = {
             "all": _timed(lambda: _fetch(window.port, "/?show=all", "identity")),
             "first": _timed(lambda: _fetch(window.port, "/", "identity")),
-            "json": _timed(lambda: json.dumps(rows)),
+            "json": _timed(lambda: json.dumps(objects)),
         }
         for name, seconds in by_turns(int(rounds), sides).items():
             told[name] = [one * 1000 for one in seconds]
@@ -193,31 +199,30 @@ def page(count: str, rounds: str) -> dict[str, Any]:
     return told
 
 
-def _row(number: int, now: datetime) -> dict[str, Any]:
+def _row(number: int, now: datetime) -> Row:
     """Mostly well; every fiftieth has failed."""
+    from rotator.reporting.rows import LastFailure, Row
+
     failed = number % 50 == 7
-    failure = {
-        "at": (now - timedelta(minutes=7)).isoformat(),
-        "phase": "issue",
-        "kind": "ecgrid.Unreachable",
-        "message": "ECGrid, KeySet: no connection (ConnectError); check the network",
-        "retry_at": (now + timedelta(minutes=3)).isoformat(),
-    }
-    return {
-        "policy": f"policy-{number:05d}",
-        "user_id": 5000 + number,
-        "key_id": 100_000 + number,
-        "key_age_s": number * 997 % (45 * 86400),
-        "max_age_s": 45 * 86400,
-        "previous_key": "accepted",
-        "previous_key_until": None,
-        "last_rotated_at": (now - timedelta(days=number % 30)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "next_due_at": (now + timedelta(days=30 - number % 30)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "state": "failed" if failed else "ok",
-        "paused_until": None,
-        "paused_reason": None,
-        "last_failure": failure if failed else None,
-    }
+    failure = LastFailure(
+        "issue",
+        "ecgrid.Unreachable",
+        "ECGrid, KeySet: no connection (ConnectError); check the network",
+        at=now - timedelta(minutes=7),
+        retry_at=now + timedelta(minutes=3),
+    )
+    return Row(
+        f"policy-{number:05d}",
+        5000 + number,
+        "failed" if failed else "ok",
+        key_id=100_000 + number,
+        key_age=timedelta(seconds=number * 997 % (45 * 86400)),
+        max_age=timedelta(days=45),
+        previous_key="accepted",
+        last_rotated_at=now - timedelta(days=number % 30),
+        next_due_at=now + timedelta(days=30 - number % 30),
+        last_failure=failure if failed else None,
+    )
 
 
 def _fetch(port: int, path: str, encoding: str) -> bytes:

@@ -328,7 +328,7 @@ def test_the_page_is_given_the_last_ten_lines_and_they_weigh_little() -> None:
     assert pasts.of("edi") == []
     pasts.saw("edi", lines)
     told = pasts.of("edi")
-    assert [one.at for one in told] == [past.at.isoformat() for past in reversed(lines[5:])]
+    assert [one.began for one in told] == [past.at for past in reversed(lines[5:])]
     assert [one.outcome for one in told[:3]] == ["rotation failed", "retired", "rotated"]
     assert told[0].details == (
         "key 1014; replaces key 1013; secret/ecgrid/edi-gateway v7; ecgrid.Timeout; by rotator-5f7c9/1, "

@@ -283,7 +283,7 @@ def test_held_policies_come_due_spread_by_their_jitter(tmp_path: Path) -> None:
     assert first.why == "held"
     assert timedelta(days=3) < first.at - now < timedelta(days=3, hours=10)
     shown = row(scene.policy, record, now)
-    assert shown["next_due_at"] == first.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert shown.next_due_at == first.at.replace(microsecond=0)
     later = ahead(scene.policy, record.change(hold=None), now, now + timedelta(days=10))
     assert later[0].why == "scheduled"
     new = Record.new("edi").change(hold=record.hold)
@@ -328,7 +328,7 @@ def test_no_key_is_issued_for_a_drift_while_a_policy_is_held(tmp_path: Path) -> 
         scene.pass_time(minutes=5)
     record = scene.stored().record
     assert (scene.issued(), record.underway, record.history) == (0, None, before)
-    assert row(scene.policy, record, scene.time.now())["state"] == "failed"
+    assert row(scene.policy, record, scene.time.now()).state == "failed"
     order = Order("demand", since=scene.time.now(), named=True)
     assert tend(scene.rotator().run(order)).outcome == "rotated"
     scene.simulator.remove_key(scene.published().key_id or 0)
@@ -392,14 +392,14 @@ def test_a_key_that_is_too_old_alarms_though_its_policy_is_paused(tmp_path: Path
     alarms, record = Alarms([taking]), scene.stored().record
     unheld = record.change(hold=None)
     shown = [row(*one, scene.time.now()) for one in ((scene.policy, record), (off, unheld))]
-    assert [one["state"] for one in shown] == ["paused", "paused"]
+    assert [one.state for one in shown] == ["paused", "paused"]
     alarms.stand(shown)
     alarms.sync()
     assert [(alarm.what, alarm.policy) for alarm in told] == [
         ("overdue", "edi"),
         ("overdue", "off"),
     ]
-    assert [one["paused_reason"] for one in shown] == ["audit", "enabled: false"]
+    assert [one.paused_reason for one in shown] == ["audit", "enabled: false"]
     assert scene.rotator().rotate().outcome == "unchanged"
     order = Order("demand", since=scene.time.now(), named=True)
     assert tend(scene.rotator().run(order)).outcome == "rotated"

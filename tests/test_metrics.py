@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from conftest import Rotator
 from prometheus_client.parser import text_string_to_metric_families
 
 from rotator.reporting.metrics import Metrics
-from rotator.reporting.rows import Standing
+from rotator.reporting.rows import Row, Standing
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,14 +36,13 @@ def value(found: Samples, name: str, **labels: str) -> float | None:
     return found.get((name, tuple(sorted(labels.items()))))
 
 
-def row(policy: str = "edi", **changes: Any) -> dict[str, Any]:
-    """A policy as `status --json` shows it."""
-    known = {
-        "policy": policy, "user_id": 5001, "key_id": 7, "key_age_s": 3600, "max_age_s": 7200,
-        "previous_key": None, "previous_key_until": None, "last_rotated_at": "2026-11-21T02:00:00Z",
-        "next_due_at": None, "state": "ok", "paused_until": None, "paused_reason": None, "last_failure": None,
-    }  # fmt: skip
-    return known | changes
+def row(policy: str = "edi", **changes: Any) -> Row:
+    """How a policy stands."""
+    known = Row(
+        policy, 5001, "ok", key_id=7, key_age=timedelta(hours=1), max_age=timedelta(hours=2),
+        last_rotated_at=NOW - timedelta(hours=1),
+    )  # fmt: skip
+    return replace(known, **changes)
 
 
 class Clock:
@@ -79,7 +79,7 @@ def test_how_policies_stand_is_told_by_times_that_do_not_grow_old() -> None:
     metrics = Metrics()
     rows = [
         row(),
-        row("new", key_id=None, key_age_s=None, last_rotated_at=None, state="not-adopted"),
+        row("new", key_id=None, key_age=None, last_rotated_at=None, state="not-adopted"),
     ]
     metrics.stand(Standing(NOW, rows, {"edi": 2}))
     found = samples(metrics.page().decode())
@@ -101,7 +101,7 @@ def test_every_metric_is_in_the_documents_and_every_documented_one_exists() -> N
     metrics = Metrics()
     metrics.vault_token_ttl(lambda: 1.0)
     metrics.vault_clock_skew(lambda: 1.0)
-    metrics.stand(Standing(NOW, [row(next_due_at="2026-11-22T03:00:00Z")]))
+    metrics.stand(Standing(NOW, [row(next_due_at=NOW + timedelta(days=1))]))
     exposed = {
         line.split()[2]
         for line in metrics.page().decode().splitlines()

@@ -32,7 +32,7 @@ def test_it_is_found_out_by_the_first_rotation_and_told_from_then_on(
     assert any("before its grace" in text for text in result.warnings) == (becomes == "refused")
     assert told(scene.rotator().tick()) == becomes
     assert told(scene.rotator().repair()) == becomes
-    assert row(scene.policy, scene.record(), scene.vault.now())["previous_key"] == becomes
+    assert row(scene.policy, scene.record(), scene.vault.now()).previous_key == becomes
 
 
 def test_it_costs_two_requests_once_and_one_before_the_first_retirement(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_500_three_times_then_404(tmp_path: Path) -> None:
         assert result.error.kind == "ecgrid.NotRetired"
         assert debts(scene) == [scene.first.key_id]
         assert scene.stored().record.retiring[0].tried == tried
-        assert row(scene.policy, scene.record(), scene.vault.now())["state"] == "failed"
+        assert row(scene.policy, scene.record(), scene.vault.now()).state == "failed"
         scene.pass_time(minutes=11)
     assert scene.rotator(lambda call: "fail" if "DeleteKey" in call else "go").rotate().outcome == (
         "rotated"
@@ -298,7 +298,7 @@ def test_a_failed_retirement_is_a_failure_at_every_tick(tmp_path: Path) -> None:
         result = scene.rotator().tick()
         assert (result.outcome, result.phase, result.bad) == ("failed", "retire", True)
         assert scene.asked == []
-        assert row(scene.policy, scene.record(), scene.vault.now())["state"] == "failed"
+        assert row(scene.policy, scene.record(), scene.vault.now()).state == "failed"
         left = scene.stored().record.retiring[0].due_at - scene.vault.now()
         pauses.append(round(left.total_seconds()))
         scene.pass_time(seconds=left.total_seconds() + 1)
@@ -329,7 +329,7 @@ def test_a_look_that_fails_backs_off(tmp_path: Path) -> None:
         assert process.tick().bad
         scene.pass_time(seconds=10)
     assert len(scene.store.log) - before <= 2 * 3  # two writes a try; tried at 0, 30 and 90 s
-    assert row(scene.policy, scene.record(), scene.vault.now())["state"] == "failed"
+    assert row(scene.policy, scene.record(), scene.vault.now()).state == "failed"
     scene.pass_time(minutes=5)
     assert scene.rotator().tick().outcome == "retired"
 
@@ -345,7 +345,7 @@ def test_what_is_rightly_kept_is_not_told_as_retired(tmp_path: Path) -> None:
     scene.pass_time(hours=13)
     result = scene.rotator().tick()
     assert (result.outcome, result.bad) == ("not-due", False)
-    assert row(scene.policy, scene.record(), scene.vault.now())["state"] == "ok"
+    assert row(scene.policy, scene.record(), scene.vault.now()).state == "ok"
 
 
 # keys that have no id: the generate family

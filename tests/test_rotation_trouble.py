@@ -170,13 +170,14 @@ def test_a_key_that_cannot_be_retired_is_seen_in_the_status(tmp_path: Path) -> N
     scene.rotator().rotate()
     scene.pass_time(days=1)
     assert scene.rotator().tick().error is not None
-    told = row(scene.policy, scene.stored().record, scene.vault.now())
-    assert (told["state"], told["last_failure"]["phase"]) == ("failed", "retire")
-    assert told["last_failure"]["kind"] == "ecgrid.NotRetired"
+    stands = row(scene.policy, scene.stored().record, scene.vault.now())
+    assert stands.state == "failed"
+    assert stands.last_failure is not None
+    assert (stands.last_failure.phase, stands.last_failure.kind) == ("retire", "ecgrid.NotRetired")
     scene.simulator.switch(key_remove="removes")
     scene.pass_time(hours=1)
     assert scene.rotator().tick().outcome == "retired"
-    assert row(scene.policy, scene.stored().record, scene.vault.now())["state"] == "ok"
+    assert row(scene.policy, scene.stored().record, scene.vault.now()).state == "ok"
 
 
 def test_a_debt_that_only_waits_is_no_failure(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_debt_that_only_waits_is_no_failure(tmp_path: Path) -> None:
     now = forge.scene.vault.now()
     debt = Debt(key_id=4711, user_id=USER, why="stray", due_at=now, waits="no reason", tried=0)
     forge.write(retiring=(debt,))
-    assert row(forge.scene.policy, forge.scene.stored().record, now)["state"] == "ok"
+    assert row(forge.scene.policy, forge.scene.stored().record, now).state == "ok"
 
 
 # a changed visibility

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from html.parser import HTMLParser
@@ -26,7 +27,7 @@ from test_metrics import row, samples, value
 
 from rotator.keys import Secret
 from rotator.reporting import runbook
-from rotator.reporting.rows import HistoryLine, Standing
+from rotator.reporting.rows import HistoryLine, LastFailure, Row, Standing
 from rotator.secrecy.net import NET
 from rotator.web import Health, Owed, Site, View, Window
 
@@ -36,7 +37,7 @@ VOID = {"meta", "input", "link", "br", "rect"}
 POLICY = "user_id: 5001\nvisibility: Private\nschedule: {every: 30d}\nvault: {path: ecgrid/edi}\n"
 
 
-def a_view(*rows: dict[str, Any], **more: Any) -> View:
+def a_view(*rows: Row, **more: Any) -> View:
     """A view of these policies, seen just now."""
     return View(Standing(datetime.now(UTC), rows), **more)
 
@@ -147,18 +148,12 @@ def test_what_no_browser_asks_for_is_400_and_no_event(
 
 def test_nothing_from_outside_becomes_part_of_the_page() -> None:
     """An owner, a message or a question that is markup is shown as text."""
-    failure = {
-        "at": "2026-11-21T03:00:00Z",
-        "phase": SCRIPT,
-        "kind": SCRIPT,
-        "message": SCRIPT,
-        "retry_at": None,
-    }
+    failure = LastFailure(SCRIPT, SCRIPT, SCRIPT, at=NOW)
     view = a_view(
         row(SCRIPT, state="failed", last_failure=failure), owners={SCRIPT: f'"{SCRIPT}'},
         ahead={SCRIPT: [0, 1]}, places={"Environment": SCRIPT}, held={SCRIPT: SCRIPT},
         owed={SCRIPT: [Owed(8, "replaced", datetime.now(UTC), SCRIPT)]},
-        history=lambda _: [HistoryLine("2026-11-21T03:00:00Z", SCRIPT, SCRIPT)],
+        history=lambda _: [HistoryLine(NOW, SCRIPT, SCRIPT)],
     )  # fmt: skip
     with window(view, trouble=SCRIPT) as url:
         for query in ("", f'?q=script&state={SCRIPT}&sort="{SCRIPT}', f'?q="{SCRIPT}'):
@@ -191,7 +186,12 @@ def test_the_policy_lets_nothing_run_but_the_page_itself() -> None:
 def test_filter_and_order_come_from_the_address() -> None:
     """So they work without a script, can be kept as a bookmark, and ten thousand rows weigh what is shown."""
     rows = [
-        row(f"p{n:04}", user_id=6000 + n, key_age_s=n, state="failed" if n == 7 else "ok")
+        row(
+            f"p{n:04}",
+            user_id=6000 + n,
+            key_age=timedelta(seconds=n),
+            state="failed" if n == 7 else "ok",
+        )
         for n in range(1000)
     ]
     view = a_view(*rows, owners={"p0500": "edi@example.com"})
@@ -210,7 +210,9 @@ def test_filter_and_order_come_from_the_address() -> None:
 def test_names_are_in_the_order_that_people_count_in() -> None:
     """Also among those that are equally alarming."""
     names = ["p1", "p2", "p2b", "p10", "q"]
-    with window(a_view(*(row(name, key_age_s=60) for name in sorted(names)))) as url:
+    with window(
+        a_view(*(row(name, key_age=timedelta(minutes=1)) for name in sorted(names)))
+    ) as url:
         for query in ("", "?sort=policy", "?sort=age", "?sort=last"):
             assert Page(get(f"{url}/{query}").text).names == names
 
@@ -218,12 +220,9 @@ def test_names_are_in_the_order_that_people_count_in() -> None:
 def test_a_failure_is_open_and_has_what_the_runbook_says() -> None:
     """Its message, what to do, when it is tried again, and what it means: nothing has to be looked up elsewhere."""
     now = datetime.now(UTC)
-    failure = {
-        "at": f"{now - timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}", "phase": "claim", "kind": "vault.Sealed",
-        "message": "Vault is sealed", "retry_at": f"{now + timedelta(minutes=20):%Y-%m-%dT%H:%M:%SZ}",
-    }  # fmt: skip
-    late = failure | {"retry_at": f"{now - timedelta(minutes=3):%Y-%m-%dT%H:%M:%SZ}"}
-    never = failure | {"retry_at": None}
+    never = LastFailure("claim", "vault.Sealed", "Vault is sealed", at=now - timedelta(minutes=5))
+    failure = replace(never, retry_at=now + timedelta(minutes=20))
+    late = replace(never, retry_at=now - timedelta(minutes=3))
     rows = [
         row(name, state="failed", last_failure=one)
         for name, one in (("soon", failure), ("late", late), ("never", never))
@@ -245,7 +244,7 @@ def test_the_chart_shows_what_fits() -> None:
     """And the years that are not this one, here and in the rows."""
     at = datetime(2026, 12, 30, 3, tzinfo=UTC)
     ahead = {"edi": [2, 0, 5, *[0] * 28], "as2": [0, 0, 1000, *[0] * 28]}
-    rows = [row(name, next_due_at="2027-01-01T03:00:00Z") for name in ahead]
+    rows = [row(name, next_due_at=datetime(2027, 1, 1, 3, tzinfo=UTC)) for name in ahead]
     with window(View(Standing(at, rows), ahead=ahead)) as url:
         everything, one = (get(f"{url}/{query}").text for query in ("", "?q=edi"))
     assert "1,007 rotations in the next 30 days, 1,005 on the busiest" in everything
@@ -268,7 +267,10 @@ def test_keys_in_grace_holds_and_the_brake_are_told() -> None:
     }
     rows = [
         row(
-            "edi", paused_until="2199-01-01T00:00:00Z", paused_reason="audit & more", state="failed"
+            "edi",
+            paused_until=datetime(2199, 1, 1, tzinfo=UTC),
+            paused_reason="audit & more",
+            state="failed",
         ),
         row("dead", previous_key="refused"),
         row("stuck"),
@@ -289,12 +291,10 @@ def test_keys_in_grace_holds_and_the_brake_are_told() -> None:
 
 def test_ten_thousand_failures_are_bounded() -> None:
     """The first page weighs what it shows; where all are shown, the later ones lead to what else is known of them."""
-    failure = {
-        "at": "2026-11-21T03:00:00Z", "phase": "claim", "kind": "vault.Sealed", "message": "x" * 200, "retry_at": None,
-    }  # fmt: skip
+    failure = LastFailure("claim", "vault.Sealed", "x" * 200, at=NOW)
     rows = [row(f"p{number}", state="failed", last_failure=failure) for number in range(10_000)]
-    past = [HistoryLine("2026-11-21T03:00:00Z", "rotated", "x" * 200)] * 10
-    ahead = {one["policy"]: [1] * 31 for one in rows}
+    past = [HistoryLine(NOW, "rotated", "x" * 200)] * 10
+    ahead = {one.policy: [1] * 31 for one in rows}
     with window(a_view(*rows, ahead=ahead, history=lambda _: past)) as url:
         assert len(get(url).content) < 1_500_000
         everything = get(f"{url}/?show=all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from rotator.cli import output
+from rotator.cli import in_json, output
 from rotator.cli.common import bad_usage, exits
 from rotator.reporting.runbook import Entry, entries
 
@@ -19,11 +19,7 @@ def explain(*, kind: str | None, json_: bool) -> None:
         every = sorted(entries().values(), key=lambda one: one.about == ALERTS)
         shown = every if kind is None else [_entry(kind)]
         if json_:
-            rows = [
-                {"kind": one.name, "about": one.about, "means": one.means, "to_do": one.to_do}
-                for one in shown
-            ]
-            output.rows_as_json(rows, "entries")
+            output.print_json({"entries": [in_json.of_entry(one) for one in shown]})
         elif kind is None:
             output.console().print(
                 output.table(("KIND", "MEANS"), ((one.name, _first(one)) for one in shown))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rotator.cli.act import Checked
+    from rotator.fleet.forecast import Ahead
     from rotator.fleet.holds import Answer
+    from rotator.reporting.rows import LastFailure, Row
+    from rotator.reporting.runbook import Entry
     from rotator.rotation import Result
 
 Object = dict[str, Any]
@@ -47,6 +50,54 @@ def of_check(checked: Checked) -> Object:
     }
 
 
+def of_row(row: Row) -> Object:
+    """One of the `policies` of `status`."""
+    failure = row.last_failure
+    return {
+        "policy": row.policy,
+        "user_id": row.user_id,
+        "key_id": row.key_id,
+        "key_age_s": _seconds(row.key_age),
+        "previous_key": row.previous_key,
+        "previous_key_until": instant(row.previous_key_until),
+        "max_age_s": _seconds(row.max_age),
+        "last_rotated_at": instant(row.last_rotated_at),
+        "next_due_at": instant(row.next_due_at),
+        "state": row.state,
+        "paused_until": instant(row.paused_until),
+        "paused_reason": row.paused_reason,
+        "last_failure": of_failure(failure) if failure else None,
+        "hook_problems": list(row.hook_problems),
+    }
+
+
+def of_failure(failure: LastFailure) -> Object:
+    """The `last_failure` of a policy."""
+    return {
+        "at": instant(failure.at),
+        "phase": failure.phase,
+        "kind": failure.kind,
+        "message": failure.message,
+        "retry_at": instant(failure.retry_at),
+    }
+
+
+def of_rotation(rotation: Ahead) -> Object:
+    """One of the `rotations` of `plan`."""
+    return {
+        "policy": rotation.policy,
+        "user_id": rotation.user_id,
+        "at": instant(rotation.at),
+        "why": rotation.why,
+        "previous_key_until": instant(rotation.old_until),
+    }
+
+
+def of_entry(entry: Entry) -> Object:
+    """One of the `entries` of `explain`."""
+    return {"kind": entry.name, "about": entry.about, "means": entry.means, "to_do": entry.to_do}
+
+
 def of_hold(answer: Answer) -> Object:
     """One of the `results` of `hold` and `release`."""
     hold, error = answer.hold, {"kind": answer.kind, "message": answer.message}
@@ -57,6 +108,10 @@ def of_hold(answer: Answer) -> Object:
         "reason": hold.reason if hold else None,
         "error": error if answer.kind else None,
     }
+
+
+def _seconds(length: timedelta | None) -> int | None:
+    return round(length.total_seconds()) if length is not None else None
 
 
 def instant(time: datetime | None) -> str | None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rotator import reporting
 from rotator.cli import in_json, is_quiet
@@ -90,10 +90,11 @@ def plain(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
-def span(seconds: float | None) -> str:
-    """A length of time as a person says it: `90s`, `15m`, `12h`, `30d`."""
-    if seconds is None:
+def span(length: timedelta | float | None) -> str:
+    """A length of time (a number is seconds) as a person says it: `90s`, `15m`, `12h`, `30d`."""
+    if length is None:
         return "-"
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if abs(seconds) >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
@@ -129,36 +130,36 @@ def summary_of(results: Iterable[Result]) -> dict[str, int]:
     return dict(Counter(result.outcome for result in results))
 
 
-def results(found: list[Result], json_: bool) -> None:
+def results(every: list[Result], json_: bool) -> None:
     """The results of a command that acts."""
-    told = worth_telling(found, lambda result: result.bad)
+    shown = worth_telling(every, lambda result: result.bad)
     if json_:
-        shown = [in_json.of_result(result) for result in told]
-        print_json({"results": shown, "summary": summary_of(found)})
+        objects = [in_json.of_result(result) for result in shown]
+        print_json({"results": objects, "summary": summary_of(every)})
         return
     out = console()
-    if len(told) > MANY:
-        told = [result for result in told if result.outcome != "not-due"]
-    rows = [_row(result) for result in told]
+    if len(shown) > MANY:
+        shown = [result for result in shown if result.outcome != "not-due"]
+    rows = [_row(result) for result in shown]
     whole = table(RESULT, rows)
     # Then the places stand beneath, by policy as all that is long.
     beneath = not fits(out, whole)
     if rows:
         out.print(table(RESULT[:-1], (row[:-1] for row in rows)) if beneath else whole)
-    for result, row in zip(told, rows, strict=True):
+    for result, row in zip(shown, rows, strict=True):
         # A text says where it would.
         if beneath and row[-1] and result.outcome != "would-rotate":
             out.print(plain(f"{result.policy}: published at {row[-1]}"))
-    said = [line for result in told for line in _said(result)]
-    for about, text in said_once(said):
+    remarks = [remark for result in shown for remark in _remarks(result)]
+    for about, text in said_once(remarks):
         style = "red" if text.startswith(FAILED_IN) else "yellow"
         out.print(plain(f"{about}: {text}", style))
     if not is_quiet():
-        summary = ", ".join(f"{count} {name}" for name, count in summary_of(found).items())
+        summary = ", ".join(f"{count} {name}" for name, count in summary_of(every).items())
         out.print(summary or "nothing to do")
 
 
-def _said(result: Result) -> Iterator[tuple[str, str]]:
+def _remarks(result: Result) -> Iterator[tuple[str, str]]:
     if result.error:
         why = f"{result.error.message} [{result.error.kind}]"
         yield result.policy, f"{FAILED_IN}{result.phase}: {why}"
@@ -267,8 +268,3 @@ def counting(what: str, of: int | None = None) -> Iterator[Callable[[int], None]
             live.update(plain(f"{what}: {done}{rest}"))
 
         yield tell
-
-
-def rows_as_json(rows: Iterable[dict[str, Any]], name: str) -> None:
-    """A list of rows as one JSON object under that name."""
-    print_json({name: list(rows)})

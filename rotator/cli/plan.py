@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from rich.text import Text
 
-from rotator.cli import is_quiet, output
+from rotator.cli import in_json, is_quiet, output
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, length_of, say
 from rotator.errors import Failure
 from rotator.fleet.forecast import MOST, Ahead, ahead
@@ -36,32 +36,32 @@ def plan(given: dict[str, str], *, span: str, ics: bool, json_: bool) -> None:
         with fleet_from(given, ecgrid=False) as fleet:
             now = fleet.vault_time().replace(microsecond=0)
             until = now + length
-            found = fleet.records(fleet.policies)
-            rows = rotations(fleet.policies, found, now, until)
-            told = output.worth_telling(rows, lambda _: False)
+            records = fleet.records(fleet.policies)
+            rows = rotations(fleet.policies, records, now, until)
             if json_ or not is_quiet():
-                _print(told, (now, until), ics=ics, json_=json_)
-            _say_what_is_missing(rows, found)
-            sys.exit(FAILED if any(isinstance(one, Failure) for one in found.values()) else 0)
+                shown = output.worth_telling(rows, lambda _: False)
+                _print(shown, (now, until), ics=ics, json_=json_)
+            _say_what_is_missing(rows, records)
+            sys.exit(FAILED if any(isinstance(one, Failure) for one in records.values()) else 0)
 
 
 def rotations(
     policies: list[Policy],
-    found: dict[str, Record | Failure | None],
+    records: dict[str, Record | Failure | None],
     now: datetime,
     until: datetime,
 ) -> list[Ahead]:
     """The rotations of all policies whose record could be read, in the order of their times."""
     rows = []
     for policy in policies:
-        record = found[policy.name]
+        record = records[policy.name]
         if not isinstance(record, Failure):
             rows += ahead(policy, record, now, until)
     return sorted(rows, key=lambda row: (row.at, row.policy))
 
 
-def _say_what_is_missing(rows: list[Ahead], found: dict[str, Record | Failure | None]) -> None:
-    for name, record in found.items():
+def _say_what_is_missing(rows: list[Ahead], records: dict[str, Record | Failure | None]) -> None:
+    for name, record in records.items():
         if isinstance(record, Failure):
             say(f"error: {name} is not in the plan: {record} [{record.kind}]")
     for name, count in Counter(row.policy for row in rows).items():
@@ -73,20 +73,9 @@ def _print(rows: list[Ahead], span: tuple[datetime, datetime], *, ics: bool, jso
     if json_:
         output.print_json(
             {
-                "from": output.instant(span[0]),
-                "until": output.instant(span[1]),
-                "rotations": [
-                    {
-                        "policy": row.policy,
-                        "user_id": row.user_id,
-                        "at": output.instant(row.at),
-                        "why": row.why,
-                        "previous_key_until": output.instant(row.old_until)
-                        if row.old_until
-                        else None,
-                    }
-                    for row in rows
-                ],
+                "from": in_json.instant(span[0]),
+                "until": in_json.instant(span[1]),
+                "rotations": [in_json.of_rotation(row) for row in rows],
             }
         )
     elif ics:
@@ -148,8 +137,8 @@ def calendar(rows: list[Ahead], now: datetime) -> str:
     return "".join(f"{_folded(line)}\r\n" for line in lines)
 
 
-def _stamp(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+def _stamp(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def _folded(line: str) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rotator.cli import Choice, is_quiet, output
+from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, input_from
 from rotator.errors import BadInput, Failure, Problem, RotatorError
 from rotator.hooks import absent
 from rotator.policy import Policy, json_schema, warnings
-from rotator.reporting.rows import is_too_old
+from rotator.reporting.rows import LastFailure, Row
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -52,29 +52,29 @@ def status(
                 _watch(fleet, policies, states)
                 return
             now, rows, unread = _look(fleet, policies, states)
-            told = output.worth_telling(rows, _alarming)
+            shown = output.worth_telling(rows, _alarming)
             if json_:
-                output.rows_as_json(told, "policies")
-            elif told or not is_quiet():
-                output.console().print(_drawn(told, now, fleet.rights.why()))
+                output.print_json({"policies": [in_json.of_row(row) for row in shown]})
+            elif shown or not is_quiet():
+                output.console().print(_drawn(shown, now, fleet.rights.why()))
             sys.exit(FAILED if unread or (strict and any(map(_alarming, rows))) else 0)
 
 
-def _alarming(row: dict[str, Any]) -> bool:
-    return row["state"] == "failed" or is_too_old(row)
+def _alarming(row: Row) -> bool:
+    return row.state == "failed" or row.is_too_old
 
 
 def _look(
     fleet: Fleet, policies: list[Policy], states: tuple[str, ...]
-) -> tuple[datetime, list[dict[str, Any]], bool]:
+) -> tuple[datetime, list[Row], bool]:
     """Vault's time, a row for each policy in one of the states (none given: in any), and whether a record is unread."""
-    now, found = fleet.vault_time(), fleet.records(policies)
+    now, records = fleet.vault_time(), fleet.records(policies)
     # What a record cannot keep is known from the alarms.
-    if None in found.values():
+    if None in records.values():
         fleet.reports.alarms.read()
-    every = fleet.reports.rows([(policy, found[policy.name]) for policy in policies], now)
-    rows = [one for one in every if not states or one["state"] in states]
-    return now, rows, any(isinstance(record, Failure) for record in found.values())
+    every = fleet.reports.rows([(policy, records[policy.name]) for policy in policies], now)
+    rows = [row for row in every if not states or row.state in states]
+    return now, rows, any(isinstance(record, Failure) for record in records.values())
 
 
 def _watch(fleet: Fleet, policies: list[Policy], states: tuple[str, ...]) -> None:
@@ -93,14 +93,12 @@ def _watch(fleet: Fleet, policies: list[Policy], states: tuple[str, ...]) -> Non
             except RotatorError as error:
                 live.update(output.plain(f"{error} [{error.kind}]", "red"), refresh=True)
             else:
-                rows.sort(key=lambda one: one["state"] not in ALARMING)
+                rows.sort(key=lambda row: row.state not in ALARMING)
                 live.update(_fitting(console, rows, now, fleet.rights.why()), refresh=True)
             time.sleep(WATCH_EVERY)
 
 
-def _fitting(
-    console: Console, rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]
-) -> Group:
+def _fitting(console: Console, rows: list[Row], now: datetime, held: Mapping[str, str]) -> Group:
     """As many rows as the screen has room for, with what was last seen of them; and how many are not shown."""
     from rich.console import Group
 
@@ -116,69 +114,65 @@ def _fitting(
         shown = shown[: max(1, len(shown) - over)]
 
 
-def _drawn(rows: list[dict[str, Any]], now: datetime, held: Mapping[str, str]) -> Group:
+def _drawn(rows: list[Row], now: datetime, held: Mapping[str, str]) -> Group:
     """The table, and below it what is held back for all, and what failed last."""
     from rich.console import Group
-
-    def ahead(text: str | None) -> str:
-        return output.distance(datetime.fromisoformat(text), now) if text else "-"
-
-    def again(told: dict[str, Any]) -> str:
-        return f", tried again {ahead(told['retry_at'])}" if told["retry_at"] else ""
 
     drawn = output.table(
         ("POLICY", "STATE", "USER", "KEY", "AGE", "MAX", "LAST", "NEXT", "OLD ENDS"),
         (
             (
-                one["policy"],
-                one["state"],
-                one["user_id"],
-                one["key_id"],
-                output.span(one["key_age_s"]),
-                output.span(one["max_age_s"]),
-                ahead(one["last_rotated_at"]),
-                ahead(one["next_due_at"]),
-                ahead(one["previous_key_until"]),
+                row.policy,
+                row.state,
+                row.user_id,
+                row.key_id,
+                output.span(row.key_age),
+                output.span(row.max_age),
+                output.distance(row.last_rotated_at, now),
+                output.distance(row.next_due_at, now),
+                output.distance(row.previous_key_until, now),
             )
-            for one in rows
+            for row in rows
         ),
     )
-    paused = [one for one in rows if one["paused_until"]]
-    failures = [(one["policy"], one["last_failure"]) for one in rows if one["last_failure"]]
     return Group(
         drawn,
         *(output.plain(f"held back: {why} [{kind}]") for kind, why in held.items()),
         *(
             output.plain(
-                f"{one['policy']}: held until {one['paused_until']}: {one['paused_reason']}"
+                f"{row.policy}: held until {output.instant(row.paused_until)}: {row.paused_reason}"
             )
-            for one in paused
+            for row in rows
+            if row.paused_until
         ),
         *(
-            output.plain(
-                f"{name}: failed in {told['phase']}: {told['message']} [{told['kind']}]{again(told)}"
-            )
-            for name, told in failures
+            output.plain(f"{row.policy}: {_failed(row.last_failure, now)}")
+            for row in rows
+            if row.last_failure
         ),
         *(
-            output.plain(f"{one['policy']}: {problem}", "yellow")
-            for one in rows
-            for problem in one["hook_problems"]
+            output.plain(f"{row.policy}: {problem}", "yellow")
+            for row in rows
+            for problem in row.hook_problems
         ),
     )
+
+
+def _failed(failure: LastFailure, now: datetime) -> str:
+    again = f", tried again {output.distance(failure.retry_at, now)}" if failure.retry_at else ""
+    return f"failed in {failure.phase}: {failure.message} [{failure.kind}]{again}"
 
 
 def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
     """`rotator validate`: needs neither credentials nor a Vault address."""
     with exits():
         problems: list[str] = []
-        told: list[str] = []
+        doubts: list[str] = []
         policies: list[Policy] = []
         try:
             settings, policies = input_from(given, Path(path) if path else None)
-            told += [str(warning) for warning in settings.warnings]
-            doubts = (*warnings(policies), *too_quick(policies), *without_program(policies))
-            told += [str(warning) for warning in doubts]
+            of_policies = (*warnings(policies), *too_quick(policies), *without_program(policies))
+            doubts += [str(problem) for problem in (*settings.warnings, *of_policies)]
         except BadInput as error:
             if not json_:
                 raise
@@ -189,15 +183,15 @@ def validate(given: dict[str, str], *, path: str | None, json_: bool) -> None:
                     "valid": not problems,
                     "policies": len(policies),
                     "errors": problems,
-                    "warnings": told,
+                    "warnings": doubts,
                 }
             )
             sys.exit(2 if problems else 0)
         if is_quiet():
             return
         out = output.console()
-        for warning in told:
-            out.print(output.plain(f"warning: {warning}"))
+        for doubt in doubts:
+            out.print(output.plain(f"warning: {doubt}"))
         out.print(f"{output.counted(len(policies), 'policy', 'policies')}, no errors")
 
 
@@ -212,18 +206,18 @@ def without_program(policies: list[Policy]) -> list[Problem]:
 
 def too_quick(policies: list[Policy]) -> list[Problem]:
     """What only the daemon can meet: a CronJob ticks once a minute at the most, and keys are retired at ticks."""
-    found = []
+    problems = []
     for policy in policies:
         gap, where = policy.schedule.longest_gap(), policy.where
         if gap is not None and gap < CRONJOB:
             what = "shorter than a minute: only the daemon meets it, a CronJob ticks less often"
-            found.append(Problem(f"{where}: schedule", what))
+            problems.append(Problem(f"{where}: schedule", what))
         elif timedelta(0) < policy.grace < CRONJOB:
             what = (
                 "shorter than a minute: with a CronJob the replaced key lives until its next tick"
             )
-            found.append(Problem(f"{where}: grace", what))
-    return found
+            problems.append(Problem(f"{where}: grace", what))
+    return problems
 
 
 def schema() -> None:

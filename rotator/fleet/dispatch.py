@@ -23,7 +23,7 @@ from rotator.fleet.standing import DRIFTED
 from rotator.policy import Policy
 from rotator.reporting.alarms import ALL, Alarm, Receiver, What
 from rotator.reporting.memory import AGAIN, TELLING, Key, Memory, Telling, Trouble
-from rotator.reporting.rows import Row, is_too_old
+from rotator.reporting.rows import Row
 from rotator.threads import begin
 from rotator.vault import StaleRead, Vault
 
@@ -185,20 +185,13 @@ class Alarms:
         self._before.setdefault(policy, self._owned(Alarm("failed", policy, message, phase, kind)))
 
     def stand(self, rows: Iterable[Row]) -> None:
-        """How policies stand, as `status --json` shows them: notes which keys are overdue, and which are not."""
+        """How policies stand: notes which keys are overdue, and which are not."""
         for row in rows:
-            policy, age, most = str(row["policy"]), row["key_age_s"], row["max_age_s"]
-            if is_too_old(row):
-                self._happens(self._overdue(policy, age, most))
-            elif age is not None:
+            if row.is_too_old:
+                self._happens(_overdue(row))
+            elif row.key_age is not None:
                 # Else its record cannot be read, and nothing is known.
-                self.works(policy, "overdue")
-
-    @staticmethod
-    def _overdue(policy: str, age: float, most: float) -> Alarm:
-        message = f"the published key is {_span(age)} old; at most {_span(most)} is allowed"
-        about = {"key_age_s": age, "max_age_s": most}
-        return Alarm("overdue", policy, message, about=about)
+                self.works(row.policy, "overdue")
 
     def _owned(self, alarm: Alarm) -> Alarm:
         """With the owner and the tags of its policy."""
@@ -413,12 +406,18 @@ def _judge(memory: Memory, policy: str, row: Row | None) -> None:
     """Ends what a policy's record knows nothing of any more."""
     if row is None:
         return
-    failure = row["last_failure"]
-    if failure is None or failure["phase"] == "retire":
-        memory.ends("failed", policy, but=failure["phase"] if failure else None)
-    if row["key_age_s"] is not None and not is_too_old(row):
+    failure = row.last_failure
+    if failure is None or failure.phase == "retire":
+        memory.ends("failed", policy, but=failure.phase if failure else None)
+    if row.key_age is not None and not row.is_too_old:
         memory.ends("overdue", policy)
 
 
-def _span(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+def _overdue(row: Row) -> Alarm:
+    message = f"the published key is {row.key_age} old; at most {row.max_age} is allowed"
+    about = {"key_age_s": _seconds(row.key_age), "max_age_s": _seconds(row.max_age)}
+    return Alarm("overdue", row.policy, message, about=about)
+
+
+def _seconds(length: timedelta | None) -> int | None:
+    return round(length.total_seconds()) if length is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from rotator.journal import RETIREMENT, Past
 from rotator.reporting.rows import HistoryLine
@@ -26,14 +27,16 @@ class Pasts:
     def of(self, policy: str) -> list[HistoryLine]:
         """The last LINES of a policy, the newest first."""
         packed = self._packed.get(policy)
-        return (
-            [HistoryLine(*line) for line in json.loads(zlib.decompress(packed))] if packed else []
-        )
+        lines = json.loads(zlib.decompress(packed)) if packed else []
+        return [
+            HistoryLine(datetime.fromisoformat(began), outcome, details)
+            for began, outcome, details in lines
+        ]
 
 
-def _line(past: Past) -> HistoryLine:
+def _line(past: Past) -> tuple[str, str, str]:
     outcome = f"{past.about} failed" if past.failed else past.outcome
-    return HistoryLine(past.at.isoformat(), outcome, "; ".join(_details(past)))
+    return past.at.isoformat(), outcome, "; ".join(_details(past))
 
 
 def _details(past: Past) -> Iterator[str]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rotator import reporting
 from rotator.ends import End
@@ -22,7 +22,7 @@ from rotator.policy import Policy
 from rotator.replacing.restraint import LIMIT
 from rotator.reporting import runbook
 from rotator.reporting.alarms import ALL, Receiver, What
-from rotator.reporting.rows import Standing
+from rotator.reporting.rows import Row, Standing
 from rotator.reporting.to_sentry import CheckIns, Sentry
 from rotator.reporting.webhook import Webhook
 from rotator.retiring.ending import RetirementFailed
@@ -204,8 +204,8 @@ class Reports:
         for policy, record in known:
             if isinstance(record, Record) and record.failed is not None:
                 failed = record.failed
-                told = (failed.phase, failed.kind, failed.message)
-                self.alarms.failed(policy.name, *told, again=True)
+                cause = (failed.phase, failed.kind, failed.message)
+                self.alarms.failed(policy.name, *cause, again=True)
         debts = {
             policy.name: len(record.retiring)
             for policy, record in known
@@ -220,7 +220,7 @@ class Reports:
 
     def rows(
         self, known: Iterable[tuple[Policy, Record | Failure | None]], now: datetime
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """The rows of `status`; why a policy fails whose record cannot keep that is known from its alarm."""
         failure = self.alarms.failure
         return [row(policy, record, now, failure(policy.name)) for policy, record in known]

@@ -1,12 +1,11 @@
-"""How policies stand: a row for each, as `status --json` shows it, and what this process knows of all of them."""
+"""How policies stand: a row for each, and what this process knows of all of them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from rotator.due import due_since, fits, is_due, is_overdue, key_age
 from rotator.ends import End, of_own_key
@@ -14,6 +13,7 @@ from rotator.errors import Failure, Transient
 from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.reporting.memory import Trouble
+from rotator.reporting.rows import LastFailure, Row, State
 from rotator.retiring import previous
 from rotator.retiring.ending import RetirementFailed
 from rotator.rotation import Cause, Result
@@ -28,70 +28,66 @@ def row(
     policy: Policy,
     record: Record | Failure | None,
     now: datetime,
-    told: Trouble | None = None,
-) -> dict[str, Any]:
-    """One policy of `status --json`; a record that could not be read is a failure of the policy.
+    trouble: Trouble | None = None,
+) -> Row:
+    """How a policy stands; a record that could not be read is a failure of the policy.
 
-    `told`: the failure that is known of it from its alarm, for a policy that has no record to keep it in.
+    `trouble`: the failure that is known of it from its alarm, for a policy that has no record to keep it in.
     """
     if isinstance(record, Failure):
-        failure = {
-            "at": None,
-            "phase": "observe",
-            "kind": record.kind,
-            "message": str(record),
-            "retry_at": None,
-        }
-        return _row(policy, None, now) | {"state": "failed", "last_failure": failure}
-    found = _row(policy, record, now)
-    if told is None or record is not None or not policy.enabled:
-        return found
-    failure = {
-        "at": _instant(told.since),
-        "phase": told.alarm.phase,
-        "kind": told.alarm.kind,
-        "message": told.alarm.message,
-        "retry_at": None,
-    }
-    return found | {"state": "failed", "last_failure": failure}
+        failure = LastFailure("observe", record.kind, str(record))
+        return replace(_row(policy, None, now), state="failed", last_failure=failure)
+    by_record = _row(policy, record, now)
+    if trouble is None or record is not None or not policy.enabled:
+        return by_record
+    alarm = trouble.alarm
+    failure = LastFailure(
+        alarm.phase or "", alarm.kind or "", alarm.message, at=_whole(trouble.since)
+    )
+    return replace(by_record, state="failed", last_failure=failure)
 
 
-def _row(policy: Policy, record: Record | None, now: datetime) -> dict[str, Any]:
+def _row(policy: Policy, record: Record | None, now: datetime) -> Row:
     record = record or Record.new(policy.name)
-    current, failed = record.current, record.failed or _drifted(record) or _not_retired(record)
-    due, age = due_since(policy, record), key_age(current, now)
-    until, failure = previous.ends_at(policy, record), None
-    if failed is not None:
-        failure = {
-            "at": _instant(failed.at),
-            "phase": failed.phase,
-            "kind": failed.kind,
-            "message": failed.message,
-            "retry_at": _instant(failed.retry_at) if failed.retry_at else None,
-        }
-    return {
-        "policy": policy.name,
-        "user_id": current.user_id if current else policy.users[0],
-        "key_id": current.key_id if current else None,
-        "key_age_s": round(age.total_seconds()) if age is not None else None,
-        "previous_key": previous.answer(policy, record),
-        "previous_key_until": _instant(until) if until else None,
-        "max_age_s": round(policy.max_age.total_seconds()) if policy.max_age else None,
-        "last_rotated_at": _instant(record.rotated_at) if record.rotated_at else None,
-        "next_due_at": _instant(due) if due and policy.enabled else None,
-        "state": _state(policy, record, now),
-        **_pause(policy, record, now),
-        "last_failure": failure,
-        "hook_problems": list(record.hook_problems),
-    }
+    current, due = record.current, due_since(policy, record)
+    paused_until, paused_reason = _pause(policy, record, now)
+    return Row(
+        policy.name,
+        user_id=current.user_id if current else policy.users[0],
+        state=_state(policy, record, now),
+        key_id=current.key_id if current else None,
+        key_age=_rounded(key_age(current, now)),
+        max_age=_rounded(policy.max_age),
+        previous_key=previous.answer(policy, record),
+        previous_key_until=_whole(previous.ends_at(policy, record)),
+        last_rotated_at=_whole(record.rotated_at),
+        next_due_at=_whole(due) if policy.enabled else None,
+        paused_until=_whole(paused_until),
+        paused_reason=paused_reason,
+        last_failure=_last_failure(record),
+        hook_problems=record.hook_problems,
+    )
 
 
-def _pause(policy: Policy, record: Record, now: datetime) -> dict[str, str | None]:
+def _last_failure(record: Record) -> LastFailure | None:
+    failed = record.failed or _drifted(record) or _not_retired(record)
+    if failed is None:
+        return None
+    return LastFailure(
+        failed.phase,
+        failed.kind,
+        failed.message,
+        at=_whole(failed.at),
+        retry_at=_whole(failed.retry_at),
+    )
+
+
+def _pause(policy: Policy, record: Record, now: datetime) -> tuple[datetime | None, str | None]:
     """Until when, and why, the policy begins nothing by itself; None where it does."""
     hold = record.held(now)
     if hold is not None:
-        return {"paused_until": _instant(hold.until), "paused_reason": hold.reason}
-    return {"paused_until": None, "paused_reason": None if policy.enabled else "enabled: false"}
+        return hold.until, hold.reason
+    return None, None if policy.enabled else "enabled: false"
 
 
 def end_of_own_key(policy: Policy, record: Record | Failure | None) -> End | None:
@@ -110,7 +106,8 @@ def drifted(policy: str, again_at: datetime) -> Result:
 
 
 def _refused(again_at: datetime) -> str:
-    return f"ECGrid does not accept the published key (looked at again at {_instant(again_at)})"
+    again = f"{again_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"ECGrid does not accept the published key (looked at again at {again})"
 
 
 def _drifted(record: Record) -> Failed | None:
@@ -145,7 +142,7 @@ def _not_retired(record: Record) -> Failed | None:
     )
 
 
-def _state(policy: Policy, record: Record, now: datetime) -> str:
+def _state(policy: Policy, record: Record, now: datetime) -> State:
     """The one word for a policy, the most alarming first."""
     paused = not policy.enabled or record.held(now) is not None
     if is_overdue(policy, record, now) and not paused:
@@ -161,8 +158,12 @@ def _state(policy: Policy, record: Record, now: datetime) -> str:
     return "due" if is_due(policy, record, now) else "ok"
 
 
-def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _whole(time: datetime | None) -> datetime | None:
+    return time.astimezone(UTC).replace(microsecond=0) if time else None
+
+
+def _rounded(length: timedelta | None) -> timedelta | None:
+    return timedelta(seconds=round(length.total_seconds())) if length is not None else None
 
 
 class Board:
@@ -207,9 +208,8 @@ class Board:
         """The policies whose record was read, with what was found."""
         with self._lock:
             seen = dict(self._seen)
-        found = []
-        for policy in policies:
-            if policy.name in seen:
-                answer = seen[policy.name]
-                found.append((policy, answer.record if isinstance(answer, Stored) else answer))
-        return found
+        answers = ((policy, seen[policy.name]) for policy in policies if policy.name in seen)
+        return [
+            (policy, answer.record if isinstance(answer, Stored) else answer)
+            for policy, answer in answers
+        ]

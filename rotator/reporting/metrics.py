@@ -319,14 +319,14 @@ class _Policies(Collector):
         meaning = "When the policies' records were last read."
         yield GaugeMetricFamily("rotator_policies_read_timestamp_seconds", meaning, value=moment)
         states = GaugeMetricFamily("rotator_policies", "Policies by state.", labels=["state"])
-        for state, count in sorted(Tally(str(row["state"]) for row in rows).items()):
+        for state, count in sorted(Tally(row.state for row in rows).items()):
             states.add_metric([state], count)
         yield states
         now_in = GaugeMetricFamily(
             "rotator_policy_state", "1 for the state that the policy is in.", labels=["policy", "state"]
         )  # fmt: skip
         for row in rows:
-            now_in.add_metric([str(row["policy"]), str(row["state"])], 1)
+            now_in.add_metric([row.policy, row.state], 1)
         yield now_in
         whose = GaugeMetricFamily(
             "rotator_policy_info", "Whose the policy is: join it by `policy`.", labels=["policy", "owner", "tags"]
@@ -337,27 +337,27 @@ class _Policies(Collector):
         yield _gauge(
             "rotator_key_created_timestamp_seconds",
             "When the published key was made.",
-            ((row["policy"], round(moment - row["key_age_s"])) for row in rows if row["key_age_s"] is not None),
+            ((row.policy, round(moment - row.key_age.total_seconds())) for row in rows if row.key_age is not None),
         )  # fmt: skip
         yield _gauge(
             "rotator_key_max_age_seconds",
             "The age from which on the key is overdue.",
-            ((row["policy"], row["max_age_s"]) for row in rows if row["max_age_s"] is not None),
+            ((row.policy, row.max_age.total_seconds()) for row in rows if row.max_age is not None),
         )
         yield _gauge(
             "rotator_last_success_timestamp_seconds",
             "When the policy was last rotated or adopted.",
-            ((row["policy"], _seconds(row["last_rotated_at"])) for row in rows if row["last_rotated_at"]),
+            ((row.policy, row.last_rotated_at.timestamp()) for row in rows if row.last_rotated_at),
         )  # fmt: skip
         yield _gauge(
             "rotator_next_due_timestamp_seconds",
             "When the next rotation is or was due.",
-            ((row["policy"], _seconds(row["next_due_at"])) for row in rows if row["next_due_at"]),
+            ((row.policy, row.next_due_at.timestamp()) for row in rows if row.next_due_at),
         )
         yield _gauge(
             "rotator_keys_to_retire",
             "Replaced and stray keys that are still to be retired.",
-            ((row["policy"], standing.debts.get(row["policy"], 0)) for row in rows),
+            ((row.policy, standing.debts.get(row.policy, 0)) for row in rows),
         )
 
 
@@ -366,7 +366,3 @@ def _gauge(name: str, meaning: str, values: Iterable[tuple[str, float]]) -> Gaug
     for policy, value in values:
         family.add_metric([policy], value)
     return family
-
-
-def _seconds(instant: str) -> float:
-    return datetime.fromisoformat(instant).timestamp()

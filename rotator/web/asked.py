@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from rotator.reporting.rows import Row
+from rotator.reporting.rows import Row, State
 from rotator.web.view import View
 
 # What a state means for whoever looks, the most alarming first; the mark says it without colour.
-STATES = {
+STATES: Mapping[State, tuple[str, str, str]] = {
     "overdue": ("bad", "!", "older than its maximum age"),
     "failed": ("bad", "✕", "the last rotation failed"),
     "not-adopted": ("warn", "?", "no key of this policy is published yet"),
@@ -22,6 +23,8 @@ STATES = {
     "paused": ("off", "‖", "held by a person, or not enabled"),
     "ok": ("good", "✓", "nothing to do"),
 }
+# Before all times, and after all.
+NEVER, AT_NO_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 URGENCY = {state: number for number, state in enumerate(STATES)}
 
 
@@ -35,17 +38,17 @@ def natural(name: str) -> tuple[str | int, ...]:
 
 def _by_share(row: Row) -> float:
     """How much of its maximum age is used up; a key without one sorts last."""
-    age, most = row["key_age_s"], row["max_age_s"]
+    age, most = row.key_age, row.max_age
     return -(age / most) if age is not None and most else 1.0
 
 
 # By what the rows may be ordered: the column's name, and its key; among equals the name counts.
 ORDERS: Mapping[str, tuple[str, Callable[[Row], Any]]] = {
-    "state": ("State", lambda row: (URGENCY.get(row["state"], 9), _by_share(row))),
+    "state": ("State", lambda row: (URGENCY[row.state], _by_share(row))),
     "policy": ("Policy", lambda row: 0),
     "age": ("Age of the key", _by_share),
-    "last": ("Last rotation", lambda row: row["last_rotated_at"] or ""),
-    "next": ("Next rotation", lambda row: row["next_due_at"] or "9999"),
+    "last": ("Last rotation", lambda row: row.last_rotated_at or NEVER),
+    "next": ("Next rotation", lambda row: row.next_due_at or AT_NO_TIME),
 }
 
 
@@ -72,13 +75,13 @@ class Asked:
     @property
     def address(self) -> str:
         """The address that asks for this."""
-        told = {
+        parts = {
             "q": self.text,
             "state": self.state,
             "sort": self.sort if self.sort != "state" else "",
         }
-        told["show"] = "all" if self.everything else ""
-        return "/?" + urlencode({name: value for name, value in told.items() if value})
+        parts["show"] = "all" if self.everything else ""
+        return "/?" + urlencode({name: value for name, value in parts.items() if value})
 
     def but(self, **changes: str | bool) -> str:
         """The address that asks for the same, but for that."""
@@ -90,16 +93,14 @@ class Asked:
         rows = [
             row
             for row in view.standing.rows
-            if (not self.state or row["state"] == self.state)
+            if (not self.state or row.state == self.state)
             and all(word in _searched(row, view) for word in words)
         ]
         key = ORDERS[self.sort][1]
-        return sorted(rows, key=lambda row: (key(row), natural(row["policy"])))
+        return sorted(rows, key=lambda row: (key(row), natural(row.policy)))
 
 
 def _searched(row: Row, view: View) -> str:
-    failure = row["last_failure"] or {}
-    owner = view.owners.get(row["policy"], "")
-    return (
-        f"{row['policy']} {row['user_id']} {row['key_id']} {owner} {row['state']} {failure.get('kind', '')}"
-    ).lower()
+    kind = row.last_failure.kind if row.last_failure else ""
+    owner = view.owners.get(row.policy, "")
+    return f"{row.policy} {row.user_id} {row.key_id} {owner} {row.state} {kind}".lower()

@@ -134,7 +134,7 @@ def render(view: View, checks: Sequence[Health], asked: Asked) -> str:
         with_all=PAGE,
         found=len(rows),
         total=len(view.standing.rows),
-        states=Counter(row["state"] for row in view.standing.rows),
+        states=Counter(row.state for row in view.standing.rows),
         troubles=list(_troubles(checks, view)),
         days=_days(rows, view),
         graces=_graces(rows, view),
@@ -142,7 +142,7 @@ def render(view: View, checks: Sequence[Health], asked: Asked) -> str:
 
 
 def _title(view: View) -> str:
-    states = Counter(row["state"] for row in view.standing.rows)
+    states = Counter(row.state for row in view.standing.rows)
     bad = [f"{states[state]} {state}" for state in ("overdue", "failed") if states[state]]
     return ", ".join(bad) or "all well"
 
@@ -162,17 +162,17 @@ def _troubles(checks: Iterable[Health], view: View) -> Iterator[tuple[str, Marku
 
 def _graces(rows: Iterable[Row], view: View) -> list[datetime]:
     """When each grace ends that a replaced key has, the next first."""
-    kept = (row for row in rows if row["previous_key"] != "refused")
-    owed = (one for row in kept for one in view.owed.get(row["policy"], ()))
-    at = view.standing.at
-    return sorted(one.due_at for one in owed if one.why == "replaced" and one.due_at > at)
+    kept = (row for row in rows if row.previous_key != "refused")
+    owed = (one for row in kept for one in view.owed.get(row.policy, ()))
+    now = view.standing.at
+    return sorted(one.due_at for one in owed if one.why == "replaced" and one.due_at > now)
 
 
 def _days(rows: Iterable[Row], view: View) -> list[Day]:
     """The rotations of these policies, day by day; empty if there are none."""
     named: dict[int, list[str]] = defaultdict(list)
     totals: Counter[int] = Counter()
-    for name in sorted((row["policy"] for row in rows), key=natural):
+    for name in sorted((row.policy for row in rows), key=natural):
         for number, count in enumerate(view.ahead.get(name, ())):
             if count:
                 named[number].append(name)

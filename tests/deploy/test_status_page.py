@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from browser import Browser
 from conftest import until
 
-from rotator.reporting.rows import HistoryLine, Standing
+from rotator.reporting.rows import HistoryLine, LastFailure, Row, Standing, State
 from rotator.web import Health, Owed, Site, View, Window
 
 pytestmark = pytest.mark.deploy
@@ -24,52 +23,63 @@ pytestmark = pytest.mark.deploy
 AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 SHOTS = os.environ.get("ROTATOR_SCREENSHOTS")  # a directory to leave the pictures in
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-STATES = ("ok", "ok", "ok", "due", "rotating", "paused", "failed", "overdue", "not-adopted")
+STATES: tuple[State, ...] = (
+    "ok",
+    "ok",
+    "ok",
+    "due",
+    "rotating",
+    "paused",
+    "failed",
+    "overdue",
+    "not-adopted",
+)
 
-STATES_OF = {"mixed": STATES, "well": ("ok",), "failing": ("failed", "overdue")}
+STATES_OF: dict[str, tuple[State, ...]] = {
+    "mixed": STATES,
+    "well": ("ok",),
+    "failing": ("failed", "overdue"),
+}
 
 
-def a_row(number: int, now: datetime, states: tuple[str, ...] = STATES) -> dict[str, Any]:
+def a_row(number: int, now: datetime, states: tuple[State, ...] = STATES) -> Row:
     """One of many policies, in one of the states."""
-    state, age = states[number % len(states)], 86400 * (number % 40)
-    most = 86400 * (30 if state == "overdue" else 45)
-    age = most + 3600 if state == "overdue" else age
-    failure = {
-        "at": now.isoformat(), "phase": "claim", "kind": "vault.MissingCapability", "message": f"no {SCRIPT}",
-        "retry_at": (now + timedelta(minutes=5)).isoformat(),
-    }  # fmt: skip
-    return {
-        "policy": f"{SCRIPT if number == 1 else 'edi'}-{number:04}",
-        "user_id": 5000 + number,
-        "key_id": None if state == "not-adopted" else 9000 + number,
-        "key_age_s": None if state == "not-adopted" else age,
-        "max_age_s": most,
-        "previous_key": "accepted",
-        "previous_key_until": None,
-        "last_rotated_at": (now - timedelta(seconds=age)).isoformat(),
-        "next_due_at": (now + timedelta(days=number % 30)).isoformat(),
-        "state": state,
-        "paused_until": (now + timedelta(days=50)).isoformat() if state == "paused" else None,
-        "paused_reason": SCRIPT if state == "paused" else None,
-        "last_failure": failure if state in ("failed", "overdue") else None,
-    }
+    state, age = states[number % len(states)], timedelta(days=number % 40)
+    most = timedelta(days=30 if state == "overdue" else 45)
+    age = most + timedelta(hours=1) if state == "overdue" else age
+    failure = LastFailure(
+        "claim", "vault.MissingCapability", f"no {SCRIPT}", at=now, retry_at=now + timedelta(minutes=5),
+    )  # fmt: skip
+    return Row(
+        f"{SCRIPT if number == 1 else 'edi'}-{number:04}",
+        5000 + number,
+        state,
+        key_id=None if state == "not-adopted" else 9000 + number,
+        key_age=None if state == "not-adopted" else age,
+        max_age=most,
+        previous_key="accepted",
+        last_rotated_at=now - age,
+        next_due_at=now + timedelta(days=number % 30),
+        paused_until=now + timedelta(days=50) if state == "paused" else None,
+        paused_reason=SCRIPT if state == "paused" else None,
+        last_failure=failure if state in ("failed", "overdue") else None,
+    )
 
 
 @contextmanager
-def window(policies: int, trouble: str = "", states: tuple[str, ...] = STATES) -> Iterator[str]:
+def window(policies: int, trouble: str = "", states: tuple[State, ...] = STATES) -> Iterator[str]:
     """A window over so many policies, of which some have owners who are not to be trusted."""
     now = datetime.now(UTC)
     rows = [a_row(number, now, states) for number in range(policies)]
     owners = {
-        row["policy"]: SCRIPT if number % 2 else "edi@example.com"
-        for number, row in enumerate(rows)
+        row.policy: SCRIPT if number % 2 else "edi@example.com" for number, row in enumerate(rows)
     }
     ahead = {
-        row["policy"]: [(number + day) % 30 == 7 for day in range(31)]
+        row.policy: [(number + day) % 30 == 7 for day in range(31)]
         for number, row in enumerate(rows)
     }
     owed = {
-        row["policy"]: [Owed(8000 + number, "replaced", now, SCRIPT if number % 3 else None)]
+        row.policy: [Owed(8000 + number, "replaced", now, SCRIPT if number % 3 else None)]
         for number, row in enumerate(rows)
     }
     places = {
@@ -80,9 +90,7 @@ def window(policies: int, trouble: str = "", states: tuple[str, ...] = STATES) -
     health = [Health("vault", not trouble, trouble)]
 
     def view() -> View:
-        past = [
-            HistoryLine(now.isoformat(), "rotated", f"key 9000; replaces key 8000; {SCRIPT}")
-        ] * 10
+        past = [HistoryLine(now, "rotated", f"key 9000; replaces key 8000; {SCRIPT}")] * 10
         return View(
             Standing(datetime.now(UTC), rows), places, owners, ahead, owed, history=lambda _: past
         )
