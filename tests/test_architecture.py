@@ -272,6 +272,17 @@ def pronouns_for_variables(source: str, room: str) -> list[str]:
     return found
 
 
+def untyped_rows(source: str, room: str) -> list[str]:
+    """Mappings from names to anything, as annotations and aliases have them: of their fields mypy knows none."""
+    return [
+        f"line {node.lineno}: {ast.unparse(node)} in {room}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Subscript)
+        and re.fullmatch(r"(\w+\.)?(dict|\w*Mapping)", ast.unparse(node.value))
+        and re.fullmatch(r"\(?str, (\w+\.)?(Any|object)\)?", ast.unparse(node.slice))
+    ]
+
+
 def code_in_an_init(source: str, room: str) -> list[str]:
     """Anything in an `__init__` but the docstring, imports, and the names that are handed on."""
     found = []
@@ -391,6 +402,41 @@ def test_a_variable_is_named_for_what_it_holds() -> None:
         if room_of(path) in NAMED:
             faults += complaints(path, pronouns_for_variables(path.read_text(), room_of(path)))
     assert faults == []
+
+
+# Where fields are whatever somebody else has written: the wires of Vault and ECGrid, what people write, the sandbox.
+OTHERS_FIELDS = {"vault", "ecgrid", "settings", "policy", "reading", "sandbox"}
+# And where values become JSON or are read from it: what is printed, kept, logged, reported, and given to hooks.
+EDGES = {
+    "cli/in_json.py",
+    "ends.py",
+    "fleet/dispatch.py",
+    "fleet/reports.py",
+    "fleet/voice.py",
+    "hooks.py",
+    "http.py",
+    "journal/gist.py",
+    "journal/parts.py",
+    "journal/record.py",
+    "reporting/alarms.py",
+    "reporting/log.py",
+    "reporting/memory.py",
+    "reporting/metrics.py",
+    "reporting/to_sentry.py",
+    "reporting/webhook.py",
+    "system.py",
+    "web/server.py",
+}
+
+
+def test_rows_and_results_have_fields_that_mypy_knows() -> None:
+    """A misspelled field is found before it runs; a module that has no such mapping any more leaves the list."""
+    untyped = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        if room_of(path) not in OTHERS_FIELDS and untyped_rows(path.read_text(), room_of(path))
+    }
+    assert untyped == EDGES
 
 
 # Rooms whose `__init__` holds code still.
@@ -561,6 +607,9 @@ DEFECTS: tuple[tuple[Rule, str, str], ...] = (
     (comments_behind_code, "cli", "LIMIT = 3  # seconds"),
     (pronouns_for_variables, "cli", "found = 3"),
     (pronouns_for_variables, "cli", "def send(told): ..."),
+    (untyped_rows, "cli", "def row() -> dict[str, Any]: ..."),
+    (untyped_rows, "fleet", "import typing\nRow = typing.Mapping[str, typing.Any]"),
+    (untyped_rows, "web", "def line(rows: list[Mapping[str, object]]) -> str: ..."),
     (code_in_an_init, "vault", "'''Module.'''\nLIMIT = 3"),
     (code_in_an_init, "vault", "'''Module.'''\ndef read(): ..."),
 )
@@ -592,6 +641,7 @@ INNOCENT: tuple[tuple[Rule, str, str], ...] = (
     (secrets_revealed, "vault", "value.reveal()"),
     (pronouns_for_variables, "cli", "class Line:\n    at: str\nsend(told=1)"),
     (comments_behind_code, "cli", "# Seconds.\nLIMIT = 3\nfetch()  # noqa: S310 - as above"),
+    (untyped_rows, "cli", "def counts() -> dict[str, int]: ...\nfields = dict[At, Any]()"),
     (code_in_an_init, "vault", "'''Module.'''\nfrom .kv import KV\n__all__ = ['KV']"),
     (calls_without_timeout, "ecgrid", "import httpx\nhttpx.Client(base_url=url, timeout=limit)"),
     (

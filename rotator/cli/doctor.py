@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
 
-from rotator.cli import Choice, is_quiet, output
+from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, exits, fleet_from
 from rotator.cli.folding import Told, counts, folded
@@ -80,8 +80,7 @@ def doctor(given: dict[str, str], *, chosen: Choice, json_: bool) -> None:
         lines = sorted(findings(fleet, scope), key=lambda line: STATES.index(line.state))
         told = output.worth_telling(lines, lambda line: line.state == "failed")
         if json_:
-            checks = [{"state": one.state, "what": one.title, "found": one.found} for one in told]
-            output.print_json({"checks": checks})
+            output.print_json({"checks": [in_json.of_finding(line) for line in told]})
         elif told or not is_quiet():
             alike = folded((Told(one.state, one.what, one.policy, one.found) for one in told), "ok")
             rows = ((one.state, one.title, one.text) for one in alike)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rotator.cli import Choice, is_quiet, output
+from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, exits, fleet_from, length_of, say
 from rotator.errors import Failure
@@ -39,8 +39,8 @@ def history(given: dict[str, str], *, chosen: Choice, since: str | None, json_: 
             complete = _complete(found, now)
             latest = max(complete.values(), default=None)
             if json_:
-                rows = [_as_json(line) for line in lines]
-                output.print_json({"history": rows, "complete_since": _instant(latest)})
+                objects = [in_json.of_past(line.policy, line.past) for line in lines]
+                output.print_json({"history": objects, "complete_since": in_json.exact(latest)})
             elif lines or not is_quiet():
                 _print(lines, complete)
             lacking = _say_what_is_missing(found, complete, begin)
@@ -83,32 +83,6 @@ def _say_what_is_missing(
     for name, at in short.items():
         say(f"error: the history of {name} is complete since {output.instant(at)} only")
     return bool(unread or short)
-
-
-def _as_json(line: Line) -> dict[str, Any]:
-    past, ends = line.past, line.past.about == RETIREMENT
-    return {
-        "policy": line.policy,
-        "at": _instant(past.at),
-        "run": past.run,
-        "what": past.about,
-        "reason": past.reason,
-        "by": past.by,
-        "key_id": past.key_id,
-        "previous_key_id": None if ends else past.previous_key_id,
-        "retired_key_id": past.previous_key_id if ends else None,
-        "proof": past.proof or None,
-        "published": [
-            {"mount": place.mount, "path": place.path, "version": place.version}
-            for place in past.published
-        ],
-        "outcome": past.outcome,
-        "error": past.error or "; ".join(past.hook_problems) or None,
-    }
-
-
-def _instant(at: datetime | None) -> str | None:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
 def _print(lines: list[Line], complete: dict[str, datetime]) -> None:

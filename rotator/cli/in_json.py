@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rotator.cli.act import Checked
+    from rotator.cli.doctor import Line
     from rotator.fleet.forecast import Ahead
     from rotator.fleet.holds import Answer
+    from rotator.journal import Past
     from rotator.reporting.rows import LastFailure, Row
     from rotator.reporting.runbook import Entry
     from rotator.rotation import Result
@@ -91,6 +93,37 @@ def of_rotation(rotation: Ahead) -> Object:
         "why": rotation.why,
         "previous_key_until": instant(rotation.old_until),
     }
+
+
+def of_past(policy: str, past: Past) -> Object:
+    """One line of `history`."""
+    # Which brings pydantic: what prints no history does without.
+    from rotator.journal import RETIREMENT
+
+    ends = past.about == RETIREMENT
+    return {
+        "policy": policy,
+        "at": exact(past.at),
+        "run": past.run,
+        "what": past.about,
+        "reason": past.reason,
+        "by": past.by,
+        "key_id": past.key_id,
+        "previous_key_id": None if ends else past.previous_key_id,
+        "retired_key_id": past.previous_key_id if ends else None,
+        "proof": past.proof or None,
+        "published": [
+            {"mount": place.mount, "path": place.path, "version": place.version}
+            for place in past.published
+        ],
+        "outcome": past.outcome,
+        "error": past.error or "; ".join(past.hook_problems) or None,
+    }
+
+
+def of_finding(line: Line) -> Object:
+    """One of the `checks` of `doctor`."""
+    return {"state": line.state, "what": line.title, "found": line.found}
 
 
 def of_entry(entry: Entry) -> Object:
