@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -21,6 +22,8 @@ def main() -> None:
         watch_over()
     # What a command loads lives as long as the process; `exits` of `cli.common` turns it on again.
     gc.disable()
+    # Nor is there anything to look through when it ends.
+    atexit.register(gc.freeze)
     from rotator.cli import main as command
 
     command(prog_name="rotator")
