@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
 # Between two looks for garbage: a fleet of thousands has a million, and next to nothing of it is in circles.
 NEW_OBJECTS = 20_000
+AS_EVER = gc.get_threshold()
 NO_FILE = f"error: {NO_MORE} [{KIND}]"
 
 
@@ -142,6 +143,8 @@ def fleet_from(
     settings, policies = input_from(given, None, *needed)
     # A command would say them each time: `validate` does so when asked.
     if serving:
+        # What a daemon leaves adds up over months.
+        gc.set_threshold(*AS_EVER)
         for problem in warnings(policies):
             reporting.event("policy.warning", message=str(problem))
     reporting.start_sentry(
