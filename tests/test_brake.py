@@ -48,6 +48,7 @@ WORKS = facts(trouble=troubled(5), waiting=True, tried=True, worked=True)
 BEGUN = facts(trouble=troubled(5), begun={"due": "begin"}, looking=frozenset({"t0"}))
 MANY_WAIT = facts(trouble=troubled(24), begun={"t0": "again"}, unresolved=frozenset(troubled(24)))
 LEFT_BEHIND = facts(trouble=troubled(3), before=frozenset({"a", "b"}))
+LEFT_ALONE = facts(before=frozenset("abcdefghijklm"), doubtful=13)
 CASES: dict[str, tuple[str, For, Facts, str]] = {
     "nothing is wrong": ("due", "begin", CALM, "go"),
     "few are in trouble": ("due", "begin", facts(trouble=troubled(4)), "go"),
@@ -79,6 +80,11 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "no further one into doubt": ("due", "begin", facts(trouble=troubled(13)), "held"),
     "until one works": ("due", "begin", facts(trouble=troubled(24), waiting=True, worked=True), "go"),
     "until all were tried again, in vain": ("due", "begin", facts(trouble=troubled(13, attempts=2)), "go"),
+    "not while nobody has looked for those from before": ("due", "begin", LEFT_ALONE, "held"),
+    "though some were tried again, in vain": (
+        "due", "begin", dataclasses.replace(LEFT_ALONE, trouble=troubled(5, attempts=2), doubtful=18), "held"
+    ),
+    "one in trouble may be tried": ("t0", "again", dataclasses.replace(LEFT_ALONE, trouble=troubled(1)), "go"),
     "not by publishing what they have": ("due", "begin", facts(trouble=troubled(13, attempts=9, again=False)), "held"),
     "a repair": ("drifted", "repair", CALM, "go"),
     "repairs go one at a time": ("drifted", "repair", facts(begun={"other": "repair"}), "soon"),

@@ -143,7 +143,8 @@ def is_full(facts: Facts) -> bool:
     """Whether no further policy may come into doubt: not before one works, or all were asked for anew, in vain."""
     if facts.worked or max(len(facts.trouble), facts.doubtful) < facts.limit + facts.at_once:
         return False
-    return not all(one.in_vain for one in facts.trouble.values())
+    # Nobody has looked what became of those from before.
+    return bool(facts.before) or not all(one.in_vain for one in facts.trouble.values())
 
 
 def pause_after(failures: int) -> timedelta:
