@@ -41,16 +41,16 @@ class End:
 
     def words(self, now: datetime) -> str:
         """What is known, as the end of a sentence about the credential."""
-        told = []
+        phrases = []
         if self.at is not None:
             days = (self.at - now).total_seconds() / 86400
-            told.append(f"{'ends' if days > 0 else 'ended'} {self.at:%Y-%m-%dT%H:%M:%SZ}")
-            told += [f"in {days:.0f} days"] if days >= 2 else []
+            phrases.append(f"{'ends' if days > 0 else 'ended'} {self.at:%Y-%m-%dT%H:%M:%SZ}")
+            phrases += [f"in {days:.0f} days"] if days >= 2 else []
         if self.uses is not None:
-            told.append(f"may be used {self.uses} more times")
+            phrases.append(f"may be used {self.uses} more times")
         if self.unknown:
-            told.append(f"ends at a time that is not known: {self.unknown}")
-        return ", ".join(told) or "does not end"
+            phrases.append(f"ends at a time that is not known: {self.unknown}")
+        return ", ".join(phrases) or "does not end"
 
     def is_near(self, now: datetime) -> bool:
         """Whether it is about to end, or has ended."""
@@ -59,11 +59,11 @@ class End:
         )
 
 
-def between(name: str, begins: datetime, at: datetime, uses: int | None = None) -> End:
+def between(name: str, begins: datetime, ends: datetime, uses: int | None = None) -> End:
     """What lives from then to then."""
-    life = at - begins
+    life = ends - begins
     lead = min(FORTNIGHT, life / 2) if life > FORTNIGHT else life / 10
-    return End(name, at, at - lead, uses)
+    return End(name, ends, ends - lead, uses)
 
 
 def of_token(about: Mapping[str, Any], now: datetime, left: float, *, cut: bool) -> End:
@@ -86,21 +86,21 @@ def of_secret_id(about: Mapping[str, Any], now: datetime) -> End:
     """A SecretID, as `secret-id/lookup` tells of it: nothing (empty) of one that is used up."""
     if not about:
         return End("vault.secret_id", uses=0)
-    name, at = "vault.secret_id", _instant(about.get("expiration_time"))
-    told = about.get("secret_id_num_uses")
-    uses = told if isinstance(told, int) and told else None
-    if at is None:
+    name, ends = "vault.secret_id", _instant(about.get("expiration_time"))
+    number = about.get("secret_id_num_uses")
+    uses = number if isinstance(number, int) and number else None
+    if ends is None:
         return End(name, uses=uses)
-    return between(name, _instant(about.get("creation_time")) or now, at, uses)
+    return between(name, _instant(about.get("creation_time")) or now, ends, uses)
 
 
 def of_jwt(text: str, now: datetime) -> End:
     """A JSON Web Token, whose signature is for others to check."""
     name, claims = "vault.jwt_file", _claims(text)
-    at = _instant(claims.get("exp"))
-    if at is None:
+    ends = _instant(claims.get("exp"))
+    if ends is None:
         return End(name) if claims else End(name, unknown="the file holds no JSON Web Token")
-    return between(name, _instant(claims.get("iat") or claims.get("nbf")) or now, at)
+    return between(name, _instant(claims.get("iat") or claims.get("nbf")) or now, ends)
 
 
 def of_certificate(pem: str) -> End:
@@ -114,8 +114,8 @@ def of_certificate(pem: str) -> End:
             return End(name, unknown="the file holds no certificate that can be read")
     if not lives:
         return End(name, unknown="the file holds no certificate in PEM")
-    begins, at = min(lives, key=lambda life: life[1])
-    return between(name, begins, at)
+    begins, ends = min(lives, key=lambda life: life[1])
+    return between(name, begins, ends)
 
 
 def of_own_key(made: datetime, max_age: timedelta, due: datetime | None) -> End:
@@ -126,15 +126,15 @@ def of_own_key(made: datetime, max_age: timedelta, due: datetime | None) -> End:
     return End(end.name, end.at, max(end.near, due))
 
 
-def _instant(told: object) -> datetime | None:
+def _instant(value: object) -> datetime | None:
     """A time that Vault or a claim tells; None for none, and for Go's year 1, which means never."""
     try:
-        if isinstance(told, int | float):
-            return datetime.fromtimestamp(told, UTC)
-        at = datetime.fromisoformat(str(told)).astimezone(UTC)
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        instant = datetime.fromisoformat(str(value)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    return at if at.year > 1 else None
+    return instant if instant.year > 1 else None
 
 
 def _claims(text: str) -> dict[str, Any]:
@@ -165,13 +165,13 @@ def _validity(der: bytes) -> tuple[datetime, datetime]:
 
 def _parts(der: bytes) -> Iterator[tuple[int, bytes]]:
     """What stands one after another: each one's kind and content."""
-    at = 0
-    while at < len(der):
-        kind, length, at = der[at], der[at + 1], at + 2
+    offset = 0
+    while offset < len(der):
+        kind, length, offset = der[offset], der[offset + 1], offset + 2
         if length & 0x80:
             size = length & 0x7F
-            length, at = int.from_bytes(der[at : at + size], "big"), at + size
-        if at + length > len(der):
+            length, offset = int.from_bytes(der[offset : offset + size], "big"), offset + size
+        if offset + length > len(der):
             raise ValueError
-        yield kind, der[at : at + length]
-        at += length
+        yield kind, der[offset : offset + length]
+        offset += length

@@ -126,16 +126,16 @@ class Transient(Failure):
         self.retry_after = retry_after
 
 
-def wish(told: str | None, now: str | None) -> float | None:
+def wish(header: str | None, now: str | None) -> float | None:
     """`Retry-After` in seconds: a number, or a date that is compared with the answer's own; None for anything else."""
-    if told is None:
+    if header is None:
         return None
     try:
-        if told.strip().isdecimal():
-            seconds = float(told)
+        if header.strip().isdecimal():
+            seconds = float(header)
         else:
             seconds = (
-                parsedate_to_datetime(told) - parsedate_to_datetime(now or "")
+                parsedate_to_datetime(header) - parsedate_to_datetime(now or "")
             ).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None

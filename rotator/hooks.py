@@ -47,7 +47,7 @@ def after_rotation(
 
     Each has three tries of `timeout` seconds; only one once `hurry()` says that the process is to stop.
     """
-    told = {
+    variables = {
         "ROTATOR_POLICY": policy.name,
         "ROTATOR_KEY_ID": "" if key_id is None else str(key_id),
         "ROTATOR_VAULT_MOUNT": str(published["mount"]),
@@ -56,12 +56,12 @@ def after_rotation(
     }
     warnings = []
     for number, hook in enumerate(policy.after, 1):
-        tries, problem = 1, _run(hook, told, timeout)
+        tries, problem = 1, _run(hook, variables, timeout)
         for pause in pauses:
             if problem is None or hurry():
                 break
             time.sleep(pause)
-            tries, problem = tries + 1, _run(hook, told, timeout)
+            tries, problem = tries + 1, _run(hook, variables, timeout)
         if problem is not None:
             kind = type(hook).__name__.lower()
             times = "once" if tries == 1 else f"{tries} times"
@@ -69,22 +69,22 @@ def after_rotation(
     return warnings
 
 
-def _run(hook: Exec | Webhook, told: dict[str, str], timeout: float) -> str | None:
+def _run(hook: Exec | Webhook, variables: dict[str, str], timeout: float) -> str | None:
     if isinstance(hook, Exec):
-        return _execute(hook, told, timeout)
+        return _execute(hook, variables, timeout)
     # And a minute longer.
     _watched = secret_part(hook.url)
-    said = {name.removeprefix("ROTATOR_").lower(): value for name, value in told.items()}
+    said = {name.removeprefix("ROTATOR_").lower(): value for name, value in variables.items()}
     status, words = post(hook.url, json.dumps(said).encode(), {}, timeout)
     return None if 200 <= status < 300 else words
 
 
-def _execute(hook: Exec, told: dict[str, str], timeout: float) -> str | None:
+def _execute(hook: Exec, variables: dict[str, str], timeout: float) -> str | None:
     """Runs a command; None if it ended well. At the timeout it ends with all that it has started."""
     try:
         process = subprocess.Popen(
             hook.argv,
-            env=environment(told),
+            env=environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -66,12 +66,12 @@ class Trouble:
 class _Until(threading.local):
     """When the request that this thread sends has to be over, and whether anything of it was sent."""
 
-    at = float("inf")
+    over_at = float("inf")
     sent = False
 
     def cut(self, timeout: float | None) -> float:
         """The timeout, cut to what is left; raises httpx.ReadTimeout if nothing is."""
-        left = self.at - time.monotonic()
+        left = self.over_at - time.monotonic()
         if left <= 0:
             raise httpx.ReadTimeout("the time for the whole request is over")
         return left if timeout is None else min(timeout, left)
@@ -253,7 +253,7 @@ class Connections:
 
         An answer of more than `largest` bytes is trouble; where that is 0, its body is not read.
         """
-        self._until.at, self._until.sent = time.monotonic() + within, False
+        self._until.over_at, self._until.sent = time.monotonic() + within, False
         limits = httpx.Timeout(within, connect=min(within, CONNECT_TIMEOUT))
         extensions = {"timeout": limits.as_dict(), "trace": self._until.trace}
         try:
@@ -272,20 +272,20 @@ class Connections:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             return _trouble(error, sent=self._until.sent)
         finally:
-            self._until.at = float("inf")
+            self._until.over_at = float("inf")
 
     def warm(self, url: str, connections: int, within: float) -> None:
         """Opens connections to an address, so that so many requests find an open one; no request is sent.
 
         What cannot be opened is left to the request that needs it, which then says what is wrong.
         """
-        self._until.at = time.monotonic() + within
+        self._until.over_at = time.monotonic() + within
         try:
             self._transports[_origin(url)].warm(connections)
         except Exception:  # noqa: BLE001 - httpcore's errors, and no harm is done: see above
             return
         finally:
-            self._until.at = float("inf")
+            self._until.over_at = float("inf")
 
     def close(self) -> None:
         """Closes every connection."""

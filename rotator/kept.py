@@ -33,8 +33,8 @@ def with_notes(data: Any, field: str, names: Sequence[str]) -> Any:
     """The document with what stands behind the text of that field as fields of their own."""
     if not isinstance(data, dict) or not isinstance(data.get(field), str):
         return data
-    told = zip((field, *names), data[field].split("|"), strict=False)
-    return data | {name: text for name, text in told if text}
+    texts = zip((field, *names), data[field].split("|"), strict=False)
+    return data | {name: text for name, text in texts if text}
 
 
 def _packed(value: Any, plain: SerializerFunctionWrapHandler) -> str:

@@ -165,9 +165,9 @@ class Schedule:
         due += _share(name, self.jitter)
         return due if self.allowed(due) == due else self.reopened(due, name)
 
-    def reopened(self, at: datetime, name: str) -> datetime:
-        """The instant at which a policy is due that was held back up to `at`: the first allowed one, spread anew."""
-        allowed = self.allowed(at)
+    def reopened(self, held_until: datetime, name: str) -> datetime:
+        """When a policy is due that was held back up to `held_until`: the first allowed instant, spread anew."""
+        allowed = self.allowed(held_until)
         return allowed + _share(name, self._left(allowed))
 
     def occurrences(self, after: datetime, until: datetime, name: str) -> Iterator[datetime]:
@@ -177,15 +177,15 @@ class Schedule:
             yield due
             due = self.next_due(due, name)
 
-    def allowed(self, at: datetime, *, in_window: bool = True) -> datetime:
-        """The first instant from `at` on that is out of every freeze and, unless that is lifted, in the window."""
+    def allowed(self, instant: datetime, *, in_window: bool = True) -> datetime:
+        """The first instant from `instant` on that is out of every freeze and, unless that is lifted, in the window."""
         while True:
-            if thaw := self._thaw(at):
-                at = thaw
-            elif in_window and self.window is not None and not self.open_at(at):
-                at = self._next_turn(self.window, at, opens=True)
+            if thaw := self._thaw(instant):
+                instant = thaw
+            elif in_window and self.window is not None and not self.open_at(instant):
+                instant = self._next_turn(self.window, instant, opens=True)
             else:
-                return at
+                return instant
 
     def open_at(self, now: datetime) -> bool:
         """Whether the window allows a rotation to begin; true without one. Freezes are asked for separately."""
@@ -224,9 +224,9 @@ class Schedule:
         while True:
             wall = datetime.combine(day, window.start if opens else window.end)
             instants = {self._reached(wall), self._utc(wall, fold=1), *self._transition_on(day)}
-            found = [i for i in instants if i > now and self.open_at(i) is opens]
-            if found:
-                return min(found)
+            turns = [i for i in instants if i > now and self.open_at(i) is opens]
+            if turns:
+                return min(turns)
             day += _DAY
 
     def _next_of_cron(self, cron: Cron, after: datetime) -> datetime:

@@ -56,8 +56,8 @@ def rotate(
                 with _watched(fleet, [], json_):
                     since = fleet.patiently(fleet.vault_time)
             except RotatorError as error:
-                found = (fleet.not_seen if dry_run else fleet.failed)(policies, error)
-                _end(fleet, None, found, json_, named=named)
+                results = (fleet.not_seen if dry_run else fleet.failed)(policies, error)
+                _end(fleet, None, results, json_, named=named)
             order = Order(
                 "demand",
                 reason=_reason(reason) or "on demand",
@@ -137,15 +137,15 @@ def check(
             order = Order("repair", reason="check --repair", named=bool(chosen.names))
             _carry_out(fleet, policies, order, json_, dry_run=dry_run)
         with output.counting("policies", len(policies)) as tell:
-            found = fleet.check(policies, tell)
-        checked = [_checked(name, one) for name, one in found.items()]
-        told = output.worth_telling(checked, lambda one: one.state != IN_SYNC)
+            answers = fleet.check(policies, tell)
+        checked = [_checked(name, one) for name, one in answers.items()]
+        shown = output.worth_telling(checked, lambda one: one.state != IN_SYNC)
         without = [] if chosen.names or chosen.filters else fleet.without_policy()
         if json_:
-            rows = [in_json.of_check(one) for one in told]
+            rows = [in_json.of_check(one) for one in shown]
             output.print_json({"results": rows, "without_policy": without})
-        elif told or not is_quiet():
-            _print_checked(told, without)
+        elif shown or not is_quiet():
+            _print_checked(shown, without)
         states = {one.state for one in checked}
         sys.exit(FAILED if "failed" in states else OUT_OF_SYNC if states - {IN_SYNC} else 0)
 
@@ -205,8 +205,8 @@ def adopt(
             policies = choose(fleet.policies, chosen)
             if old is not None and dry_run:
                 said = would_take_over(fleet.vault, policies[0], old)
-                told = [Result(policies[0].name, "unchanged", warnings=(said,))]
-                _end(fleet, None, told, json_, named=True)
+                results = [Result(policies[0].name, "unchanged", warnings=(said,))]
+                _end(fleet, None, results, json_, named=True)
             if old is not None:
                 try:
                     new = policies[0]

@@ -79,8 +79,8 @@ def settings_from(given: dict[str, str], problems: list[Problem]) -> Settings | 
     """The settings, with logging started; what is wrong with some is noted, and one looks further by the others."""
     # Before there is a secret in memory; the level and form that were asked for come with them.
     reporting.setup()
-    settings, found = Settings.look(overrides=given)
-    problems += found
+    settings, faults = Settings.look(overrides=given)
+    problems += faults
     if settings is None:
         return None
     reporting.setup(settings.log.level, settings.log.format)

@@ -70,7 +70,7 @@ class Scope:
         """Those of them whose users are looked at: from the first to the last."""
         if self.named or len(policies) <= SAMPLE:
             return policies
-        return [policies[at * (len(policies) - 1) // (SAMPLE - 1)] for at in range(SAMPLE)]
+        return [policies[step * (len(policies) - 1) // (SAMPLE - 1)] for step in range(SAMPLE)]
 
 
 def doctor(given: dict[str, str], *, chosen: Choice, json_: bool) -> None:
@@ -78,11 +78,13 @@ def doctor(given: dict[str, str], *, chosen: Choice, json_: bool) -> None:
     with exits(), fleet_from(given) as fleet:
         scope = Scope(choose(fleet.policies, chosen), bool(chosen.names))
         lines = sorted(findings(fleet, scope), key=lambda line: STATES.index(line.state))
-        told = output.worth_telling(lines, lambda line: line.state == "failed")
+        shown = output.worth_telling(lines, lambda line: line.state == "failed")
         if json_:
-            output.print_json({"checks": [in_json.of_finding(line) for line in told]})
-        elif told or not is_quiet():
-            alike = folded((Told(one.state, one.what, one.policy, one.found) for one in told), "ok")
+            output.print_json({"checks": [in_json.of_finding(line) for line in shown]})
+        elif shown or not is_quiet():
+            alike = folded(
+                (Told(one.state, one.what, one.policy, one.found) for one in shown), "ok"
+            )
             rows = ((one.state, one.title, one.text) for one in alike)
             output.console().print(output.table(("STATE", "CHECK", "FOUND"), rows))
             print(counts(line.state for line in lines))
@@ -180,10 +182,10 @@ def _of_users(fleet: Fleet, sample: list[Policy], policies: list[Policy]) -> Ite
 
 def _try(what: str, look: Callable[[], Finding], policy: str = "") -> Line:
     try:
-        state, found = look()
+        state, text = look()
     except RotatorError as error:
-        state, found = "failed", f"{error} [{error.kind}]"
-    return Line(state, what, found, policy)
+        state, text = "failed", f"{error} [{error.kind}]"
+    return Line(state, what, text, policy)
 
 
 def _vault_login(fleet: Fleet) -> Finding:
@@ -241,26 +243,28 @@ def _rights(
     readable[policy.name] = fleet.vault.record(policy.name)
     run = fleet.run_of(policy, Order("schedule"))
     sizes = {}
-    for to, at in zip(policy.destinations, fleet.vault.places(policy), strict=True):
-        there = fleet.vault.published(to)
-        claiming.refuse_others(run, there)
-        sizes[at] = fleet.vault.size(to, there)
+    for to, place in zip(policy.destinations, fleet.vault.places(policy), strict=True):
+        published = fleet.vault.published(to)
+        claiming.refuse_others(run, published)
+        sizes[place] = fleet.vault.size(to, published)
     expiring = [
-        str(at) for at in (record, *sizes) if mount_expires(at.mount) or fleet.server.expiring(at)
+        str(place)
+        for place in (record, *sizes)
+        if mount_expires(place.mount) or fleet.server.expiring(place)
     ]
     if expiring:
         return (
             "failed",
             f"versions delete themselves (delete_version_after) at {', '.join(expiring)}: set it to 0s",
         )
-    large = [f"{at} ({size // 1024} KiB)" for at, size in sizes.items() if size > LARGE]
+    large = [f"{place} ({size // 1024} KiB)" for place, size in sizes.items() if size > LARGE]
     if large:
         text = (
             f"large: {', '.join(large)}. Near the limit of Vault's storage (raft: `max_entry_size`) nothing can be "
             "published any more: move the other fields elsewhere"
         )
         return "warning", text
-    return "ok", ", ".join(str(at) for at in sizes)
+    return "ok", ", ".join(str(place) for place in sizes)
 
 
 def _version(fleet: Fleet, verify: Verify) -> Finding:

@@ -34,54 +34,56 @@ def history(given: dict[str, str], *, chosen: Choice, since: str | None, json_: 
             policies = choose(fleet.policies, chosen)
             now = fleet.vault_time()
             begin = None if length is None else now - length
-            found = fleet.histories(policies)
-            lines = output.worth_telling(_lines(found, begin), lambda line: line.past.failed)
-            complete = _complete(found, now)
+            histories = fleet.histories(policies)
+            lines = output.worth_telling(_lines(histories, begin), lambda line: line.past.failed)
+            complete = _complete(histories, now)
             latest = max(complete.values(), default=None)
             if json_:
                 objects = [in_json.of_past(line.policy, line.past) for line in lines]
                 output.print_json({"history": objects, "complete_since": in_json.exact(latest)})
             elif lines or not is_quiet():
                 _print(lines, complete)
-            lacking = _say_what_is_missing(found, complete, begin)
+            lacking = _say_what_is_missing(histories, complete, begin)
             sys.exit(FAILED if lacking else 0)
 
 
-def _lines(found: dict[str, Record | Failure | None], begin: datetime | None) -> list[Line]:
+def _lines(histories: dict[str, Record | Failure | None], begin: datetime | None) -> list[Line]:
     """What was going on after `begin`, the oldest first; of one policy in the order in which it was recorded.
 
     Vault tells whole seconds, so that two processes may differ by one.
     """
     lines = list[tuple[datetime, Line]]()
-    for name, record in found.items():
+    for name, record in histories.items():
         history = record.history if isinstance(record, Record) else ()
-        for past, at in zip(history, accumulate((past.at for past in history), max), strict=True):
+        for past, moment in zip(
+            history, accumulate((past.at for past in history), max), strict=True
+        ):
             if begin is None or past.ended >= begin:
-                lines.append((at, Line(name, past)))
+                lines.append((moment, Line(name, past)))
     return [line for _, line in sorted(lines, key=lambda one: one[0])]
 
 
-def _complete(found: dict[str, Record | Failure | None], now: datetime) -> dict[str, datetime]:
+def _complete(histories: dict[str, Record | Failure | None], now: datetime) -> dict[str, datetime]:
     """From when on the history of each policy is complete; without a line nothing is known to have been done."""
     return {
         name: record.complete_since() or now
-        for name, record in found.items()
+        for name, record in histories.items()
         if isinstance(record, Record) and record.history
     }
 
 
 def _say_what_is_missing(
-    found: dict[str, Record | Failure | None],
+    histories: dict[str, Record | Failure | None],
     complete: dict[str, datetime],
     begin: datetime | None,
 ) -> bool:
     """Says which histories cannot be read, or do not reach back to `begin`; whether there are any."""
-    unread = {name: one for name, one in found.items() if isinstance(one, Failure)}
+    unread = {name: one for name, one in histories.items() if isinstance(one, Failure)}
     for name, error in unread.items():
         say(f"error: the history of {name} cannot be read: {error} [{error.kind}]")
-    short = {name: at for name, at in complete.items() if begin is not None and at > begin}
-    for name, at in short.items():
-        say(f"error: the history of {name} is complete since {output.instant(at)} only")
+    short = {name: since for name, since in complete.items() if begin is not None and since > begin}
+    for name, since in short.items():
+        say(f"error: the history of {name} is complete since {output.instant(since)} only")
     return bool(unread or short)
 
 

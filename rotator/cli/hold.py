@@ -48,32 +48,32 @@ def release(given: dict[str, str], *, chosen: Choice, brake: bool, json_: bool) 
                 fleet.patiently(fleet.vault_time)
                 logged = not output.is_screen(json_)
                 _end(put(fleet, policies, None, fleet.who, logged=logged), json_)
-            at = fleet.patiently(lambda: let_go(fleet.vault, fleet.who))
+            moment = fleet.patiently(lambda: let_go(fleet.vault, fleet.who))
             reporting.event(
                 "fleet.brake_let_go",
                 by=fleet.who,
                 message="a person let the brake go: issuing goes on",
             )
             if json_:
-                output.print_json({"let_go_at": output.instant(at), "by": fleet.who})
+                output.print_json({"let_go_at": output.instant(moment), "by": fleet.who})
             elif not is_quiet():
-                output.console().print(f"the brake was let go at {output.instant(at)}")
+                output.console().print(f"the brake was let go at {output.instant(moment)}")
 
 
 def _end(answers: list[Answer], json_: bool) -> NoReturn:
     """Prints what became of each policy and exits: 1 goes before 3."""
     counted = Counter(str(answer.outcome) for answer in answers)
-    told = output.worth_telling(answers, lambda answer: answer.outcome == "failed")
+    shown = output.worth_telling(answers, lambda answer: answer.outcome == "failed")
     if json_:
         output.print_json(
-            {"results": [in_json.of_hold(answer) for answer in told], "summary": dict(counted)}
+            {"results": [in_json.of_hold(answer) for answer in shown], "summary": dict(counted)}
         )
-    elif told or not is_quiet():
+    elif shown or not is_quiet():
         columns = ("POLICY", "OUTCOME", "UNTIL", "WHY", "")
-        width = len(columns) if any(answer.message for answer in told) else len(columns) - 1
+        width = len(columns) if any(answer.message for answer in shown) else len(columns) - 1
         cells = (
             (answer.policy, answer.outcome, output.instant(until), why, answer.message)[:width]
-            for answer in told
+            for answer in shown
             for until, why in [
                 (answer.hold.until, answer.hold.reason) if answer.hold else (None, None)
             ]

@@ -108,17 +108,17 @@ def _found(
     if among.network_id is None:
         among = replace(among, network_id=me.network_id)
     with output.counting("users") as tell:
-        found = asked.people(among, tell)
+        survey = asked.people(among, tell)
     known = {user_id for policy in policies for user_id in policy.users} | file.mentioned
-    new = [one for one in found.people if one.user_id not in known]
+    new = [one for one in survey.people if one.user_id not in known]
     defaults = defaults_from(settings)
     calls = asked.calls(file.calls(defaults), me.user_id) if new else None
     if calls is None:
-        return News(file.text, [], found.whole)
+        return News(file.text, [], survey.whole)
     about = _keys(asked, [one for one in new if _why_not(one, me) is None], calls)
     entries = list(_entries(new, me, about, {policy.name for policy in policies}))
     text = file.with_added(entries, file.template(wish.path), calls, defaults)
-    return News(text, entries, found.whole)
+    return News(text, entries, survey.whole)
 
 
 def _keys(asked: Census, people: list[Person], calls: Calls) -> dict[int, About]:
@@ -154,11 +154,11 @@ def _write(path: Path, before: str, text: str) -> None:
     """Puts the text in the place of the file, whole or not at all; a link goes on pointing where it did."""
     place = path.resolve()
     try:
-        there = place.read_bytes() if place.exists() else b""
-        mark = there[:3] if there.startswith(b"\xef\xbb\xbf") else b""
-        if there[len(mark) :] != before.encode():
+        content = place.read_bytes() if place.exists() else b""
+        mark = content[:3] if content.startswith(b"\xef\xbb\xbf") else b""
+        if content[len(mark) :] != before.encode():
             raise BadInput([Problem(str(path), CHANGED)])
-        mode = stat.S_IMODE(place.stat().st_mode) if there else 0o666 & ~_umask()
+        mode = stat.S_IMODE(place.stat().st_mode) if content else 0o666 & ~_umask()
         handle, draft = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
         try:
             with os.fdopen(handle, "wb") as stream:

@@ -101,16 +101,16 @@ def span(length: timedelta | float | None) -> str:
     return f"{seconds:.0f}s"
 
 
-def instant(at: datetime | None) -> str:
+def instant(moment: datetime | None) -> str:
     """A time as people and machines read it: RFC 3339, UTC, whole seconds."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else "-"
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
 
 
-def distance(at: datetime | None, now: datetime) -> str:
+def distance(moment: datetime | None, now: datetime) -> str:
     """How far away a time is: `in 3d`, `2h ago`."""
-    if at is None:
+    if moment is None:
         return "-"
-    left = (at - now) / timedelta(seconds=1)
+    left = (moment - now) / timedelta(seconds=1)
     return f"in {span(left)}" if left >= 0 else f"{span(-left)} ago"
 
 

@@ -145,7 +145,7 @@ def _published(fleet: Fleet) -> dict[str, Secret | None]:
     shown = {
         policy.name: fleet.vault.published(policy.destinations[0]) for policy in fleet.policies
     }
-    return {name: there.value if there else None for name, there in shown.items()}
+    return {name: published.value if published else None for name, published in shown.items()}
 
 
 def _proof(

@@ -107,8 +107,8 @@ class Data:
     def version(self) -> str:
         """The version in the value, which may be shown; empty if there is none."""
         value = self._field("version") or self._raw()
-        found = _VERSION.search(value[:200]) if isinstance(value, str) else None
-        return found[0] if found else ""
+        matched = _VERSION.search(value[:200]) if isinstance(value, str) else None
+        return matched[0] if matched else ""
 
 
 def _as_shown(text: str) -> Secret:
@@ -124,18 +124,18 @@ def is_sendable(secret: Secret) -> bool:
 
 def moment(text: str) -> datetime | None:
     """A time of ECGrid's, which without a zone is UTC (seed-KeyGet, Created); None if it is none."""
-    found = _DATE.fullmatch(text.strip())
-    if found is None:
+    matched = _DATE.fullmatch(text.strip())
+    if matched is None:
         return None
-    date, clock, fraction, zone = found.groups()
+    date, clock, fraction, zone = matched.groups()
     try:
         # .NET writes seven digits of a second, Python reads six.
         text = f"{date}T{clock}{(fraction or '')[:7]}{(zone or 'Z').upper()}"
-        at = datetime.fromisoformat(text).astimezone(UTC)
+        instant = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     # The year 1 is .NET's word for "not set".
-    return None if at.year == 1 else at
+    return None if instant.year == 1 else instant
 
 
 def is_session_key(data: Data) -> bool:

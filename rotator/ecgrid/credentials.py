@@ -113,9 +113,9 @@ class Credentials:
         with self._lock:
             rests = False
             if self._refused_login is not None:
-                (refused, at) = self._refused_login
+                (refused, refused_at) = self._refused_login
                 self.login = self._read_login() or self.login
-                rests = self.login == refused and self._clock() - at < LOGIN_RESTS
+                rests = self.login == refused and self._clock() - refused_at < LOGIN_RESTS
             if rests:
                 self._by_login = False
             login = self.login

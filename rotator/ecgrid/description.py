@@ -86,8 +86,8 @@ def is_what_we_mean(call: str, operation: Operation) -> bool:
 def form_of(surface: SurfaceName, known: Description) -> Form:
     """Which ECGrid it is: with key records as on the vendor's portal, or as the service describes itself, without."""
     if known.calls is None:
-        told: dict[str | None, Form] = {"records": "portal", "values": "service"}
-        return told.get(known.keys, "unknown")
+        forms: dict[str | None, Form] = {"records": "portal", "values": "service"}
+        return forms.get(known.keys, "unknown")
     if surface == "soap":
         issuing = known.calls.get("KeySet")
         has = issuing is not None and is_what_we_mean("KeySet", issuing)
@@ -107,17 +107,17 @@ def read_wsdl(body: bytes) -> tuple[str, dict[str, Operation]] | None:
         return None
     ports, types = _children(root, "portType"), _children(root, "types")
     offered = {one.get("name", "") for port in ports for one in _children(port, "operation")}
-    found: dict[str, Operation] = {}
+    operations: dict[str, Operation] = {}
     namespace = root.get("targetNamespace", "")
     for schema in (schema for outer in types for schema in _children(outer, "schema")):
         elements = {one.get("name", ""): one for one in _children(schema, "element")}
         for call in DOCUMENTED.keys() & elements.keys() & offered:
             namespace = schema.get("targetNamespace", namespace)
             result = _fields(elements.get(f"{call}Response"))
-            found[call] = Operation(
+            operations[call] = Operation(
                 parameters=tuple(_fields(elements[call])), result=result.get(f"{call}Result", "")
             )
-    return (namespace, found) if namespace else None
+    return (namespace, operations) if namespace else None
 
 
 def _children(parent: Element, name: str) -> Iterator[Element]:

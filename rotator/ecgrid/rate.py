@@ -55,8 +55,8 @@ class Urgency(IntEnum):
 class Grant:
     """The requests that a rotation may make: the first soon, the others a round trip later. Room is kept for them."""
 
-    def __init__(self, at: float, slots: list[Slot]) -> None:
-        self.at, self.slots = at, slots
+    def __init__(self, begins: float, slots: list[Slot]) -> None:
+        self.at, self.slots = begins, slots
         # When the first of them was sent.
         self.began: float | None = None
 

@@ -158,8 +158,8 @@ class Rest:
             return session
         # The log-in did not say how long it lasts: `POST /v2/auth/session` does.
         by = By(session.token, is_session=True)
-        told = self._ask(SESSION, "POST", "/v2/auth/session", by, within)
-        return Session(session.token, self._lasts(told), session.refresh)
+        answer = self._ask(SESSION, "POST", "/v2/auth/session", by, within)
+        return Session(session.token, self._lasts(answer), session.refresh)
 
     def _lasts(self, data: Data) -> float | None:
         ends = answers.moment(data.text("expiresat"))

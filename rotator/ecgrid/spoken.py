@@ -118,7 +118,7 @@ class Spoken:
         other._begun = begun  # noqa: SLF001 - one makes another
         return other
 
-    def is_news(self, call: Call, told: tuple[str, Operation], within: float) -> bool:
+    def is_news(self, call: Call, before: tuple[str, Operation], within: float) -> bool:
         """Whether the description, read anew since a call was answered as unknown, says otherwise about it than it did.
 
         May raise what `operation` raises.
@@ -127,7 +127,7 @@ class Spoken:
             last = self._read_at.get("soap")
             if last is None or self._clock() - last >= ASKED_AGAIN_AFTER:
                 self._read("soap", self._known("soap"), within)
-        return self.operation(call, within) != told
+        return self.operation(call, within) != before
 
     def anew(self, surface: SurfaceName, within: float) -> tuple[Description, Form]:
         """The description, read anew whatever is remembered, and which of the two forms it tells of."""
@@ -181,8 +181,8 @@ class Spoken:
         """Reads the description anew; a failed re-read keeps what was known, and is not repeated for an hour."""
         url, now = self._at[surface], self._keep.now()
         self._read_at[surface] = self._clock()
-        found = self._fetched(surface, url, min(READ_TIMEOUT, within))
-        known = found or (before.kept_at(now) if before else Description(url=url, read_at=now))
+        fetched = self._fetched(surface, url, min(READ_TIMEOUT, within))
+        known = fetched or (before.kept_at(now) if before else Description(url=url, read_at=now))
         self._note(surface, known)
         return known
 

@@ -62,9 +62,10 @@ class Window:
             return True
         most = max(self.most, len(new))
         return all(
-            sum(end - at > EXACT for end in ends) + sum(begin <= at for begin in begins) <= most
-            for at in begins
-            if at >= min(new)
+            sum(end - moment > EXACT for end in ends) + sum(begin <= moment for begin in begins)
+            <= most
+            for moment in begins
+            if moment >= min(new)
         )
 
     def keep(self, now: float, offsets: Sequence[float]) -> list[Slot]:

@@ -92,8 +92,8 @@ class Wire:
             call, method, url, headers=headers, content=content, within=within, largest=largest
         )
         if self._observer is not None:
-            told = str(outcome.status) if isinstance(outcome, Reply) else outcome.kind
-            self._observer(call.name, told, time.monotonic() - began)
+            word = str(outcome.status) if isinstance(outcome, Reply) else outcome.kind
+            self._observer(call.name, word, time.monotonic() - began)
         return outcome
 
     def _exchange(

@@ -166,8 +166,10 @@ class Brake:
         with self._lock:
             now, boot = self._now(), self._boot()
             known = {name: case.trouble for name, case in self._cases.items() if case.trouble}
-            told = {name: one for name, one in known.items() if self._counts(name, one.since, now)}
-            trouble = told | {name: Trouble(now) for name in self._again - known.keys()}
+            counted = {
+                name: one for name, one in known.items() if self._counts(name, one.since, now)
+            }
+            trouble = counted | {name: Trouble(now) for name in self._again - known.keys()}
             limit = limit_of(self._setting, len(self._policies))
             doubts = {name: case.doubtful for name, case in self._cases.items() if case.doubtful}
             before = {
@@ -186,15 +188,15 @@ class Brake:
                 again_at=self._pause_ends(
                     {
                         name: one
-                        for name, one in told.items()
+                        for name, one in counted.items()
                         if asked is None or (one.tried_at, name) < (asked, who)
                     }
                 ),
                 doubtful=len(doubts.keys() | trouble.keys()),
                 before=frozenset(before - trouble.keys() - self._at_work),
-                waiting=any(boot - at < TURN_KEPT for at in self._waiting.values()),
+                waiting=any(boot - asked_at < TURN_KEPT for asked_at in self._waiting.values()),
                 tried=self._tried,
-                worked=self._has_worked(told),
+                worked=self._has_worked(counted),
                 mass_drift=self._why_mass(limit, now, boot),
             )
 
@@ -254,8 +256,8 @@ class Brake:
     def why(self) -> dict[str, str]:
         """What is held back now, and why, by kind of error; empty: nothing."""
         facts = self.facts()
-        found = {BRAKED: said_of(facts)} if facts.is_alarming else {}
-        return found | ({MASS_DRIFT: facts.mass_drift} if facts.mass_drift else {})
+        reasons = {BRAKED: said_of(facts)} if facts.is_alarming else {}
+        return reasons | ({MASS_DRIFT: facts.mass_drift} if facts.mass_drift else {})
 
     def why_one_at_a_time(self) -> str | None:
         """Why the next one that wants a key has to wait for others; None: it has not."""

@@ -133,10 +133,10 @@ class Census:
 
         hands = Hands(self._concurrency, "census")
         try:
-            found = hands.map(one, people, tell)
+            answers = hands.map(one, people, tell)
         finally:
             hands.close()
-        return {person.user_id: about for person, about in zip(people, found, strict=True)}
+        return {person.user_id: about for person, about in zip(people, answers, strict=True)}
 
     def _about(self, user_id: int, calls: Calls) -> About:
         account = self._ecgrid.account(calls.issue, calls.verify, Urgency.CHECK)

@@ -95,7 +95,7 @@ class Facts:
     @property
     def alarms(self) -> dict[Key, Alarm]:
         """All that is wrong."""
-        return {key: alarm for found in self.wrong.values() for key, alarm in found.items()}
+        return {key: alarm for known in self.wrong.values() for key, alarm in known.items()}
 
 
 class Alarms:
@@ -297,22 +297,22 @@ class Alarms:
         """What others have met counts as told by them; when it happens once more, it is told again."""
         known = [(alarm, now - AGAIN) for alarm in list(self._before.values())]
         known += [(facts.alarms[key], now) for key in facts.again]
-        for alarm, at in known:
+        for alarm, told_at in known:
             if Key.of(alarm) not in memory.troubles and not memory.has(str(alarm.policy)):
                 memory.happens(alarm, now)
                 trouble = memory.troubles.get(Key.of(alarm))
                 if trouble is not None:
-                    trouble.told |= {one.name: at for one in self._receivers}
+                    trouble.told |= {one.name: told_at for one in self._receivers}
 
     def _due(self, memory: Memory, facts: Facts, now: datetime) -> list[Telling]:
         """What this process tells now; it says so first, in what is kept."""
-        found = list[Telling]()
+        tellings = list[Telling]()
         for one in self._receivers:
             away = self._away.get(one.name, 0.0) > time.monotonic()
             due = [] if away else memory.due(one.name, now, facts.alarms)
             if due and memory.begin(one.name, self._who, now):
-                found += due
-        return found
+                tellings += due
+        return tellings
 
     def _confirm(self, memory: Memory, taken: list[Telling], now: datetime) -> None:
         for telling in taken:
@@ -388,8 +388,8 @@ class Alarms:
         """Reads what all rotators know; beside it stays what this process alone knew until now. Raises RotatorError."""
         text: object = None
         try:
-            there = vault.kv.read(vault.told_at)
-            text, version = (there.data.get("told"), there.version) if there else (None, 0)
+            document = vault.kv.read(vault.told_at)
+            text, version = (document.data.get("told"), document.version) if document else (None, 0)
         except Gone as gone:
             version = gone.version
         except StaleRead:

@@ -162,13 +162,13 @@ class Fleet:
         elsewhere = self._elsewhere(mine)
         if elsewhere is not None:
             return elsewhere
-        found = self.patiently(lambda: self._rounds.look(mine, len(mine)))
+        work = self.patiently(lambda: self._rounds.look(mine, len(mine)))
         until = self.boot() + TICK_DEADLINE
-        results = {result.policy: result for result in found.results}
-        for result in found.results:
+        results = {result.policy: result for result in work.results}
+        for result in work.results:
             self._voice.tell(result, again=True)
         self.rights.refresh()
-        results |= self._work_off(found.tasks, lambda: self.boot() > until)
+        results |= self._work_off(work.tasks, lambda: self.boot() > until)
         self.report_skew()
         self._report_ends()
         self.reports.held_back(self.rights.held_back())
@@ -193,12 +193,12 @@ class Fleet:
         self.whose.require(mine)
         idle = [policy for policy in mine if policy.name not in left_alone]
         self._settle()
-        found = self._rounds.look(idle, len(mine))
-        for result in found.results:
+        work = self._rounds.look(idle, len(mine))
+        for result in work.results:
             self._voice.tell(result, again=True)
         self.rights.refresh(each=self._rounds.each)
-        self._expect(found.tasks)
-        self._crew.put(found.tasks)
+        self._expect(work.tasks)
+        self._crew.put(work.tasks)
         self.reports.held_back(self.rights.held_back())
         for held in filter(None, map(self.rights.not_begun, self._crew.pending())):
             if held.error is not None:
@@ -206,7 +206,7 @@ class Fleet:
         login_for = self.server.refresh()
         self.report_skew()
         self._report_ends()
-        return Turn(len(mine), self._crew.running, len(self._voice.failing), found.next, login_for)
+        return Turn(len(mine), self._crew.running, len(self._voice.failing), work.next, login_for)
 
     def _goes_on(self) -> bool:
         """Reading may take longer than the login lives, and than those are patient who watch or stop the process."""
@@ -391,9 +391,9 @@ class Fleet:
         """What `tick` would do now, or why it could not; writes nothing anywhere. Raises as it does."""
         mine = self.of_shard(shard)
         self.patiently(self.vault_time)
-        found = self.patiently(lambda: self._rounds.look(mine, len(mine), noting=False))
-        tried = try_all(self, mine, found.tasks)
-        results = {one.policy: one for one in [*found.results, *tried]}
+        work = self.patiently(lambda: self._rounds.look(mine, len(mine), noting=False))
+        tried = try_all(self, mine, work.tasks)
+        results = {one.policy: one for one in [*work.results, *tried]}
         return [results[policy.name] for policy in mine]
 
     def check(self, policies: list[Policy], tell: Tell | None = None) -> dict[str, Check | Failure]:
@@ -411,8 +411,8 @@ class Fleet:
 
         hands = Hands(self.settings.concurrency, "check")
         try:
-            found = hands.map(one, policies, tell)
-            return dict(zip([p.name for p in policies], found, strict=True))
+            answers = hands.map(one, policies, tell)
+            return dict(zip([p.name for p in policies], answers, strict=True))
         finally:
             hands.close()
 

@@ -57,11 +57,11 @@ def ahead(policy: Policy, record: Record | None, now: datetime, until: datetime)
         Ahead(
             policy.name,
             _user(policy, start, turn),
-            at,
+            instant,
             why,
-            at + grace if grace and why != "first" else None,
+            instant + grace if grace and why != "first" else None,
         )
-        for turn, (at, why) in enumerate(islice(instants, MOST))
+        for turn, (instant, why) in enumerate(islice(instants, MOST))
     ]
 
 
@@ -75,12 +75,12 @@ def first(
     known: Iterable[tuple[Policy, Record | Failure | None]], now: datetime
 ) -> tuple[datetime, str] | None:
     """The rotation that comes first of all policies' next ones: when, at the earliest, and of which policy."""
-    found = []
+    coming = []
     for policy, record in known:
         if policy.enabled and not isinstance(record, Failure):
             comes = _next(policy, record or Record.new(policy.name), now)
-            found += [(comes[0], policy.name)] if comes is not None else []
-    return min(found, default=None)
+            coming += [(comes[0], policy.name)] if comes is not None else []
+    return min(coming, default=None)
 
 
 def _user(policy: Policy, published: int | None, turn: int) -> int:

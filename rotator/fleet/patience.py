@@ -23,7 +23,7 @@ def outlast(
     waits: Waits,
 ) -> T:
     """Calls again while that raises Transient, which is told once; raises the last one when no seconds are left."""
-    told = ""
+    last_kind = ""
     try:
         while True:
             try:
@@ -31,9 +31,9 @@ def outlast(
             except Transient as error:
                 if stopping() or left() < 0:
                     raise
-                if error.kind != told:
+                if error.kind != last_kind:
                     reporting.event("fleet.waiting", error=error.kind, message=str(error))
-                told = error.kind
+                last_kind = error.kind
                 waits(error.kind, left())
             time.sleep(PAUSE)
     finally:

@@ -24,43 +24,43 @@ def take_over(
     very version that was claimed: until then the command can be given again. What is staged goes before the record,
     so that the new name never has an open rotation without its key. `lower` lowers its index entry.
     """
-    there = _free(vault, old)
+    stored = _free(vault, old)
     holder = secrets.token_hex(8)
-    mine = _claimed(vault, there, holder)
+    mine = _claimed(vault, stored, holder)
     try:
         lower()
-        _move(vault, policy, there)
+        _move(vault, policy, stored)
         # By check-and-set: nobody has taken it over.
         mine = _claimed(vault, mine, holder)
     except RotatorError:
         with suppress(RotatorError):
-            vault.save(there.record.change(nonce=secrets.token_hex(8)), mine.version)
+            vault.save(stored.record.change(nonce=secrets.token_hex(8)), mine.version)
         raise
     vault.kv.destroy(vault.record_at(old))
 
 
 def would_take_over(vault: Vault, policy: Policy, old: str) -> str:
     """What `take_over` would do, in words; raises as it does, and changes nothing."""
-    there = _free(vault, old)
+    stored = _free(vault, old)
     vault.require([policy])
-    _before(vault, policy, there)
-    open_too = ", with the rotation that is open" if there.record.underway is not None else ""
+    _before(vault, policy, stored)
+    open_too = ", with the rotation that is open" if stored.record.underway is not None else ""
     return f"would take over the record of {old}{open_too}, and destroy {vault.record_at(old)}"
 
 
 def _free(vault: Vault, old: str) -> Stored:
     """The old record, which nobody is at work on."""
-    there = vault.record(old)
-    if there is None:
+    stored = vault.record(old)
+    if stored is None:
         raise _no_record(
             f"policy {old} has no record to take over: `rotator check` lists those without a policy"
         )
-    claim = there.record.claimed_by_other("", vault.now())
+    claim = stored.record.claimed_by_other("", vault.now())
     if claim is not None:
         raise _no_record(
             f"policy {old} is claimed by {claim.by} until {claim.until:%Y-%m-%dT%H:%M:%SZ}: give the command again then"
         )
-    return there
+    return stored
 
 
 def _claimed(vault: Vault, stored: Stored, holder: str) -> Stored:
@@ -76,10 +76,10 @@ def _claimed(vault: Vault, stored: Stored, holder: str) -> Stored:
     )
 
 
-def _move(vault: Vault, policy: Policy, there: Stored) -> None:
+def _move(vault: Vault, policy: Policy, stored: Stored) -> None:
     """Copies what is staged, then the record, and marks the secrets."""
-    old, taken = there.record.policy, there.record.change(policy=policy.name, claim=None)
-    before = _before(vault, policy, there)
+    old, taken = stored.record.policy, stored.record.change(policy=policy.name, claim=None)
+    before = _before(vault, policy, stored)
     new = before is None or before.record.is_blank
     if before is not None and new and before.record.hold is not None:
         taken = taken.change(hold=before.record.hold)
@@ -92,15 +92,15 @@ def _move(vault: Vault, policy: Policy, there: Stored) -> None:
     if staged is not None:
         vault.unstage(old)
     if taken.current is not None:
-        at = taken.rotated_at or vault.now()
+        rotated_at = taken.rotated_at or vault.now()
         for to in policy.destinations:
-            vault.mark(to, policy.name, taken.current.ref, at)
+            vault.mark(to, policy.name, taken.current.ref, rotated_at)
 
 
-def _before(vault: Vault, policy: Policy, there: Stored) -> Stored | None:
+def _before(vault: Vault, policy: Policy, stored: Stored) -> Stored | None:
     """The record that the new name has already; raises Permanent if that has a life of its own."""
-    old, before = there.record.policy, vault.record(policy.name)
-    if before is not None and not before.record.is_blank and _moved_on(before, there.record):
+    old, before = stored.record.policy, vault.record(policy.name)
+    if before is not None and not before.record.is_blank and _moved_on(before, stored.record):
         raise _no_record(
             f"policies {old} and {policy.name} both have a record, and both have gone on since: `rotator history` "
             f"shows them. Delete the record of {old} with all its versions if {policy.name} is the one that is used"

@@ -197,19 +197,19 @@ class Rights:
     def _checked(self) -> int:
         """How many policies were checked for drift lately."""
         since = self._vault.now() - (self.settings.check_every or LATELY)
-        return sum(at >= since for at in self._found_well().values())
+        return sum(checked_at >= since for checked_at in self._found_well().values())
 
     def _found_well(self) -> dict[str, datetime]:
         """When each policy here was found well last."""
-        found = {
-            policy.name: at
+        well = {
+            policy.name: checked_at
             for policy, record in self._board.known(list(self._policies.values()))
-            if isinstance(record, Record) and (at := last_check(record)) is not None
+            if isinstance(record, Record) and (checked_at := last_check(record)) is not None
         }
-        told = self._index.last_look().checked()
-        for name in self._policies.keys() & told.keys():
-            found[name] = max(found.get(name, told[name]), told[name])
-        return found
+        indexed = self._index.last_look().checked()
+        for name in self._policies.keys() & indexed.keys():
+            well[name] = max(well.get(name, indexed[name]), indexed[name])
+        return well
 
     def witness(self, policy: Policy, user_id: int) -> Secret | None:
         """As `Right.witness`."""
@@ -224,8 +224,8 @@ class Rights:
         if not fit:
             return None
         last = self._policies[max(fit, key=lambda name: well[name])]
-        there = self._vault.published(last.destinations[0])
-        return there.value if there else None
+        published = self._vault.published(last.destinations[0])
+        return published.value if published else None
 
 
 @dataclass(frozen=True)
@@ -269,17 +269,17 @@ class OneRight:
 
 def let_go(vault: Vault, who: str) -> datetime:
     """Notes for every rotator of the state path that a person let the brake go; returns when. Raises RotatorError."""
-    there, now = vault.kv.read(vault.brake_at), vault.now()
-    told = now.astimezone(UTC).isoformat()
-    vault.put(vault.brake_at, {"let_go_at": told, "by": who}, there.version if there else 0)
+    document, now = vault.kv.read(vault.brake_at), vault.now()
+    text = now.astimezone(UTC).isoformat()
+    vault.put(vault.brake_at, {"let_go_at": text, "by": who}, document.version if document else 0)
     return now
 
 
 def let_go_at(vault: Vault) -> datetime | None:
     """When a person let the brake go last; None if nobody did, or that cannot be read."""
     try:
-        there = vault.kv.read(vault.brake_at)
-        told = there.data.get("let_go_at") if there else None
-        return datetime.fromisoformat(told) if isinstance(told, str) else None
+        document = vault.kv.read(vault.brake_at)
+        text = document.data.get("let_go_at") if document else None
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
     except (Failure, ValueError):
         return None

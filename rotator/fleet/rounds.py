@@ -57,11 +57,11 @@ class Found:
     checks: list[Task] = field(default_factory=list)
     next: tuple[datetime, str] | None = None
 
-    def later(self, result: Result, at: datetime | None) -> None:
+    def later(self, result: Result, work_at: datetime | None) -> None:
         """Notes a result, and when its policy has work at the earliest."""
         self.results.append(result)
-        if at is not None:
-            self.next = min(self.next or (at, result.policy), (at, result.policy))
+        if work_at is not None:
+            self.next = min(self.next or (work_at, result.policy), (work_at, result.policy))
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,20 @@ class Rounds:
 
         `noting`: what was read is told to the due index. Raises RotatorError if Vault cannot be asked at all.
         """
-        settings, found = self._settings, Found()
+        settings, work = self._settings, Found()
         checking = Checking.spread(settings.check_every, fleet_size, settings.ecgrid.rate)
         seen = self._look_at_index(policies)
         now = self._vault.now()
-        unsure = [p for p in policies if not self._sort_by_index(p, seen, checking, now, found)]
+        unsure = [p for p in policies if not self._sort_by_index(p, seen, checking, now, work)]
         read = self._read_unsure(unsure, seen, noting=noting)
         now = self._vault.now()
         for policy, answer in read:
-            self._sort(policy, answer, checking, now, found)
-        afforded = self._affordable(found.checks)
-        for task in found.checks[afforded:]:
-            found.results.append(Result(task.policy.name, "not-due"))
-        found.tasks += found.checks[:afforded]
-        return found
+            self._sort(policy, answer, checking, now, work)
+        afforded = self._affordable(work.checks)
+        for task in work.checks[afforded:]:
+            work.results.append(Result(task.policy.name, "not-due"))
+        work.tasks += work.checks[:afforded]
+        return work
 
     def settle(self, ended: Iterable[Ended]) -> None:
         """Lets the due index know what came of these runs; asks for nothing.
@@ -158,30 +158,30 @@ class Rounds:
         A record that is gone with all its versions is seen here at once. One that was only deleted, or set back, by
         others than rotators is noticed as by a tick: when the entry ends, within the hour.
         """
-        told: dict[str, Record | Failure | None] = {}
+        records: dict[str, Record | Failure | None] = {}
         if len(policies) > FEW:
             with suppress(Failure):
-                told = self._told_by_index(policies)
-        unsure = [policy for policy in policies if policy.name not in told]
+                records = self._told_by_index(policies)
+        unsure = [policy for policy in policies if policy.name not in records]
         for policy, answer in zip(unsure, self.read(unsure), strict=True):
-            told[policy.name] = answer.record if isinstance(answer, Stored) else answer
-        return {policy.name: told[policy.name] for policy in policies}
+            records[policy.name] = answer.record if isinstance(answer, Stored) else answer
+        return {policy.name: records[policy.name] for policy in policies}
 
     def _told_by_index(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
         """Of whom it need not be read: what the index vouches for, and that there is no record."""
-        there = self._with_record()
-        seen, told = self._look_at_index(policies), dict[str, Record | Failure | None]()
+        recorded = self._with_record()
+        seen, records = self._look_at_index(policies), dict[str, Record | Failure | None]()
         now = self._vault.now()
         for policy in policies:
             entry = _vouching(seen.entry(policy.name, policy.digest), now)
-            if there is not None and policy.name not in there:
+            if recorded is not None and policy.name not in recorded:
                 if entry is None:
-                    told[policy.name] = None
+                    records[policy.name] = None
                 continue
             record = self._told(policy, entry, now) if entry is not None else None
             if record is not None:
-                told[policy.name] = record if self._is_ours(record.ecgrid) else None
-        return told
+                records[policy.name] = record if self._is_ours(record.ecgrid) else None
+        return records
 
     def _with_record(self) -> set[str] | None:
         """The policies that have a record; None if this login may not list them."""
@@ -224,13 +224,13 @@ class Rounds:
         except Failure as error:
             answer = error
         if isinstance(answer, Stored) and answer.ahead:
-            told = f"a time in its record is {answer.ahead} ahead of Vault: it counts as now"
-            reporting.event("policy.time_ahead", policy=policy.name, message=told)
+            message = f"a time in its record is {answer.ahead} ahead of Vault: it counts as now"
+            reporting.event("policy.time_ahead", policy=policy.name, message=message)
         self._reports.saw(policy.name, answer)
         return answer
 
     def _sort_by_index(
-        self, policy: Policy, seen: Look, checking: Checking, now: datetime, found: Found
+        self, policy: Policy, seen: Look, checking: Checking, now: datetime, work: Found
     ) -> bool:
         """Puts a policy where the due index alone says that it belongs; False if its record has to be read."""
         entry = seen.entry(policy.name, policy.digest)
@@ -238,9 +238,9 @@ class Rounds:
             return False
         until = min(entry.quiet_until, checking.next(policy, entry.checked_at))
         if _vouching(entry, now) and now < until:
-            found.later(Result(policy.name, "not-due"), until)
+            work.later(Result(policy.name, "not-due"), until)
         elif (record := self._come_due(policy, entry, now)) is not None:
-            found.tasks.append(self._task(policy, record, now))
+            work.tasks.append(self._task(policy, record, now))
         else:
             return False
         self._reports.board.vouched(policy.name, entry.version)
@@ -297,18 +297,18 @@ class Rounds:
             quiet = quiet_until(policy, stored.record, now)
             if quiet > now:
                 checked = last_check(stored.record)
-                found = None if stored.ahead else gist.of(stored.record)
-                told = gist.kept(found) if found else None
-                raised[policy.name] = Entry(policy.digest, stored.version, quiet, checked, told)
+                brief = None if stored.ahead else gist.of(stored.record)
+                kept = gist.kept(brief) if brief else None
+                raised[policy.name] = Entry(policy.digest, stored.version, quiet, checked, kept)
         self._index.raise_(seen, raised)
 
     def _sort(
-        self, policy: Policy, answer: Answer, checking: Checking, now: datetime, found: Found
+        self, policy: Policy, answer: Answer, checking: Checking, now: datetime, work: Found
     ) -> None:
         """Puts one policy where it belongs: to be worked on, to be checked, waiting for its back-off, or quiet."""
         # The run will be patient with it, and say what it is.
         if isinstance(answer, Failure):
-            found.tasks.append(self._task(policy, None, now))
+            work.tasks.append(self._task(policy, None, now))
             return
         record = answer.record if answer else Record.new(policy.name)
         there_is = due.at_a_tick(policy, record, now)
@@ -317,25 +317,25 @@ class Rounds:
         if record.drifted is not None and record.underway is None:
             check_at = max(record.drifted.again_at, now if waits is None else waits.retry_at or now)
         if waits is not None and (there_is.now or now >= check_at):
-            found.later(_waiting(policy, waits), waits.retry_at)
+            work.later(_waiting(policy, waits), waits.retry_at)
         elif there_is.now == {"look"}:
             order = Order("repair", reason="a request whose answer was lost may still land")
-            found.tasks.append(Task(policy, order, (3, 0.0), check=True))
+            work.tasks.append(Task(policy, order, (3, 0.0), check=True))
         elif there_is.now:
-            found.tasks.append(self._task(policy, record, now))
+            work.tasks.append(self._task(policy, record, now))
         elif now >= check_at:
             order = Order("repair", reason="drift check")
             late = (check_at - now).total_seconds()
-            found.checks.append(Task(policy, order, (3, late), check=True))
+            work.checks.append(Task(policy, order, (3, late), check=True))
         elif record.drifted is not None:
-            found.later(drifted(policy.name, check_at), check_at)
+            work.later(drifted(policy.name, check_at), check_at)
         elif answer is not None and answer.ahead and record.current is not None:
             # Whatever writes the record puts it right.
             order = Order("repair", reason="a time in the record was ahead")
-            found.tasks.append(Task(policy, order, (3, 0.0), check=True))
+            work.tasks.append(Task(policy, order, (3, 0.0), check=True))
         else:
             until = min(there_is.next, reading(policy.name, now), check_at)
-            found.later(_quiet(policy, record), until)
+            work.later(_quiet(policy, record), until)
 
     def _task(self, policy: Policy, record: Record | None, now: datetime) -> Task:
         known = record or Record.new(policy.name)

@@ -55,5 +55,5 @@ def _held_back(task: Task, result: Result, rights: Rights) -> Result:
     held = rights.would_hold_back(task) if result.outcome == "would-rotate" else None
     if held is None:
         return result
-    told = result.warning(*held.warnings)
-    return replace(told, outcome=held.outcome, phase=held.phase, error=held.error)
+    warned = result.warning(*held.warnings)
+    return replace(warned, outcome=held.outcome, phase=held.phase, error=held.error)

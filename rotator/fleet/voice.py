@@ -102,8 +102,8 @@ class Voice:
 
     def _is_news(self, policy: str, trouble: str) -> bool:
         """Whether that is another trouble than the one before, or was told long ago."""
-        told, at = self._told.get(policy, ("", 0.0))
-        if told == trouble and self._boot() - at < REPEAT:
+        last, told_at = self._told.get(policy, ("", 0.0))
+        if last == trouble and self._boot() - told_at < REPEAT:
             return False
         self._told[policy] = (trouble, self._boot())
         return True

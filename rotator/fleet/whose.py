@@ -197,8 +197,8 @@ class Whose:
                 continue
             # One that cannot be read is told by its own run.
             with suppress(RotatorError):
-                there = self._vault.published(policy.destinations[0])
-                missed += there is not None and there.policy == policy.name
+                published = self._vault.published(policy.destinations[0])
+                missed += published is not None and published.policy == policy.name
         return missed
 
     # before anything is done
@@ -268,8 +268,8 @@ class Whose:
             )
         )
         if self.acting:
-            told = {"same": same, "user_id": user_id, "network_id": network_id}
-            reporting.event("ecgrid.adopted", **told)
+            facts = {"same": same, "user_id": user_id, "network_id": network_id}
+            reporting.event("ecgrid.adopted", **facts)
         return "the same" if same else "another"
 
     def _settle(self, hosts: Mapping[SurfaceName, str], mark: str) -> None:
@@ -348,15 +348,15 @@ class Whose:
                 or stored.record.underway is not None
             ):
                 return None
-            there = self._vault.published(policy.destinations[0])
+            published = self._vault.published(policy.destinations[0])
         except RotatorError:
             return None
-        return there.value if there is not None else None
+        return published.value if published is not None else None
 
     def _other(self, what: str, remembered: str, configured: str) -> OtherSystem:
-        at = self._vault.system_at
+        place = self._vault.system_at
         return OtherSystem(
-            f"this is not the ECGrid that the records are about ({what}: {remembered} in {at}, {configured} as "
+            f"this is not the ECGrid that the records are about ({what}: {remembered} in {place}, {configured} as "
             "configured): nothing was done. If the address or the credential is wrong, put it right; another "
             "environment needs a ROTATOR_VAULT__STATE_PATH of its own; and if it is to be this one from now on, or the "
             "same at a new address: `rotator adopt --ecgrid`"

@@ -136,9 +136,9 @@ class Surroundings:
         place = self.settings.ecgrid.api_key_vault
         if place is None:
             return None
-        at = self.server.mount_of(place.place)
-        there = self.vault.published(Destination(at.mount, at.path, place.field))
-        return there.value if there else None
+        mounted = self.server.mount_of(place.place)
+        published = self.vault.published(Destination(mounted.mount, mounted.path, place.field))
+        return published.value if published else None
 
     def _key_in_file(self) -> Secret | None:
         """As it was given, where there is no file, or none that can be used now: it may be in replacement."""

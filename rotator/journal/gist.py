@@ -41,39 +41,39 @@ def of(record: Record) -> Record | None:
 def kept(gist: Record) -> Kept:
     """The JSON that `read` understands."""
     held, hold = gist.current, gist.hold
-    told: dict[str, object] = {}
+    data: dict[str, object] = {}
     if held is not None:
-        told["key"] = [held.key_id, held.user_id, held.visibility]
-        told["made"] = [_text(held.created), _text(held.published_at)]
+        data["key"] = [held.key_id, held.user_id, held.visibility]
+        data["made"] = [_text(held.created), _text(held.published_at)]
     if gist.rotated_at is not None:
-        told["rotated"] = _text(gist.rotated_at)
+        data["rotated"] = _text(gist.rotated_at)
     if gist.retiring:
-        told["debts"] = [
+        data["debts"] = [
             [debt.key_id, debt.user_id, debt.visibility, debt.why, _text(debt.due_at)]
             for debt in gist.retiring
         ]
     if gist.previous_key is not None:
         # Not the fingerprint `Record.before`.
-        told["before"] = [gist.previous_key, gist.previous_issue]
+        data["before"] = [gist.previous_key, gist.previous_issue]
     if hold is not None:
-        told["hold"] = [_text(hold.at), _text(hold.until), hold.reason, hold.by]
-    return told | ({"of": gist.ecgrid} if gist.ecgrid else {})
+        data["hold"] = [_text(hold.at), _text(hold.until), hold.reason, hold.by]
+    return data | ({"of": gist.ecgrid} if gist.ecgrid else {})
 
 
-def read(policy: str, told: Kept) -> Record | None:
+def read(policy: str, data: Kept) -> Record | None:
     """The gist that such JSON holds; None if it is none that this version understands."""
     try:
-        return _read(policy, told)
+        return _read(policy, data)
     except (ValueError, TypeError, ValidationError):
         return None
 
 
-def _read(policy: str, told: Kept) -> Record:
+def _read(policy: str, data: Kept) -> Record:
     current = None
-    if "key" in told:
+    if "key" in data:
         (key_id, user_id, visibility), (created, published) = (
-            _list(told["key"]),
-            _list(told["made"]),
+            _list(data["key"]),
+            _list(data["made"]),
         )
         current = Held.model_validate(
             {
@@ -86,29 +86,29 @@ def _read(policy: str, told: Kept) -> Record:
             }
         )
     hold = None
-    if "hold" in told:
-        at, until, reason, by = _list(told["hold"])
+    if "hold" in data:
+        began, until, reason, by = _list(data["hold"])
         hold = Hold.model_validate(
-            {"at": _instant(at), "until": _instant(until), "reason": reason, "by": by}
+            {"at": _instant(began), "until": _instant(until), "reason": reason, "by": by}
         )
-    answer, issue = _list(told.get("before", (None, "")))
+    answer, issue = _list(data.get("before", (None, "")))
     return Record.model_validate(
         {
             "policy": policy,
             "hmac_key": "",
-            "ecgrid": told.get("of", ""),
+            "ecgrid": data.get("of", ""),
             "previous_key": answer,
             "previous_issue": issue,
             "current": current,
-            "retiring": tuple(map(_debt, _list(told.get("debts", ())))),
-            "rotated_at": _instant(told.get("rotated")),
+            "retiring": tuple(map(_debt, _list(data.get("debts", ())))),
+            "rotated_at": _instant(data.get("rotated")),
             "hold": hold,
         }
     )
 
 
-def _debt(told: object) -> Debt:
-    key_id, user_id, visibility, why, due_at = _list(told)
+def _debt(data: object) -> Debt:
+    key_id, user_id, visibility, why, due_at = _list(data)
     return Debt.model_validate(
         {
             "key_id": key_id,
@@ -120,21 +120,21 @@ def _debt(told: object) -> Debt:
     )
 
 
-def _list(told: object) -> list[object]:
-    if not isinstance(told, list | tuple):
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list | tuple):
         raise TypeError("not a list")
-    return list(told)
+    return list(value)
 
 
-def _text(at: datetime | None) -> str | None:
+def _text(instant: datetime | None) -> str | None:
     """As exact as it is: what is told is rounded from it."""
-    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _instant(text: object) -> datetime | None:
     if text is None:
         return None
-    at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    if at is None or at.tzinfo is None:
+    instant = datetime.fromisoformat(text) if isinstance(text, str) else None
+    if instant is None or instant.tzinfo is None:
         raise ValueError("not an instant")
-    return at
+    return instant

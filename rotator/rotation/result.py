@@ -118,7 +118,7 @@ class Result:
 def result_of(run: Run, outcome: str) -> Result:
     """What the run has done, under that word."""
     (word,) = (known for known in WORDS if known == outcome)
-    published = tuple(Published(*at, version) for at, version in run.outcome.versions.items())
+    published = tuple(Published(*place, version) for place, version in run.outcome.versions.items())
     warnings = tuple(run.outcome.warnings)
     result = Result(run.policy.name, word, published=published, warnings=warnings)
     if run.sight.stored is None:

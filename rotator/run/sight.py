@@ -143,8 +143,8 @@ class Sight:
         Who may not write there notes it in the record all the same.
         """
         before = self._kept
-        told = gist.of(before.record) if before else None
-        if (before is not None and before.ahead) or told not in (None, gist.of(record)):
+        vouched = gist.of(before.record) if before else None
+        if (before is not None and before.ahead) or vouched not in (None, gist.of(record)):
             with suppress(Permanent):
                 self._world.lower()
 

@@ -89,8 +89,8 @@ def _exempts(entry: str, host: str, port: int) -> bool:
         return entry == "*"
     address, network = _address(host), _network(entry)
     if network is None:
-        entry, at = _without_port(entry)
-        if at is not None and at != port:
+        entry, own_port = _without_port(entry)
+        if own_port is not None and own_port != port:
             return False
         network = _network(entry)
     if network is not None:
@@ -111,11 +111,11 @@ def _without_port(entry: str) -> tuple[str, int | None]:
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     """A network, or a single address as one."""
     try:
-        found = ipaddress.ip_network(text.strip("[]"), strict=False)
+        network = ipaddress.ip_network(text.strip("[]"), strict=False)
     except ValueError:
         return None
-    address = _plain(found.network_address)
-    return found if address is found.network_address else ipaddress.ip_network(address)
+    address = _plain(network.network_address)
+    return network if address is network.network_address else ipaddress.ip_network(address)
 
 
 def _address(host: str) -> _Address | None:

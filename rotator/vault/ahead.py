@@ -19,7 +19,7 @@ def as_of(record: Record, now: datetime, claim_ttl: timedelta) -> tuple[Record, 
     What has happened cannot lie ahead; what was counted from a time that is ahead comes as much sooner. A claim may
     last no longer than one that is taken now, and a back-off no longer than the longest.
     """
-    lead = max((at - now for at in _past(record)), default=timedelta(0))
+    lead = max((moment - now for moment in _past(record)), default=timedelta(0))
     wrong = timedelta(0)
     if lead > ALLOWED:
         record, wrong = _moved(record, now, lead), lead
@@ -45,15 +45,15 @@ def _past(record: Record) -> list[datetime]:
     times += [record.underway.began if record.underway else None]
     times += [record.hold.at if record.hold else None]
     times += [*record.issued, *(past.at for past in record.history)]
-    return [at for at in times if at is not None]
+    return [moment for moment in times if moment is not None]
 
 
 def _moved(record: Record, now: datetime, lead: timedelta) -> Record:
-    def past(at: datetime | None) -> datetime | None:
-        return None if at is None else min(at, now)
+    def past(moment: datetime | None) -> datetime | None:
+        return None if moment is None else min(moment, now)
 
-    def ahead(at: datetime | None) -> datetime | None:
-        return None if at is None else min(at, max(now, at - lead))
+    def ahead(moment: datetime | None) -> datetime | None:
+        return None if moment is None else min(moment, max(now, moment - lead))
 
     def held(one: Held) -> Held:
         times = {"published_at": past(one.published_at), "began": past(one.began)}
@@ -83,7 +83,7 @@ def _moved(record: Record, now: datetime, lead: timedelta) -> Record:
         claim=claim and claim.model_copy(update={"until": ahead(claim.until)}),
         underway=underway,
         failed=failed,
-        issued=tuple(min(at, now) for at in record.issued),
+        issued=tuple(min(moment, now) for moment in record.issued),
         retiring=tuple(
             debt.model_copy(update={"due_at": ahead(debt.due_at)}) for debt in record.retiring
         ),

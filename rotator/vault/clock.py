@@ -60,19 +60,19 @@ class ServerClock:
     def saw(self, date_header: str | None, took: float = 0.0) -> None:
         """Takes the `Date` of Vault's own answer, which arrived now, so long after it was asked for."""
         try:
-            told = parsedate_to_datetime(date_header or "").timestamp()
+            server_time = parsedate_to_datetime(date_header or "").timestamp()
         except (ValueError, TypeError, OverflowError):
             return
         with self._lock:
             now = self._boot()
             allowed = FIRST_ALLOWED if self._offset is None else ALLOWED
-            apart = _apart(told - now, took, self._known(now))
+            apart = _apart(server_time - now, took, self._known(now))
             if abs(apart) <= allowed:
-                self._count(told - now, apart, now)
+                self._count(server_time - now, apart, now)
             else:
-                self._doubt(told - now, now)
+                self._doubt(server_time - now, now)
 
-    def heard(self, told: Sequence[float]) -> None:
+    def heard(self, times: Sequence[float]) -> None:
         """What `sys/health` says, asked for since there is a doubt, the earliest of several answers (Unix time).
 
         Nothing: it cannot be had, and the answers themselves are the witnesses.
@@ -81,11 +81,11 @@ class ServerClock:
             leap, now = self._leap, self._boot()
             if leap is None:
                 return
-            if not told:
+            if not times:
                 if leap.answers >= WITNESSES and now - leap.since >= ALLOWED:
                     self._settle(leap.offset)
                 return
-            earliest = min(told) - now
+            earliest = min(times) - now
             allowed = FIRST_ALLOWED if self._offset is None else ALLOWED
             if abs(earliest - leap.offset) <= ALLOWED:
                 self._settle(min(earliest, leap.offset))

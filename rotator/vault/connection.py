@@ -75,33 +75,36 @@ class Server:
         with self._timing:
             if not self.clock.in_doubt:
                 return
-            told = [self._wire.health()]
-            if told[0] is None:
+            times = [self._wire.health()]
+            if times[0] is None:
                 # One more answer to judge by.
                 with suppress(RotatorError):
                     self._ask(self._hvac.auth.token.lookup_self)
             else:
-                told += [self._wire.health() for _ in range(NODES - 1)]
-            self.clock.heard([at for at in told if at is not None])
+                times += [self._wire.health() for _ in range(NODES - 1)]
+            self.clock.heard([moment for moment in times if moment is not None])
             if self.clock.in_doubt:
                 raise TimeInDoubt(self.clock.skew())
 
     # documents
 
-    def read(self, at: At, version: int | None = None) -> Document | None:
+    def read(self, place: At, version: int | None = None) -> Document | None:
         """See `KV.read`. API: GET MOUNT/data/PATH."""
-        self._is_kv2(at.mount)
-        answer = self._ask_for_version(at, version)
-        document = None if answer is None else _document(at, answer)
-        if version is None and (document.version if document else 0) < self._written.get(at, 0):
-            raise StaleRead(at, document)
+        self._is_kv2(place.mount)
+        answer = self._ask_for_version(place, version)
+        document = None if answer is None else _document(place, answer)
+        if version is None and (document.version if document else 0) < self._written.get(place, 0):
+            raise StaleRead(place, document)
         return document
 
-    def _ask_for_version(self, at: At, version: int | None) -> dict[str, Any] | None:
+    def _ask_for_version(self, place: At, version: int | None) -> dict[str, Any] | None:
         try:
             return self._ask(
                 lambda: self._hvac.secrets.kv.v2.read_secret_version(
-                    at.path, version=version, mount_point=at.mount, raise_on_deleted_version=True
+                    place.path,
+                    version=version,
+                    mount_point=place.mount,
+                    raise_on_deleted_version=True,
                 )
             )
         except Gone as error:
@@ -110,61 +113,64 @@ class Server:
             if error.kind != "vault.NotFound":
                 raise
             return None
-        raise Gone(f"version {gone} of {at} was deleted in Vault", version=gone)
+        raise Gone(f"version {gone} of {place} was deleted in Vault", version=gone)
 
-    def write(self, at: At, data: dict[str, Any], cas: int) -> int:
+    def write(self, place: At, data: dict[str, Any], cas: int) -> int:
         """See `KV.write`. API: POST MOUNT/data/PATH with `options.cas`."""
-        self._is_kv2(at.mount)
+        self._is_kv2(place.mount)
         answer = self._change(
             lambda: self._hvac.secrets.kv.v2.create_or_update_secret(
-                at.path, secret=data, cas=cas, mount_point=at.mount
+                place.path, secret=data, cas=cas, mount_point=place.mount
             )
         )
         version = fields(answer).get("version")
         if not isinstance(version, int):
             raise Permanent(
-                f"Vault stored {at} without a version: is {at.mount} KV v2?", kind="vault.NotKV2"
+                f"Vault stored {place} without a version: is {place.mount} KV v2?",
+                kind="vault.NotKV2",
             )
-        self._written[at] = version
+        self._written[place] = version
         return version
 
-    def destroy(self, at: At) -> None:
+    def destroy(self, place: At) -> None:
         """See `KV.destroy`. API: DELETE MOUNT/metadata/PATH."""
         self._change(
             lambda: self._hvac.secrets.kv.v2.delete_metadata_and_all_versions(
-                at.path, mount_point=at.mount
+                place.path, mount_point=place.mount
             )
         )
-        self._written.pop(at, None)
+        self._written.pop(place, None)
 
-    def annotate(self, at: At, custom: dict[str, str]) -> None:
+    def annotate(self, place: At, custom: dict[str, str]) -> None:
         """See `KV.annotate`. API: PATCH MOUNT/metadata/PATH (hvac has only the POST, which would replace it all)."""
         self._change(
             lambda: self._wire.request(
                 "patch",
-                f"/v1/{at.mount}/metadata/{at.path}",
+                f"/v1/{place.mount}/metadata/{place.path}",
                 headers={"Content-Type": "application/merge-patch+json"},
                 json={"custom_metadata": custom},
             )
         )
 
-    def names(self, at: At) -> list[str]:
+    def names(self, place: At) -> list[str]:
         """See `KV.names`. API: LIST MOUNT/metadata/PATH."""
-        self._is_kv2(at.mount)
+        self._is_kv2(place.mount)
         try:
             answer = self._ask(
-                lambda: self._hvac.secrets.kv.v2.list_secrets(at.path, mount_point=at.mount)
+                lambda: self._hvac.secrets.kv.v2.list_secrets(place.path, mount_point=place.mount)
             )
         except NotFound:
             return []
         names = fields(answer).get("keys")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise Transient(f"Vault's answer for {at} is no list of names", kind="vault.BadAnswer")
+            raise Transient(
+                f"Vault's answer for {place} is no list of names", kind="vault.BadAnswer"
+            )
         return [name for name in names if not name.endswith("/")]
 
-    def forget(self, at: At) -> None:
+    def forget(self, place: At) -> None:
         """See `KV.forget`."""
-        self._written.pop(at, None)
+        self._written.pop(place, None)
 
     # what the login may do
 
@@ -179,8 +185,8 @@ class Server:
             if self._capable is not login:
                 self._capable, self._capabilities = login, {}
             known = self._capabilities
-            told = {path: known[path] for path in needs if path in known}
-            unknown = [path for path in sorted(needs) if not _is_fresh(told.get(path), now)]
+            answers = {path: known[path] for path in needs if path in known}
+            unknown = [path for path in sorted(needs) if not _is_fresh(answers.get(path), now)]
             waiting = [
                 path for path, of in known.items() if path not in needs and not _is_fresh(of, now)
             ]
@@ -190,22 +196,24 @@ class Server:
             some = unknown[start : start + PATHS]
             answer = self._ask(partial(self._hvac.sys.get_capabilities, some))
             said = fields(answer) or answer
-            told |= {path: (now, _words(said.get(path))) for path in some}
+            answers |= {path: (now, _words(said.get(path))) for path in some}
         root = frozenset({"root"})
-        missing = {path: needs[path] - told[path][1] for path in needs if told[path][1] != root}
+        missing = {
+            path: needs[path] - answers[path][1] for path in needs if answers[path][1] != root
+        }
         missing = {path: lacks for path, lacks in missing.items() if lacks}
         with self._lock:
             # What is lacking is asked for again: somebody may have granted it since.
             for path in missing:
                 self._capabilities.pop(path, None)
-            found = {path: of for path, of in told.items() if path not in missing}
+            fresh = {path: of for path, of in answers.items() if path not in missing}
             for path in needs:
                 self._capabilities.pop(path, None)
             if (
                 self._capable is login
                 # Else what was asked for before a write was refused, or of another login.
             ):
-                self._capabilities |= found
+                self._capabilities |= fresh
         return missing
 
     def mount_of(self, place: str) -> At:
@@ -225,12 +233,16 @@ class Server:
             kind="vault.NoMount",
         )
 
-    def expiring(self, at: At) -> bool:
+    def expiring(self, place: At) -> bool:
         """Whether versions at that path, or (none given) in the whole mount, delete themselves.
 
         API: `delete_version_after` of GET MOUNT/metadata/PATH, or MOUNT/config.
         """
-        url = f"/v1/{at.mount}/metadata/{at.path}" if at.path else f"/v1/{at.mount}/config"
+        url = (
+            f"/v1/{place.mount}/metadata/{place.path}"
+            if place.path
+            else f"/v1/{place.mount}/config"
+        )
         try:
             answer = self._ask(partial(self._wire.request, "get", url))
         except (NotFound, Forbidden):
@@ -286,7 +298,7 @@ class Server:
             raise
 
 
-def _document(at: At, answer: dict[str, Any]) -> Document:
+def _document(place: At, answer: dict[str, Any]) -> Document:
     outer = answer.get("data")
     metadata = outer.get("metadata") if isinstance(outer, dict) else None
     if (
@@ -295,7 +307,9 @@ def _document(at: At, answer: dict[str, Any]) -> Document:
         or not isinstance(outer.get("data"), dict)
         or not isinstance(metadata.get("version"), int)
     ):
-        raise Transient(f"Vault's answer for {at} is not a KV v2 document", kind="vault.BadAnswer")
+        raise Transient(
+            f"Vault's answer for {place} is not a KV v2 document", kind="vault.BadAnswer"
+        )
     return Document(outer["data"], metadata["version"], fields(metadata, "custom_metadata"))
 
 
@@ -303,5 +317,5 @@ def _is_fresh(of: tuple[float, frozenset[str]] | None, now: float) -> bool:
     return of is not None and now - of[0] < FRESH
 
 
-def _words(told: object) -> frozenset[str]:
-    return frozenset(told) if isinstance(told, list) else frozenset()
+def _words(value: object) -> frozenset[str]:
+    return frozenset(value) if isinstance(value, list) else frozenset()

@@ -64,9 +64,9 @@ class Published:
     _fields: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @classmethod
-    def nothing(cls, at: At, version: int) -> Published:
+    def nothing(cls, place: At, version: int) -> Published:
         """A secret whose latest version was deleted: nothing, over which the next version may be written."""
-        return cls(at, version, None, None, None, None, None, None)
+        return cls(place, version, None, None, None, None, None, None)
 
 
 class Vault(Layout):
@@ -87,24 +87,24 @@ class Vault(Layout):
 
     def record(self, policy: str) -> Stored | None:
         """The record, or None if there never was one; raises Gone if it was deleted."""
-        at = self.record_at(policy)
+        place = self.record_at(policy)
         try:
-            document = self.kv.read(at)
+            document = self.kv.read(place)
         except Gone as error:
             gone = error
         else:
             if document is None:
                 return None
-            return self.stored(document, at)
+            return self.stored(document, place)
         raise Gone(
-            f"the record of {policy}, {at}, was deleted in Vault (version {gone.version}). Undelete that version, or, "
-            f"if it is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
+            f"the record of {policy}, {place}, was deleted in Vault (version {gone.version}). Undelete that version, "
+            f"or, if it is lost, `rotator adopt {policy}` builds it anew from the secret and ECGrid",
             version=gone.version,
         )
 
-    def stored(self, document: Document, at: At) -> Stored:
+    def stored(self, document: Document, place: At) -> Stored:
         """The record that such a document holds; raises Permanent if it is none that this version understands."""
-        record, ahead = as_of(Record.parse(document.data, str(at)), self.now(), self._claim_ttl)
+        record, ahead = as_of(Record.parse(document.data, str(place)), self.now(), self._claim_ttl)
         return Stored(record, document.version, ahead)
 
     def save(self, record: Record, over: int) -> Stored:
@@ -214,13 +214,13 @@ class Vault(Layout):
 
     def published(self, to: Destination, version: int | None = None) -> Published | None:
         """What is published at a destination (or was, as that version); None if nothing ever was."""
-        at = At(to.mount, to.path)
-        document = self.kv.read(at, version)
+        place = At(to.mount, to.path)
+        document = self.kv.read(place, version)
         if document is None:
             return None
         data = document.data
         return Published(
-            at=at,
+            at=place,
             version=document.version,
             value=_value(data.get(to.field)),
             key_id=_number(data.get("key_id")),
@@ -233,24 +233,28 @@ class Vault(Layout):
             _fields=data,
         )
 
-    def publish(self, to: Destination, key: ApiKey, at: datetime, over: Published | None) -> int:
+    def publish(
+        self, to: Destination, key: ApiKey, rotated_at: datetime, over: Published | None
+    ) -> int:
         """Writes the key over the version `over` (None: nothing), other fields kept; returns the new version.
 
         Raises Mismatch if the secret has another version by now.
         """
         data = dict(over._fields) if over else {}
         data |= (
-            dict(to.fields) | _about(key) | {"rotated_at": _text(at), to.field: key.value.reveal()}
+            dict(to.fields)
+            | _about(key)
+            | {"rotated_at": _text(rotated_at), to.field: key.value.reveal()}
         )
         return self.put(At(to.mount, to.path), data, over.version if over else 0)
 
     def size(self, to: Destination, over: Published | None) -> int:
         """How many bytes the secret has once the next key is published over that version."""
-        there: dict[str, Any] = over._fields if over else {}
+        present: dict[str, Any] = over._fields if over else {}
         about = {"key_id": 10**19, "user_id": 10**19, "visibility": "Private", to.field: "x" * 64}
         about |= dict.fromkeys(("created", "rotated_at"), _text(self.now()))
-        new = {name: value for name, value in about.items() if there.get(name) is None}
-        return len(json.dumps(there | dict(to.fields) | new))
+        new = {name: value for name, value in about.items() if present.get(name) is None}
+        return len(json.dumps(present | dict(to.fields) | new))
 
     def unproved_size(self, to: Destination, over: Published | None) -> int:
         """That size, where Vault has not shown yet that it takes so much; 0 where it has, as every server does.
@@ -261,9 +265,9 @@ class Vault(Layout):
         grows = size > len(json.dumps(over._fields if over else {}))
         return size if grows and size > TAKEN_FOR_GRANTED else 0
 
-    def mark(self, to: Destination, policy: str, key: KeyRef, at: datetime) -> None:
+    def mark(self, to: Destination, policy: str, key: KeyRef, rotated_at: datetime) -> None:
         """Marks the secret as this policy's in its custom metadata; other entries are kept."""
-        custom = {"managed_by": MANAGED_BY, "policy": policy, "rotated_at": _text(at)}
+        custom = {"managed_by": MANAGED_BY, "policy": policy, "rotated_at": _text(rotated_at)}
         if key.key_id is not None:
             custom["key_id"] = str(key.key_id)
         self.kv.annotate(At(to.mount, to.path), custom)
@@ -297,31 +301,31 @@ class Vault(Layout):
 
     # the one write
 
-    def put(self, at: At, data: dict[str, Any], cas: int) -> int:
+    def put(self, place: At, data: dict[str, Any], cas: int) -> int:
         """Writes the version after `cas` and returns its number; may be repeated until it returns or raises FenceLost.
 
         A lost answer, and a mismatch (which may be against oneself), are resolved by reading. Raises Transient while
         the server cannot tell.
         """
         try:
-            return self.kv.write(at, data, cas)
+            return self.kv.write(place, data, cas)
         except (AnswerLost, Mismatch) as error:
             trouble: AnswerLost | Mismatch = error
         try:
-            there = self.kv.read(at)
+            document = self.kv.read(place)
         except StaleRead as stale:
-            there = stale.document
-        if there is not None and there.version == cas + 1 and there.data == data:
-            return there.version
-        if (there.version if there else 0) > cas:
-            raise Mismatch(f"{at} was written by another run, or another writer, in between")
+            document = stale.document
+        if document is not None and document.version == cas + 1 and document.data == data:
+            return document.version
+        if (document.version if document else 0) > cas:
+            raise Mismatch(f"{place} was written by another run, or another writer, in between")
         if isinstance(
             trouble,
             FenceLost,
             # The server has a newer version, this standby does not show it yet.
         ):
             raise Transient(
-                f"{at}: the read after a refused write is stale", kind="vault.StaleRead"
+                f"{place}: the read after a refused write is stale", kind="vault.StaleRead"
             )
         raise trouble
 
@@ -346,16 +350,16 @@ def _value(data: object) -> Secret | None:
         return None
 
 
-def _text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _text(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _time(text: object) -> datetime | None:
     try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+        instant = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    return at if at is None or at.tzinfo else at.replace(tzinfo=UTC)
+    return instant if instant is None or instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def _number(value: object) -> int | None:

@@ -73,8 +73,8 @@ class _Page:
 class Look:
     """What the index said at one time; `raise_` writes over exactly that."""
 
-    def __init__(self, at: Callable[[str], At], pages: dict[At, _Page]) -> None:
-        self._at, self.pages = at, pages
+    def __init__(self, place_of: Callable[[str], At], pages: dict[At, _Page]) -> None:
+        self._at, self.pages = place_of, pages
 
     def lowered(self, holder: str) -> set[str]:
         """The policies whose records may be open: that somebody lowered, unless only `holder` is about to claim."""
@@ -87,22 +87,26 @@ class Look:
 
     def checked(self) -> dict[str, datetime]:
         """When policies were checked last, of those that the index vouches for."""
-        told = (item for page in self.pages.values() for item in page.entries.items())
-        return {name: at for name, entry in told if (at := _instant(entry.get("checked_at")))}
+        entries = (item for page in self.pages.values() for item in page.entries.items())
+        return {
+            name: checked_at
+            for name, entry in entries
+            if (checked_at := _instant(entry.get("checked_at")))
+        }
 
     def entry(self, name: str, digest: str) -> Entry | None:
         """The entry of that policy, unless it says nothing."""
-        found = self.pages[self._at(name)].entries.get(name)
-        if found is None or found.get("digest") != digest[:16]:
+        noted = self.pages[self._at(name)].entries.get(name)
+        if noted is None or noted.get("digest") != digest[:16]:
             return None
-        quiet, now = _instant(found.get("quiet_until")), self.pages[self._at(name)].read_at
-        checked = _instant(found.get("checked_at"))
+        quiet, now = _instant(noted.get("quiet_until")), self.pages[self._at(name)].read_at
+        checked = _instant(noted.get("checked_at"))
         # What is too far ahead was written while a clock was wrong.
         if quiet is None or quiet - now > LONGEST + ALLOWED or (checked or now) - now > ALLOWED:
             return None
-        told = found.get("told")
-        gist = told if isinstance(told, dict) else None
-        return Entry(digest, _number(found.get("record")), quiet, checked, gist)
+        kept = noted.get("told")
+        gist = kept if isinstance(kept, dict) else None
+        return Entry(digest, _number(noted.get("record")), quiet, checked, gist)
 
 
 class DueIndex:
@@ -129,28 +133,30 @@ class DueIndex:
         now = self._vault.now()
         places = {self._vault.index_at(name) for name in names}
         old = {
-            at for at in places if (page := self._pages.get(at)) is None or now - page.read_at > age
+            place
+            for place in places
+            if (page := self._pages.get(place)) is None or now - page.read_at > age
         }
-        self._pages |= {at: self._read(at) for at in sorted(old)}
+        self._pages |= {place: self._read(place) for place in sorted(old)}
         return Look(self._vault.index_at, dict(self._pages)).lowered(self._holder)
 
     def last_look(self) -> Look:
         """The documents as this process has read or written them last; asks for nothing."""
         return Look(self._vault.index_at, dict(self._pages))
 
-    def _read(self, at: At) -> _Page:
+    def _read(self, place: At) -> _Page:
         """One document; what is deleted, lags behind, or cannot be understood says nothing."""
         kv = self._vault.kv
         version, data = 0, {}
         try:
-            document = kv.read(at)
+            document = kv.read(place)
             if document is not None:
                 version, data = document.version, document.data
         except Gone as gone:
             version = gone.version
         except StaleRead:
             kv.forget(
-                at
+                place
                 # If Vault was restored from a backup, that version counts from the next look on.
             )
             version = UNWRITABLE
@@ -169,27 +175,27 @@ class DueIndex:
         grouped: defaultdict[At, dict[str, Entry]] = defaultdict(dict)
         for name, entry in entries.items():
             grouped[self._vault.index_at(name)][name] = entry
-        for at, group in grouped.items():
-            page = look.pages.get(at)
+        for place, group in grouped.items():
+            page = look.pages.get(place)
             if page is None or page.version == UNWRITABLE:
                 continue
             raised = self._raised(page, group)
             if raised == page.entries:
                 continue
-            with self._locks[at]:
+            with self._locks[place]:
                 for name in group:
                     self._holding.pop(name, None)
                 with suppress(Failure, FenceLost):
-                    self._write(at, raised, page)
+                    self._write(place, raised, page)
 
     def _raised(self, page: _Page, group: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
         kept = _living(page)
         for name, entry in group.items():
-            there = kept.get(name, {})
-            if self._others_hold(there, page.read_at):
+            known = kept.get(name, {})
+            if self._others_hold(known, page.read_at):
                 continue
             # Set back, or read too early.
-            if _number(there.get("record")) > entry.version:
+            if _number(known.get("record")) > entry.version:
                 _lower(kept, name)
                 continue
             kept[name] = {
@@ -214,14 +220,14 @@ class DueIndex:
 
         Raises RotatorError if that cannot be written; then it is noticed within the hour.
         """
-        at = self._vault.index_at(name)
-        with self._locks[at]:
-            page = self._read(at)
+        place = self._vault.index_at(name)
+        with self._locks[place]:
+            page = self._read(place)
             if page.version == UNWRITABLE or "quiet_until" not in page.entries.get(name, {}):
                 return
             kept = _living(page)
             _lower(kept, name)
-            self._write(at, kept, page)
+            self._write(place, kept, page)
 
     def expect(self, names: Iterable[str]) -> None:
         """These policies will be held soon: whichever of them comes first is held with all others of its document."""
@@ -232,52 +238,52 @@ class DueIndex:
 
         Raises Transient if that cannot be written now, Permanent if this login may not.
         """
-        at = self._vault.index_at(name)
-        with self._locks[at]:
+        place = self._vault.index_at(name)
+        with self._locks[place]:
             now = self._vault.now()
             if self._holding.get(name, now) >= now + self._hold_for:
                 return
             for _ in range(TRIES):
                 names = {name} | {
-                    other for other in self._expected if self._vault.index_at(other) == at
+                    other for other in self._expected if self._vault.index_at(other) == place
                 }
                 try:
-                    until = self._write_hold(at, names)
+                    until = self._write_hold(place, names)
                 except FenceLost:
                     continue
                 self._holding.update(dict.fromkeys(names, until))
                 return
         raise Transient(
-            f"{at} is written by too many others at a time; nothing was issued",
+            f"{place} is written by too many others at a time; nothing was issued",
             kind="vault.Contended",
         )
 
-    def _write_hold(self, at: At, names: Iterable[str]) -> datetime:
+    def _write_hold(self, place: At, names: Iterable[str]) -> datetime:
         # What is known is tried first; if the document was written since, that fails, and it is read.
-        page = self._pages.pop(at, None) or self._read(at)
+        page = self._pages.pop(place, None) or self._read(place)
         if page.version == UNWRITABLE:
             # Says why.
-            self._vault.kv.read(at)
-            raise FenceLost(f"{at} could not be read a moment ago")
+            self._vault.kv.read(place)
+            raise FenceLost(f"{place} could not be read a moment ago")
         kept = _living(page)
         until = self._vault.now() + 2 * self._hold_for
         for name in names:
-            there = kept.get(name, {})
-            entry = {key: value for key, value in there.items() if key == "record"}
+            known = kept.get(name, {})
+            entry = {key: value for key, value in known.items() if key == "record"}
             holds = {
                 holder: ends
-                for holder, ends in _holds(there).items()
+                for holder, ends in _holds(known).items()
                 if ends + GUARD > page.read_at
             } | {self._holder: until}
             kept[name] = {**entry, "holds": {holder: _text(ends) for holder, ends in holds.items()}}
-        self._write(at, kept, page)
+        self._write(place, kept, page)
         return until
 
-    def _write(self, at: At, entries: dict[str, dict[str, Any]], over: _Page) -> None:
+    def _write(self, place: At, entries: dict[str, dict[str, Any]], over: _Page) -> None:
         # As one string: OpenBao refuses a document of about a thousand of them.
-        told = json.dumps(entries, separators=(",", ":"))
-        version = self._vault.put(at, {"policies": told}, over.version)
-        self._pages[at] = _Page(version, entries, self._vault.now())
+        text = json.dumps(entries, separators=(",", ":"))
+        version = self._vault.put(place, {"policies": text}, over.version)
+        self._pages[place] = _Page(version, entries, self._vault.now())
 
 
 def _lower(entries: dict[str, dict[str, Any]], name: str) -> None:
@@ -298,32 +304,32 @@ def _living(page: _Page) -> dict[str, dict[str, Any]]:
     return {name: dict(entry) for name, entry in page.entries.items() if last(entry) > since}
 
 
-def _unpacked(told: object) -> dict[str, Any]:
+def _unpacked(text: object) -> dict[str, Any]:
     try:
-        found = json.loads(told) if isinstance(told, str) else None
+        data = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def _holds(entry: Mapping[str, Any]) -> dict[str, datetime]:
     """Who holds the policy, and until when."""
-    found = entry.get("holds")
-    told = found.items() if isinstance(found, dict) else ()
-    return {holder: until for holder, text in told if (until := _instant(text)) is not None}
+    holds = entry.get("holds")
+    pairs = holds.items() if isinstance(holds, dict) else ()
+    return {holder: until for holder, text in pairs if (until := _instant(text)) is not None}
 
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _text(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _instant(text: object) -> datetime | None:
     try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+        instant = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    return at if at is None or at.tzinfo else at.replace(tzinfo=UTC)
+    return instant if instant is None or instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -37,12 +37,12 @@ class StaleRead(Transient):
 
     kind = "vault.StaleRead"
 
-    def __init__(self, at: At, document: Document | None) -> None:
+    def __init__(self, place: At, document: Document | None) -> None:
         super().__init__(
-            f"Vault shows an older version of {at} than this process has written: a standby lags, "
+            f"Vault shows an older version of {place} than this process has written: a standby lags, "
             "or Vault was restored from a backup"
         )
-        self.at, self.document = at, document
+        self.at, self.document = place, document
 
 
 class TimeInDoubt(HeldBack, Transient):
@@ -68,29 +68,29 @@ class KV(Protocol):
     def sure_of_time(self) -> None:
         """Raises TimeInDoubt while the server has told a time that it does not confirm."""
 
-    def read(self, at: At, version: int | None = None) -> Document | None:
+    def read(self, place: At, version: int | None = None) -> Document | None:
         """The latest version, or that one. None if there never was one.
 
         Raises Gone if it was deleted or destroyed, StaleRead if a standby answered with an older version than this
         process has written.
         """
 
-    def write(self, at: At, data: dict[str, Any], cas: int) -> int:
+    def write(self, place: At, data: dict[str, Any], cas: int) -> int:
         """Writes the next version if the latest is `cas` (0: none) and returns its number.
 
         Raises Mismatch if it is not; AnswerLost if the write may have been carried out.
         """
 
-    def destroy(self, at: At) -> None:
+    def destroy(self, place: At) -> None:
         """Removes all versions and the metadata; nothing happens if there are none."""
 
-    def annotate(self, at: At, custom: dict[str, str]) -> None:
+    def annotate(self, place: At, custom: dict[str, str]) -> None:
         """Merges `custom` into the custom metadata."""
 
-    def forget(self, at: At) -> None:
+    def forget(self, place: At) -> None:
         """Lets older versions of that document count again than this process has written."""
 
-    def names(self, at: At) -> list[str]:
+    def names(self, place: At) -> list[str]:
         """The names directly below that path, without folders."""
 
     def missing(self, needs: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:

@@ -86,8 +86,8 @@ class Layout:
             f"{record.mount}/metadata/{record.path}": frozenset({"read", "delete"}),
             RENEW: frozenset({"update"}),
         }
-        for at in (record, *self.places(policy)):
-            rights[f"{at.mount}/config"] = frozenset({"read"})
+        for place in (record, *self.places(policy)):
+            rights[f"{place.mount}/config"] = frozenset({"read"})
         for to in policy.destinations:
             rights[f"{to.mount}/metadata/{to.path}"] = frozenset({"read", "patch"})
         return rights

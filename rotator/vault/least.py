@@ -35,11 +35,11 @@ def least(
         rights |= layout.rights(policy)
     if own_key is not None:
         rights.setdefault(f"{own_key.mount}/data/{own_key.path}", frozenset({"read"}))
-    places = sorted({at for policy in policies for at in layout.places(policy)})
+    places = sorted({place for policy in policies for place in layout.places(policy)})
     folders = _folders(places) if len(places) > EXACTLY else Counter()
     folders.update(dict.fromkeys(layout.state(), 0))
     state = [path for path in rights if path.startswith(layout.state())]
-    published = [f"{at.mount}/{what}/{at.path}" for at in places for what in _API]
+    published = [f"{place.mount}/{what}/{place.path}" for place in places for what in _API]
     allowed: dict[str, set[str]] = {}
     for path in dict.fromkeys([*sorted(state), *published, *sorted(rights)]):
         allowed.setdefault(_folded(path, folders), set()).update(rights[path])
@@ -48,9 +48,11 @@ def least(
 
 def _folders(places: Iterable[At]) -> Counter[str]:
     """The API paths of the destinations' directories, with how many are in each."""
-    inside = [at for at in places if "/" in at.path]
+    inside = [place for place in places if "/" in place.path]
     return Counter(
-        f"{at.mount}/{what}/{at.path.rpartition('/')[0]}/" for at in inside for what in _API
+        f"{place.mount}/{what}/{place.path.rpartition('/')[0]}/"
+        for place in inside
+        for what in _API
     )
 
 
@@ -67,4 +69,4 @@ def _why(path: str, folders: Counter[str]) -> str:
 
 def reading(layout: Layout, policy: Policy) -> list[Rule]:
     """What those who read the policy's key have to be allowed: any of its destinations will do."""
-    return [Rule(f"{at.mount}/data/{at.path}", ("read",)) for at in layout.places(policy)]
+    return [Rule(f"{place.mount}/data/{place.path}", ("read",)) for place in layout.places(policy)]

@@ -51,14 +51,14 @@ ReadAgain = Callable[[str], Secret | None]
 class Login:
     """A login: when it was made, how long it lives (0: for ever), how often it may be used (0: any number of times)."""
 
-    def __init__(self, token: Secret, at: float, used: int, about: dict[str, Any]) -> None:
+    def __init__(self, token: Secret, since: float, used: int, about: dict[str, Any]) -> None:
         """`about` is what Vault tells of it; `used`: the count of requests at that time."""
-        self.token, self.at, self._used = token, at, used
+        self.token, self.at, self._used = token, since, used
         self.life = _seconds(about.get("ttl", about.get("lease_duration")))
         self.renewable = bool(about.get("renewable"))
         self._uses = int(_seconds(about.get("num_uses")))
         # What is told of it, without the token; and whether its last renewal was cut short by its end.
-        self.about = {name: told for name, told in about.items() if name in TOLD}
+        self.about = {name: value for name, value in about.items() if name in TOLD}
         self.cut = False
         # It was made with, and what is known of its end.
         self.secret_id: Secret | None = None
@@ -68,9 +68,9 @@ class Login:
         # Made since something was forbidden, and that still is.
         self.vain = False
 
-    def renewed(self, at: float, about: dict[str, Any]) -> None:
+    def renewed(self, since: float, about: dict[str, Any]) -> None:
         """From then on it lives so long; of uses the answer tells the old number."""
-        self.at, self.life = at, _seconds(about.get("lease_duration"))
+        self.at, self.life = since, _seconds(about.get("lease_duration"))
         self.renewable = bool(about.get("renewable"))
         self.cut = self.life < ends.CUT * self.first_life
 
@@ -205,17 +205,17 @@ class Logins:
         API: auth/MOUNT/role/ROLE/secret-id/lookup.
         """
         with self._lock:
-            login, how, found = self.current(), self._settings.auth, []
+            login, how, known = self.current(), self._settings.auth, []
             if how == "token":
                 left = login.left(self._boot())
-                found.append(ends.of_token(login.about, self._now(), left, cut=login.cut))
+                known.append(ends.of_token(login.about, self._now(), left, cut=login.cut))
             elif how == "approle":
-                found.append(self._secret_id_ends(login))
+                known.append(self._secret_id_ends(login))
             elif how != "cert":
-                found.append(self._jwt_ends())
+                known.append(self._jwt_ends())
             if self._settings.client_cert is not None:
-                found.append(certificate_ends(self._settings.client_cert))
-            return found
+                known.append(certificate_ends(self._settings.client_cert))
+            return known
 
     def _secret_id_ends(self, login: Login) -> End:
         end = self._looked_up(login)
@@ -380,9 +380,9 @@ class Logins:
             BadInput
             # It is being replaced, or is gone: what was read before may still be good.
         ):
-            found = self._read_again(f"vault.{name}")
-            if found is not None:
-                self._read[name] = found
+            fresh = self._read_again(f"vault.{name}")
+            if fresh is not None:
+                self._read[name] = fresh
         given = getattr(self._settings, name)
         return self._read.get(name) or (Secret(given) if isinstance(given, str) else given)
 

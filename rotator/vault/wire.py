@@ -140,8 +140,8 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
             reply = self._send("GET", target, _sent(None), None, HEALTH_TIMEOUT)
         except (HTTPError, OSError, ValueError):
             return None
-        told = (reply.told or {}).get("server_time_utc")
-        return float(told) if isinstance(told, int) else None
+        seconds = (reply.told or {}).get("server_time_utc")
+        return float(seconds) if isinstance(seconds, int) else None
 
     def _headers(self, url: str) -> dict[str, str]:
         """What goes with every request. A login is sent without a token: the one before may be over."""
@@ -222,10 +222,10 @@ def _written(settings: VaultSettings) -> list[tuple[int, int] | None]:
 
 def _version(path: Path) -> tuple[int, int] | None:
     try:
-        at = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return at.st_ino, at.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def _pools(settings: VaultSettings) -> urllib3.PoolManager:
@@ -378,8 +378,8 @@ def _refusal(  # noqa: PLR0911 - a table of statuses reads best as one
 
 
 def _said(answer: dict[str, Any] | None) -> str:
-    told = (answer or {}).get("errors")
-    return " ".join(str(line) for line in told).lower() if isinstance(told, list) else ""
+    lines = (answer or {}).get("errors")
+    return " ".join(str(line) for line in lines).lower() if isinstance(lines, list) else ""
 
 
 def _too_large(answer: dict[str, Any] | None) -> bool:

@@ -191,7 +191,7 @@ class Clients:
 
     def _understand(self, client: _Client) -> None:
         head = bytes(client.sent[: LONGEST + 1])
-        ends = [at for end in (b"\r\n\r\n", b"\n\n") if (at := head.find(end)) >= 0]
+        ends = [position for end in (b"\r\n\r\n", b"\n\n") if (position := head.find(end)) >= 0]
         if not ends:
             if len(head) > LONGEST:
                 whole = b"\n" in head

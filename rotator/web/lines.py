@@ -59,8 +59,8 @@ class Line:
 class Times:
     """How times are told on a page that was true `at` some time; a year is told where it is another one."""
 
-    def __init__(self, at: datetime) -> None:
-        self.at = at.astimezone(UTC)
+    def __init__(self, moment: datetime) -> None:
+        self.at = moment.astimezone(UTC)
 
     def clock(self, time: datetime) -> str:
         """`28 Nov 03:00`, in UTC."""

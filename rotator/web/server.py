@@ -48,24 +48,24 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def _json(status: int, told: object) -> Answer:
-    body = scrub(json.dumps(told, ensure_ascii=False, indent=1), "health") + "\n"
+def _json(status: int, data: object) -> Answer:
+    body = scrub(json.dumps(data, ensure_ascii=False, indent=1), "health") + "\n"
     return Answer(status, "application/json; charset=utf-8", body.encode())
 
 
-def _text(status: int, told: str, *headers: tuple[str, str]) -> Answer:
-    return Answer(status, "text/plain; charset=utf-8", f"{told}\n".encode(), headers)
+def _text(status: int, text: str, *headers: tuple[str, str]) -> Answer:
+    return Answer(status, "text/plain; charset=utf-8", f"{text}\n".encode(), headers)
 
 
 def _health(checks: Sequence[Health], *, in_full: bool) -> Answer:
     """200 if all is well, else 503; the reasons only for those who may see them."""
     well = all(check.ok for check in checks)
-    told: dict[str, Any] = {"status": "ok" if well else "failing"}
+    answer: dict[str, Any] = {"status": "ok" if well else "failing"}
     if in_full:
-        told["checks"] = [
+        answer["checks"] = [
             {"name": check.name, "ok": check.ok, "why": check.why or None} for check in checks
         ]
-    return _json(200 if well else 503, told)
+    return _json(200 if well else 503, answer)
 
 
 class Window:
@@ -100,8 +100,8 @@ class Window:
             return _wire(self._answer(request), request)
         except Exception as fault:  # noqa: BLE001 - see above
             place = traceback.extract_tb(fault.__traceback__)[-1]
-            at = f"{Path(place.filename).name}:{place.lineno}"
-            reporting.event("daemon.web_failed", error=type(fault).__name__, at=at)
+            line = f"{Path(place.filename).name}:{place.lineno}"
+            reporting.event("daemon.web_failed", error=type(fault).__name__, at=line)
         return _refusal(500, "this could not be shown; the log says where it failed")
 
     def _answer(self, request: Request) -> Answer:

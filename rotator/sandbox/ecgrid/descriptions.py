@@ -124,8 +124,8 @@ def _wsdl(switches: Switches, home: str) -> str:
     if switches.form == "service":
         return whole
 
-    def served(found: re.Match[str]) -> str:
-        return f"{found[1]}{attribute(home + SOAP_PATH)}{found[2]}"
+    def served(matched: re.Match[str]) -> str:
+        return f"{matched[1]}{attribute(home + SOAP_PATH)}{matched[2]}"
 
     return re.sub(r'(<(?:\w+:)?address\s[^>]*?location=")[^"]*(")', served, whole)
 

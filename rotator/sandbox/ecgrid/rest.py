@@ -129,9 +129,9 @@ class Rest:
         for route in routes(switches):
             if route.method != request.method:
                 continue
-            found = re.fullmatch(route.path.replace("{id}", "([^/]+)"), request.path)
-            if found:
-                args: dict[str, object] = {"user_id": found[1]} if found.groups() else {}
+            matched = re.fullmatch(route.path.replace("{id}", "([^/]+)"), request.path)
+            if matched:
+                args: dict[str, object] = {"user_id": matched[1]} if matched.groups() else {}
                 args.update(_json_args(request, route))
                 return Ask(route.call, args, presented(request))
         raise Refusal("ObjectNotFound", "There is no such endpoint.")

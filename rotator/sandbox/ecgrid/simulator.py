@@ -414,8 +414,10 @@ class Simulator:
         self._window = (since, used + 1)
 
     def _land(self) -> None:
-        due = [ask for at, ask in self._landing if at <= self.now()]
-        self._landing = [(at, ask) for at, ask in self._landing if at > self.now()]
+        due = [ask for lands_at, ask in self._landing if lands_at <= self.now()]
+        self._landing = [
+            (lands_at, ask) for lands_at, ask in self._landing if lands_at > self.now()
+        ]
         for ask in due:
             try:
                 self._calls.perform(ask)
