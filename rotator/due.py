@@ -16,10 +16,8 @@ from typing import Literal
 from rotator.journal import Held, Hold, Record
 from rotator.policy import Destination, Policy
 
-GRAIN = timedelta(
-    seconds=1
-    # Vault tells whole seconds: times of two processes are compared no closer than this.
-)
+# Vault tells whole seconds: times of two processes are compared no closer than this.
+GRAIN = timedelta(seconds=1)
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 Kind = Literal["rotate", "adopt", "repair", "rollback"]
 # The outcome.

@@ -209,9 +209,19 @@ class Told(Interleaving):
                     self._tick(rotator, process)
                     process.world.clock.sleep(EVERY)
                 except Ended:  # and a new one begins, which knows nothing
-                    self.rights.pop(rotator, None)
+                    if not self._is_killed():
+                        self.rights.pop(rotator, None)
+                    self.here.within = None
 
         return work
+
+    def _is_killed(self) -> bool:
+        """Whether the process that this thread is of has ended meanwhile: nobody outlives it."""
+        within = getattr(self.here, "within", None)
+        if within is None:
+            return False
+        rotator, rights = within
+        return rotator not in self.rights or self.rights[rotator][0] is not rights
 
     def is_over(self) -> bool:
         """Whether the weather is good again, and so is everything else."""
@@ -252,6 +262,7 @@ class Told(Interleaving):
         if self.two is not None and not self.two.may_act(process, astray=astray):
             return
         rights, at_work = self._of(rotator, process)
+        self.here.within = rotator, rights
         known = [(one, self.fleet.stored_of(one)) for one in self.fleet.policies]
         self.random.shuffle(known)
         known.sort(key=lambda one: one[1].record.underway is None)
@@ -301,6 +312,8 @@ class Told(Interleaving):
 
     def _pause(self, actor: Actor, call: str, seconds: float) -> str:
         fate = super()._pause(actor, call, seconds)
+        if self._is_killed():
+            raise Ended
         if self.issued:
             self.issued = False
             self.worst = max(self.worst, sum(map(self.fleet.is_dead, self.fleet.policies)))

@@ -20,6 +20,7 @@ SEED = int(os.environ.get("ROTATOR_TEST_SEED", random.randrange(10**9)))
 
 # Those that ever failed, as they were drawn then. Three rotators with three at once take long to share out what is
 # left to do; the only process of a fleet may end while it sleeps, or twice in a minute, with a key asked for each time.
+# A process that is killed is killed with all its threads.
 LOST = {"weather": "lost", "masked": True, "told_by": ""}
 BUSY, ALONE = {"rotators": 3, "at_once": 3} | LOST, {"rotators": 1, "at_once": 1} | LOST
 FAILED: dict[int, dict[str, Any]] = {

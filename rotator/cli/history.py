@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, exits, fleet_from, length_of, say
+from rotator.due import GRAIN
 from rotator.errors import Failure
 from rotator.journal import RETIREMENT, Past, Record
 
@@ -66,7 +67,7 @@ def _lines(histories: dict[str, Record | Failure | None], begin: datetime | None
 def _complete(histories: dict[str, Record | Failure | None], now: datetime) -> dict[str, datetime]:
     """From when on the history of each policy is complete; without a line nothing is known to have been done."""
     return {
-        name: record.complete_since() or now
+        name: record.complete_since() or max(now, record.history[-1].ended)
         for name, record in histories.items()
         if isinstance(record, Record) and record.history
     }
@@ -81,7 +82,11 @@ def _say_what_is_missing(
     unread = {name: one for name, one in histories.items() if isinstance(one, Failure)}
     for name, error in unread.items():
         say(f"error: the history of {name} cannot be read: {error} [{error.kind}]")
-    short = {name: since for name, since in complete.items() if begin is not None and since > begin}
+    short = {
+        name: since
+        for name, since in complete.items()
+        if begin is not None and since - GRAIN > begin
+    }
     for name, since in short.items():
         say(f"error: the history of {name} is complete since {output.instant(since)} only")
     return bool(unread or short)
