@@ -108,7 +108,7 @@ def test_no_error_shows_more_than_its_message() -> None:
     errors = [one for one in errors if not one.__module__.startswith("rotator.policy")]
     assert len(errors) >= 12
     kept = {
-        "problems", "kind", "version", "retry_after", "at", "document", "phase", "status", "failed", "skew",
+        "problems", "kind", "version", "retry_after", "place", "document", "phase", "status", "failed", "skew",
     }  # fmt: skip
     for one in errors:
         assert issubclass(one, RotatorError), one
