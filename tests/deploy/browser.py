@@ -5,11 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+# Seconds that a browser takes to end by itself, at the most.
+ENDS = 30.0
 
 
 class Browser:
@@ -33,6 +38,7 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         os.close(to_read)
         os.close(to_write)
@@ -52,7 +58,13 @@ class Browser:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._process.kill()
+        # By itself it ends its helpers first: one that was left would write into a profile that is being removed.
+        with suppress(OSError, RuntimeError):
+            self._ask("Browser.close", {})
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._to)
         os.close(self._from)
