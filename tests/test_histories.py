@@ -37,6 +37,8 @@ FAILED: dict[int, dict[str, Any]] = {
     | LOST,
     285857: {"size": 12, "rotators": 2, "at_once": 2, "lasts": 185.33560339859451, "restarts": 0.5}
     | LOST,
+    216781: {"size": 8, "rotators": 1, "at_once": 3, "lasts": 205.4768384541558, "restarts": 0.5}
+    | LOST,
     1001397: {"size": 12, "lasts": 337.61295109456205, "restarts": 0.0} | BUSY,
 }
 
