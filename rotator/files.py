@@ -11,10 +11,8 @@ import resource
 
 from rotator.errors import Failure
 
-BESIDE = (
-    # Files of a process that no rotation has: streams, who listens and who asks, the look round.
-    7
-)
+# Files of a process that no rotation has: streams, who listens and who asks, the look round.
+BESIDE = 7
 # Connections of one rotation: to issue, to read, to probe, to stage, to the record.
 EACH = 5
 NO_MORE = (

@@ -107,6 +107,8 @@ KEY_LIKE = {
     ),
 }
 LONGEST_MODULE = 450
+# Comments that a tool reads.
+TOOLS_OWN = re.compile(r"noqa|type: ignore|fmt:")
 
 
 def room_of(path: Path) -> str:
@@ -242,15 +244,35 @@ def comments_behind_code(source: str, room: str) -> list[str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
         and token.line[: token.start[1]].strip()
-        and not re.search(r"noqa|type: ignore|fmt:", token.string)
+        and not TOOLS_OWN.search(token.string)
     ]
+
+
+def comments_within_a_value(source: str, room: str) -> list[str]:
+    """Comments in brackets that hold one thing alone: they belong above the line, which needs no brackets then."""
+    found, opened = [], list[list[int]]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and opened and not TOOLS_OWN.search(token.string):
+            opened[-1].append(token.start[0])
+        elif token.string == "," and opened:
+            opened[-1].append(0)
+        elif token.type == tokenize.OP and token.string in "([{":
+            opened.append([])
+        elif token.type == tokenize.OP and token.string in ")]}":
+            lines = opened.pop()
+            found += [
+                f"line {line}: a comment within a value in {room}"
+                for line in lines
+                if 0 not in lines
+            ]
+    return found
 
 
 PRONOUNS = {"told", "found", "there", "at"}
 
 
-def pronouns_for_variables(source: str, room: str) -> list[str]:
-    """Variables and arguments that do not say what they hold; a field has its class beside it."""
+def pronouns_for_names(source: str, room: str) -> list[str]:
+    """Variables, arguments, functions and classes that do not say what they are; a field has its class beside it."""
     tree = ast.parse(source)
     fields = {
         id(line.target)
@@ -265,9 +287,12 @@ def pronouns_for_variables(source: str, room: str) -> list[str]:
             name = node.arg
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             name = "" if id(node) in fields else node.id
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            # Of a place, and with it: `shown.at(place)`.
+            name = node.name if node.name.strip("_").lower() != "at" else ""
         else:
             continue
-        if name in PRONOUNS:
+        if name.strip("_").lower() in PRONOUNS:
             found.append(f"line {node.lineno}: {name} in {room}")
     return found
 
@@ -387,15 +412,16 @@ def test_a_comment_stands_above_its_line() -> None:
     """So that neither pushes the other over the edge."""
     found = []
     for path in modules():
-        found += complaints(path, comments_behind_code(path.read_text(), room_of(path)))
+        for rule in (comments_behind_code,):
+            found += complaints(path, rule(path.read_text(), room_of(path)))
     assert found == []
 
 
-def test_a_variable_is_named_for_what_it_holds() -> None:
+def test_a_thing_is_named_for_what_it_is() -> None:
     """A reader does not have to ask who was told, and what was found."""
     faults = []
     for path in modules():
-        faults += complaints(path, pronouns_for_variables(path.read_text(), room_of(path)))
+        faults += complaints(path, pronouns_for_names(path.read_text(), room_of(path)))
     assert faults == []
 
 
@@ -595,8 +621,12 @@ DEFECTS: tuple[tuple[Rule, str, str], ...] = (
     (public_without_docstring, "keys", "x = 1"),
     (too_long, "keys", "x = 1\n" * (LONGEST_MODULE + 1)),
     (comments_behind_code, "cli", "LIMIT = 3  # seconds"),
-    (pronouns_for_variables, "cli", "found = 3"),
-    (pronouns_for_variables, "cli", "def send(told): ..."),
+    (comments_within_a_value, "cli", "LIMIT = (\n    # Seconds.\n    3\n)"),
+    (comments_within_a_value, "cli", "if (\n    ready\n    # And so on.\n):\n    go()"),
+    (pronouns_for_names, "cli", "def _told(): ..."),
+    (pronouns_for_names, "cli", "class Found: ..."),
+    (pronouns_for_names, "cli", "found = 3"),
+    (pronouns_for_names, "cli", "def send(told): ..."),
     (untyped_rows, "cli", "def row() -> dict[str, Any]: ..."),
     (untyped_rows, "fleet", "import typing\nRow = typing.Mapping[str, typing.Any]"),
     (untyped_rows, "web", "def line(rows: list[Mapping[str, object]]) -> str: ..."),
@@ -629,7 +659,8 @@ INNOCENT: tuple[tuple[Rule, str, str], ...] = (
         "import httpx, json\nfrom httpx import Response",
     ),
     (secrets_revealed, "vault", "value.reveal()"),
-    (pronouns_for_variables, "cli", "class Line:\n    at: str\nsend(told=1)"),
+    (pronouns_for_names, "cli", "class Line:\n    at: str\nsend(told=1)"),
+    (comments_within_a_value, "cli", "LIMITS = (\n    # Seconds.\n    3,\n    4,\n)"),
     (comments_behind_code, "cli", "# Seconds.\nLIMIT = 3\nfetch()  # noqa: S310 - as above"),
     (untyped_rows, "cli", "def counts() -> dict[str, int]: ...\nfields = dict[At, Any]()"),
     (code_in_an_init, "vault", "'''Module.'''\nfrom .kv import KV\n__all__ = ['KV']"),

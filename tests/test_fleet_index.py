@@ -19,7 +19,7 @@ from worlds import POLICY, Scene, policy_from
 
 from rotator.due import at_a_tick
 from rotator.fleet.reports import Reports
-from rotator.fleet.rounds import Ended, Found, Rounds
+from rotator.fleet.rounds import Agenda, Ended, Rounds
 from rotator.fleet.survey import Checking, quiet_until
 from rotator.journal import Claim, Debt, Held, Place, Record, Underway
 from rotator.keys import Issue, Visibility
@@ -50,7 +50,7 @@ class Party:
         self.calls[" ".join(call.split("/")[:2])] += 1
         return "go"
 
-    def look(self, *policies: Policy) -> Found:
+    def look(self, *policies: Policy) -> Agenda:
         """One look round."""
         return self.rounds.look(list(policies), len(policies))
 

@@ -46,12 +46,12 @@ def shown(policy: Policy, record: Record | Failure | None, party: Party) -> obje
 
 def by_index(policy: Policy, party: Party) -> object:
     """The same, as they tell it of a large fleet."""
-    return shown(policy, party.rounds.told([policy, *beside(policy)])[policy.name], party)
+    return shown(policy, party.rounds.known([policy, *beside(policy)])[policy.name], party)
 
 
 def by_record(policy: Policy, party: Party) -> object:
     """The same, from the record alone."""
-    return shown(policy, party.rounds.told([policy])[policy.name], party)
+    return shown(policy, party.rounds.known([policy])[policy.name], party)
 
 
 def assert_the_same(scene: Scene) -> None:
@@ -92,13 +92,13 @@ def test_two_thousand_quiet_policies_are_told_by_sixty_five_requests(tmp_path: P
     party = Party(scene.store, scene.time, "one", NEVER_CHECKED)
     party.look(*policies)
     party.calls.clear()
-    told = party.rounds.told(policies)
+    told = party.rounds.known(policies)
     assert reads(party) == {"read rotator index": 64, "list rotator record": 1}
     assert list(told) == [policy.name for policy in policies]
     for policy in policies[:5]:
         party.index.hold(policy.name)
     party.calls.clear()
-    assert party.rounds.told(policies).keys() == told.keys()
+    assert party.rounds.known(policies).keys() == told.keys()
     assert reads(party) == {
         "read rotator index": 64,
         "list rotator record": 1,
@@ -121,7 +121,7 @@ def test_policies_that_have_no_record_cost_nothing_where_that_may_be_listed(
     scene = Scene(tmp_path)
     listing = Party(scene.store, scene.time, "one", NEVER_CHECKED)
     others = beside(scene.policy)
-    assert set(listing.rounds.told(others).values()) == {None}
+    assert set(listing.rounds.known(others).values()) == {None}
     places = len({listing.vault.index_at(policy.name) for policy in others})
     assert reads(listing) == {"read rotator index": places, "list rotator record": 1}
     narrow = Party(scene.store, scene.time, "two", NEVER_CHECKED)
@@ -130,7 +130,7 @@ def test_policies_that_have_no_record_cost_nothing_where_that_may_be_listed(
         raise Forbidden("refused", kind="vault.Forbidden")
 
     monkeypatch.setattr(narrow.vault.kv, "names", refuse)  # a login without that right
-    assert set(narrow.rounds.told(others).values()) == {None}
+    assert set(narrow.rounds.known(others).values()) == {None}
     assert reads(narrow) == {"read rotator index": places, "read rotator record": MANY}
 
 

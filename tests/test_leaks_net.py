@@ -52,7 +52,7 @@ SHAPES = ("special", "guid", "alnum", "live")
 def alarms() -> Iterator[list[str]]:
     """The places of the alarms that were raised."""
     places: list[str] = []
-    sinks._told.clear()
+    sinks._alarmed.clear()
     sinks.on_catch(places.append)
     yield places
     sinks._alarms.remove(places.append)

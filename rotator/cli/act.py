@@ -24,7 +24,7 @@ from rotator.cli.common import (
     length_of,
     policies_from,
 )
-from rotator.cli.folding import Told, counts, folded
+from rotator.cli.folding import Statement, counts, folded
 from rotator.errors import Failure, RotatorError
 from rotator.fleet import Fleet
 from rotator.fleet.renaming import take_over, would_take_over
@@ -170,10 +170,12 @@ def _print_checked(checked: list[Checked], without: list[str]) -> None:
     """What is wrong first, what is alike once, and how many are in which state."""
     ranked = sorted(checked, key=lambda one: (one.state != "failed", one.state == IN_SYNC))
     out = output.console()
-    states = folded((Told(one.state, "", one.policy, one.why) for one in ranked), fine=IN_SYNC)
+    states = folded((Statement(one.state, "", one.policy, one.why) for one in ranked), fine=IN_SYNC)
     rows = ((one.title, one.state, one.text) for one in states)
     out.print(output.table(("POLICY", "STATE", "WHY"), rows))
-    warnings = (Told("warning", "", one.policy, text) for one in ranked for text in one.warnings)
+    warnings = (
+        Statement("warning", "", one.policy, text) for one in ranked for text in one.warnings
+    )
     for warning in folded(warnings, fine=""):
         out.print(output.plain(f"{warning.title}: {warning.text}"))
     if without:

@@ -12,7 +12,7 @@ from typing import Literal
 from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose
 from rotator.cli.common import FAILED, exits, fleet_from
-from rotator.cli.folding import Told, counts, folded
+from rotator.cli.folding import Statement, counts, folded
 from rotator.ecgrid import Urgency
 from rotator.errors import Forbidden, NotFound, Refused, RotatorError
 from rotator.fleet import Fleet
@@ -83,7 +83,7 @@ def doctor(given: dict[str, str], *, chosen: Choice, json_: bool) -> None:
             output.print_json({"checks": [in_json.of_finding(line) for line in shown]})
         elif shown or not is_quiet():
             alike = folded(
-                (Told(one.state, one.what, one.policy, one.found) for one in shown), "ok"
+                (Statement(one.state, one.what, one.policy, one.found) for one in shown), "ok"
             )
             rows = ((one.state, one.title, one.text) for one in alike)
             output.console().print(output.table(("STATE", "CHECK", "FOUND"), rows))

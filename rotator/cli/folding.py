@@ -13,7 +13,7 @@ MANY = 4
 SHOWN = 3
 
 
-class Told(NamedTuple):
+class Statement(NamedTuple):
     """A line: how it stands, what it is about, for which policy, and what there is to say."""
 
     state: str
@@ -36,9 +36,9 @@ class Told(NamedTuple):
         return self.state, self.what, words
 
 
-def folded(lines: Iterable[Told], fine: str) -> Iterator[Told]:
+def folded(lines: Iterable[Statement], fine: str) -> Iterator[Statement]:
     """The lines, in their order; many that are alike are one, with the text of the first."""
-    groups: dict[tuple[str, ...], list[Told]] = {}
+    groups: dict[tuple[str, ...], list[Statement]] = {}
     for line in lines:
         groups.setdefault(line.kind(fine), []).append(line)
     for group in groups.values():
@@ -52,7 +52,7 @@ def folded(lines: Iterable[Told], fine: str) -> Iterator[Told]:
                 if any(one.text != first.text for one in group)
                 else first.text
             )
-            yield Told(first.state, first.what, some_of(names), text)
+            yield Statement(first.state, first.what, some_of(names), text)
 
 
 def some_of(names: Sequence[str]) -> str:

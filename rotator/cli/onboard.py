@@ -61,13 +61,13 @@ def import_users(
         wish = Wish(among, path, Path(out) if out else None)
         file = File(wish.out)
         _require_directory(wish.out)
-        policies = _there(settings, wish, file.text)
+        policies = _all_policies(settings, wish, file.text)
         with census(settings) as asked:
-            news = _found(settings, asked, wish, file, policies)
+            news = _news(settings, asked, wish, file, policies)
         policies_left = [one for one in news.entries if not one.aside]
         written = bool(news.entries) and bool(policies_left or file.text)
         if written:
-            _there(
+            _all_policies(
                 settings, Wish(among, path, wish.out or settings.policies / "new.yaml"), news.text
             )
         if written and wish.out is not None:
@@ -94,13 +94,13 @@ def _settings(given: dict[str, str]) -> Settings:
     return settings
 
 
-def _there(settings: Settings, wish: Wish, text: str) -> list[Policy]:
+def _all_policies(settings: Settings, wish: Wish, text: str) -> list[Policy]:
     """The policies that there are, with what is in the file; raises BadInput if they do not go together."""
     draft = (wish.out, text) if wish.out is not None and text else None
     return together(settings.policies, defaults_from(settings), judge_of(settings), draft)
 
 
-def _found(
+def _news(
     settings: Settings, asked: Census, wish: Wish, file: File, policies: list[Policy]
 ) -> News:
     me = asked.me()

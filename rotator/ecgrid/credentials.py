@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from rotator.errors import Failure, Permanent, Refused
 from rotator.keys import Secret
 
-LOGIN_RESTS = (
-    # Seconds that a refused login is not tried again: too many refusals lock the user out.
-    600.0
-)
+# Seconds that a refused login is not tried again: too many refusals lock the user out.
+LOGIN_RESTS = 600.0
 # Seconds between two looks at the sources for a rotation of the own key.
 POLL = 1.0
 

@@ -15,13 +15,7 @@ from rotator.ecgrid.xml import Element, local_name, parsed
 from rotator.system import Description, Operation, SurfaceName
 
 DOCUMENTED_NAMESPACE = "http://www.ecgridos.net/"
-LOGIN_NAMES = (
-    "loginname",
-    "username",
-    "email",
-    "login",
-    # As the parameter is called, in lower case.
-)
+LOGIN_NAMES = ("loginname", "username", "email", "login")
 
 # What the vendor's pages say of each SOAP call that we make (seed-KeySet, seed-KeyGet, seed-UserGetAPIKey, and the
 # pages of the others). Also: the parameters without which a call is not the one that we mean.

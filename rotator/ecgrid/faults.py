@@ -113,10 +113,10 @@ class Fault:
     @property
     def hint(self) -> str:
         """REST's code that the number alone hints at; empty if at none."""
-        return _HINTS.get(self.told, "")
+        return _HINTS.get(self.listed, "")
 
     @property
-    def told(self) -> str:
+    def listed(self) -> str:
         """The number's name in the service's own list; empty if it is not in it."""
         place = int(self.number) + 1 if re.fullmatch(r"-?\d{1,3}", self.number) else -1
         return NUMBERED[place] if 0 <= place < len(NUMBERED) else ""
@@ -127,7 +127,7 @@ class Fault:
         number = self.number or self.named
         if not re.fullmatch(r"-?\d{1,6}", number):
             return ""
-        return f"fault {number}" + (f" ({self.told})" if self.number and self.told else "")
+        return f"fault {number}" + (f" ({self.listed})" if self.number and self.listed else "")
 
 
 def meaning(*texts: str) -> str:

@@ -33,10 +33,8 @@ from rotator.system import Description, Operation, SurfaceName, System
 READ_TIMEOUT = 10.0
 # Bytes.
 LARGEST = 8 * 1024 * 1024
-ASKED_AGAIN_AFTER = (
-    # Seconds: a service that goes on not knowing a call is not asked each time what it has.
-    60.0
-)
+# Seconds: a service that goes on not knowing a call is not asked each time what it has.
+ASKED_AGAIN_AFTER = 60.0
 OPENAPI_PATH = "/swagger/v2/swagger.json"
 
 WSDL = Call("WSDL")

@@ -40,7 +40,7 @@ UNTOLD = "whether it has a key was not told [{}]"
 
 
 @dataclass(frozen=True)
-class Found:
+class Listing:
     """The users that were found; `whole` is false where ECGrid showed the same page again, and there may be more."""
 
     people: list[Person]
@@ -77,7 +77,7 @@ class Census:
         """The rotator's own user."""
         return self._patiently(lambda: self._directory.who_am_i(self._within))
 
-    def people(self, among: Among, tell: Tell) -> Found:
+    def people(self, among: Among, tell: Tell) -> Listing:
         """The users, by their ids: over REST, or over SOAP where REST does not answer."""
         first, over = self._patiently(lambda: self._first(among))
         seen = {one.user_id: one for one in first}
@@ -92,7 +92,7 @@ class Census:
             whole, last = bool(new) or not page or len(seen) != PAGE, not new
             seen |= new
         people = [seen[user_id] for user_id in sorted(seen) if among.has(seen[user_id])]
-        return Found(people, whole)
+        return Listing(people, whole)
 
     def _first(self, among: Among) -> tuple[list[Person], SurfaceName]:
         try:

@@ -429,7 +429,7 @@ class Fleet:
 
         None where there is no record yet, an error where it could not be read.
         """
-        return self._rounds.told(policies)
+        return self._rounds.known(policies)
 
     def histories(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
         """The same with their histories, which are most of it, whichever ECGrid they are about."""

@@ -46,8 +46,8 @@ INSTANT = timedelta(microseconds=1)
 
 
 @dataclass
-class Found:
-    """What a look round the fleet found: results of what needs nothing, and tasks for the rest.
+class Agenda:
+    """What a look round the fleet has come to: results of what needs nothing, and tasks for the rest.
 
     `next` is the quiet policy that is due first, and when.
     """
@@ -99,12 +99,12 @@ class Rounds:
         """Ends the reading threads."""
         self._readers.close()
 
-    def look(self, policies: list[Policy], fleet_size: int, *, noting: bool = True) -> Found:
+    def look(self, policies: list[Policy], fleet_size: int, *, noting: bool = True) -> Agenda:
         """What there is to do; `fleet_size` policies share the rate that drift checks may take.
 
         `noting`: what was read is told to the due index. Raises RotatorError if Vault cannot be asked at all.
         """
-        settings, work = self._settings, Found()
+        settings, work = self._settings, Agenda()
         checking = Checking.spread(settings.check_every, fleet_size, settings.ecgrid.rate)
         seen = self._look_at_index(policies)
         now = self._vault.now()
@@ -152,7 +152,7 @@ class Rounds:
 
         return self._readers.map(call, items, tell)
 
-    def told(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
+    def known(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
         """What `status` and `plan` tell of each policy: the gist that the due index vouches for, else what is read.
 
         A record that is gone with all its versions is seen here at once. One that was only deleted, or set back, by
@@ -161,13 +161,13 @@ class Rounds:
         records: dict[str, Record | Failure | None] = {}
         if len(policies) > FEW:
             with suppress(Failure):
-                records = self._told_by_index(policies)
+                records = self._known_by_index(policies)
         unsure = [policy for policy in policies if policy.name not in records]
         for policy, answer in zip(unsure, self.read(unsure), strict=True):
             records[policy.name] = answer.record if isinstance(answer, Stored) else answer
         return {policy.name: records[policy.name] for policy in policies}
 
-    def _told_by_index(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
+    def _known_by_index(self, policies: list[Policy]) -> dict[str, Record | Failure | None]:
         """Of whom it need not be read: what the index vouches for, and that there is no record."""
         recorded = self._with_record()
         seen, records = self._look_at_index(policies), dict[str, Record | Failure | None]()
@@ -178,7 +178,7 @@ class Rounds:
                 if entry is None:
                     records[policy.name] = None
                 continue
-            record = self._told(policy, entry, now) if entry is not None else None
+            record = self._believed(policy, entry, now) if entry is not None else None
             if record is not None:
                 records[policy.name] = record if self._is_ours(record.ecgrid) else None
         return records
@@ -230,7 +230,7 @@ class Rounds:
         return answer
 
     def _sort_by_index(
-        self, policy: Policy, seen: Look, checking: Checking, now: datetime, work: Found
+        self, policy: Policy, seen: Look, checking: Checking, now: datetime, work: Agenda
     ) -> bool:
         """Puts a policy where the due index alone says that it belongs; False if its record has to be read."""
         entry = seen.entry(policy.name, policy.digest)
@@ -254,14 +254,14 @@ class Rounds:
         """
         if not entry.quiet_until <= now < reading(policy.name, entry.quiet_until - INSTANT):
             return None
-        record = self._told(policy, entry, now)
+        record = self._believed(policy, entry, now)
         if record is None or not self._is_ours(record.ecgrid):
             return None
         return record if due.begins_with_a_key(policy, record, now) else None
 
-    def _told(self, policy: Policy, entry: Entry, now: datetime) -> Record | None:
+    def _believed(self, policy: Policy, entry: Entry, now: datetime) -> Record | None:
         """The gist that the entry holds, if it holds one whose times may be believed."""
-        record = gist.read(policy.name, entry.told) if entry.told else None
+        record = gist.read(policy.name, entry.gist) if entry.gist else None
         if record is None or as_of(record, now, self._settings.claim_ttl)[1]:
             return None
         return record
@@ -303,7 +303,7 @@ class Rounds:
         self._index.raise_(seen, raised)
 
     def _sort(
-        self, policy: Policy, answer: Answer, checking: Checking, now: datetime, work: Found
+        self, policy: Policy, answer: Answer, checking: Checking, now: datetime, work: Agenda
     ) -> None:
         """Puts one policy where it belongs: to be worked on, to be checked, waiting for its back-off, or quiet."""
         # The run will be patient with it, and say what it is.

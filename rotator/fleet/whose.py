@@ -119,10 +119,8 @@ class Whose:
 
     def _read(self) -> None:
         self._read_at = self._boot()
-        with suppress(
-            Failure
-            # What is known stays; Vault's troubles are told by whoever needs it.
-        ):
+        # What is known stays; Vault's troubles are told by whoever needs it.
+        with suppress(Failure):
             system, self._version = self._vault.system()
             self._system = system or (self._system if self._version == 0 else System.new())
 

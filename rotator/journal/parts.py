@@ -115,10 +115,8 @@ class Underway(Value):
     issue: Issue
     baseline: Baseline
     began: datetime
-    speaks: Forms = Field(
-        default_factory=dict
-        # What ECGrid spoke then: it is finished in that form.
-    )
+    # What ECGrid spoke then: it is finished in that form.
+    speaks: Forms = Field(default_factory=dict)
     sent: int = 0
     made: int = 0
     looks: int = 0
@@ -203,10 +201,8 @@ class Past(Value):
     # These are kept behind the run's id, where the version before takes no notice of them.
     # Its own id: another run may have begun it.
     rotation: Annotated[str, Field(exclude=True)] = ""
-    what: Annotated[str, Field(exclude=True)] = (
-        # `rotation`, `retirement` ...; that version told none.
-        ""
-    )
+    # `rotation`, `retirement` ...; that version told none.
+    what: Annotated[str, Field(exclude=True)] = ""
     # That the key is at its end.
     proof: Annotated[str, Field(exclude=True)] = ""
 

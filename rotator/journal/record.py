@@ -89,10 +89,8 @@ class Record(Value):
     leaked: Annotated[str, Field(exclude=True)] = ""
     hmac_key: Annotated[str, Field(repr=False)]
     current: Held | None = None
-    others: tuple[
-        Held, ...
-        # With `users`: the latest key of each user that is not published now.
-    ] = ()
+    # With `users`: the latest key of each user that is not published now.
+    others: tuple[Held, ...] = ()
     known: dict[str, Baseline] = Field(default_factory=dict)
     claim: Claim | None = None
     underway: Underway | None = None

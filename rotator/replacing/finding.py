@@ -31,7 +31,7 @@ def find(run: Run) -> None:
     underway = run.rotation
     key = one_that_will_do(run, underway)
     if key is not None:
-        found(run, underway, key)
+        go_on_with(run, underway, key)
     else:
         one_more(run)
 
@@ -119,7 +119,7 @@ def staged(run: Run) -> Iterator[ApiKey]:
         yield left.key
 
 
-def found(run: Run, underway: Underway, key: ApiKey) -> None:
+def go_on_with(run: Run, underway: Underway, key: ApiKey) -> None:
     """Goes on with a key that is there: proved by the probe just now."""
     run.sight.note(changes.is_for(run.record, key.ref.user_id))
     key = issuing.taken(run, key)

@@ -51,7 +51,7 @@ PHASES = {
     "rotation.published": ("publish", ("rotation.issued", "rotation.staged", "rotation.verified")),
     "rotation.settled": ("settle", ("rotation.published",)),
 }
-TOLD = ("delivered", "failed")
+DELIVERY = ("delivered", "failed")
 CLAIMS = {"rotation.started": "won", "rotation.recovered": "taken-over"}
 OVER = ("rotation.settled", "rotation.failed")
 
@@ -130,7 +130,7 @@ class Metrics:
             registry=self._registry,
         )
         self._ticks = self._counter("rotator_ticks", "Looks round all policies.", "result")
-        for counter, results in ((self._ticks, ("ok", "failed")), (self._told, TOLD)):
+        for counter, results in ((self._ticks, ("ok", "failed")), (self._told, DELIVERY)):
             # So that the first one counts as an increase.
             for result in results:
                 counter.labels(result)
@@ -233,7 +233,7 @@ class Metrics:
 
     def notified(self, delivered: bool) -> None:
         """A notification was delivered, or given up."""
-        self._told.labels(TOLD[0] if delivered else TOLD[1]).inc()
+        self._told.labels(DELIVERY[0] if delivered else DELIVERY[1]).inc()
 
     def leak_prevented(self, _place: str) -> None:
         """A secret was taken out of something that was about to be told."""

@@ -121,7 +121,7 @@ class Net:
         if len(text) < _SHORTEST or not (self._pieces or self._wholes):
             return False
         forms = {_bytes(_COLOUR.sub("", text)), _bytes(_unescaped(text))}
-        return any(self._found(plain) or self._found_inside(plain) for plain in forms)
+        return any(self._shows(plain) or self._shows_inside(plain) for plain in forms)
 
     def scrub(self, text: str) -> str:
         """The text, with `**` for everything that shows a watched value."""
@@ -158,15 +158,15 @@ class Net:
 
     # searching: `plain` is a text without escapes, one byte a character
 
-    def _found(self, plain: bytes) -> bool:
+    def _shows(self, plain: bytes) -> bool:
         visible = plain.translate(_LOWER, _INVISIBLE)
         letters = visible.translate(None, _DROPPED)
-        return self._found_piece(visible) or self._found_piece(letters) or self._found_whole(plain)
+        return self._shows_piece(visible) or self._shows_piece(letters) or self._shows_whole(plain)
 
-    def _found_inside(self, plain: bytes) -> bool:
-        return any(self._found(data) for data in _decoded(plain, short=bool(self._wholes)))
+    def _shows_inside(self, plain: bytes) -> bool:
+        return any(self._shows(data) for data in _decoded(plain, short=bool(self._wholes)))
 
-    def _found_piece(self, folded: bytes) -> bool:
+    def _shows_piece(self, folded: bytes) -> bool:
         pieces = self._pieces
         for start in range(0, len(folded) - _GRAM + 1, _STRIDE):
             if hash(folded[start : start + _GRAM]) in pieces and self._piece_near(folded, start):
@@ -177,7 +177,7 @@ class Net:
         first, last = max(0, start - _STRIDE + 1), min(start, len(folded) - PIECE)
         return any(hash(folded[i : i + PIECE]) in self._pieces for i in range(first, last + 1))
 
-    def _found_whole(self, plain: bytes) -> bool:
+    def _shows_whole(self, plain: bytes) -> bool:
         wholes = self._wholes
         return bool(wholes) and any(
             hash(plain[start : start + length]) in numbers
@@ -201,7 +201,7 @@ class Net:
             *_BASE64[True].finditer(_bytes(text)),
             *_HEX_IN_TEXT.finditer(_bytes(text)),
         ):
-            if self._found_inside(stretch[0]):
+            if self._shows_inside(stretch[0]):
                 spans.append(stretch.span())
         return spans
 

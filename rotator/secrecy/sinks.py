@@ -34,7 +34,7 @@ _AGAIN = 60.0
 _telling = threading.local()
 _alarms: list[Alarm] = []
 # Place -> when it last alarmed.
-_told: dict[str, float] = {}
+_alarmed: dict[str, float] = {}
 
 
 def on_catch(alarm: Alarm) -> None:
@@ -80,9 +80,9 @@ def caught(place: str) -> None:
     The same place alarms once a minute at most, since what shows a secret once often does so in a loop.
     """
     now = time.monotonic()
-    if getattr(_telling, "now", False) or now - _told.get(place, -_AGAIN) < _AGAIN:
+    if getattr(_telling, "now", False) or now - _alarmed.get(place, -_AGAIN) < _AGAIN:
         return
-    _telling.now, _told[place] = True, now
+    _telling.now, _alarmed[place] = True, now
     try:
         for alarm in _alarms:
             alarm(place)

@@ -12,10 +12,8 @@ from email.utils import parsedate_to_datetime
 FIRST_ALLOWED = 300.0
 # Seconds between a later one and the machine's monotonic clock.
 ALLOWED = 60.0
-GRAIN = (
-    # Seconds: two answers of one clock are no further apart, since each tells whole seconds.
-    2.0
-)
+# Seconds: two answers of one clock are no further apart, since each tells whole seconds.
+GRAIN = 2.0
 # Seconds after which an earlier time that no node tells any more counts no longer.
 FADES = 600.0
 # Answers, over ALLOWED seconds, that show a leap where `sys/health` cannot be had.

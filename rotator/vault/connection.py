@@ -209,10 +209,8 @@ class Server:
             fresh = {path: of for path, of in answers.items() if path not in missing}
             for path in needs:
                 self._capabilities.pop(path, None)
-            if (
-                self._capable is login
-                # Else what was asked for before a write was refused, or of another login.
-            ):
+            # Else what was asked for before a write was refused, or of another login.
+            if self._capable is login:
                 self._capabilities |= fresh
         return missing
 

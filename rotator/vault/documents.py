@@ -319,11 +319,8 @@ class Vault(Layout):
             return document.version
         if (document.version if document else 0) > cas:
             raise Mismatch(f"{place} was written by another run, or another writer, in between")
-        if isinstance(
-            trouble,
-            FenceLost,
-            # The server has a newer version, this standby does not show it yet.
-        ):
+        # The server has a newer version, this standby does not show it yet.
+        if isinstance(trouble, FenceLost):
             raise Transient(
                 f"{place}: the read after a refused write is stale", kind="vault.StaleRead"
             )

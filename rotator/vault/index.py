@@ -51,14 +51,14 @@ class Entry:
     """What the record of one policy, at `version`, promised: no work before `quiet_until`, drift checks aside.
 
     Of checks it only tells the last: how often they are due is each rotator's own setting. `digest` is the policy's.
-    `told` is the record's gist; None where there is none.
+    `gist` is the record's gist; None where there is none.
     """
 
     digest: str
     version: int
     quiet_until: datetime
     checked_at: datetime | None
-    told: Kept | None = None
+    gist: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,8 @@ class DueIndex:
         except Gone as gone:
             version = gone.version
         except StaleRead:
-            kv.forget(
-                place
-                # If Vault was restored from a backup, that version counts from the next look on.
-            )
+            # If Vault was restored from a backup, that version counts from the next look on.
+            kv.forget(place)
             version = UNWRITABLE
         except Permanent:
             # A right is missing: the rotation will say which.
@@ -205,8 +203,8 @@ class DueIndex:
             }
             if entry.checked_at is not None:
                 kept[name]["checked_at"] = _text(entry.checked_at)
-            if entry.told is not None:
-                kept[name]["told"] = entry.told
+            if entry.gist is not None:
+                kept[name]["told"] = entry.gist
         return kept
 
     def _others_hold(self, entry: Mapping[str, Any], now: datetime) -> bool:

@@ -42,7 +42,7 @@ CHECK = {
     "cert": "VAULT_CLIENT_CERT (is it among the role's?), ROTATOR_VAULT__ROLE",
 }
 
-TOLD = ("creation_time", "creation_ttl", "explicit_max_ttl", "metadata", "period", "renewable")
+SHOWN = ("creation_time", "creation_ttl", "explicit_max_ttl", "metadata", "period", "renewable")
 
 # The secret of that setting as its file shows it now.
 ReadAgain = Callable[[str], Secret | None]
@@ -58,7 +58,7 @@ class Login:
         self.renewable = bool(about.get("renewable"))
         self._uses = int(_seconds(about.get("num_uses")))
         # What is told of it, without the token; and whether its last renewal was cut short by its end.
-        self.about = {name: value for name, value in about.items() if name in TOLD}
+        self.about = {name: value for name, value in about.items() if name in SHOWN}
         self.cut = False
         # It was made with, and what is known of its end.
         self.secret_id: Secret | None = None
@@ -115,10 +115,8 @@ class Logins:
         self._promised: dict[int, float] = {}
         # What the files held last.
         self._read: dict[str, Secret] = {}
-        self._tried: Secret | None = (
-            # The SecretID that was to follow one that is about to end.
-            None
-        )
+        # The SecretID that was to follow one that is about to end.
+        self._tried: Secret | None = None
 
     def current(self) -> Login:
         """The login in use; logs in if there is none."""
@@ -268,10 +266,8 @@ class Logins:
 
     def _suffices(self, seconds: float) -> bool:
         now, me, others = self._boot(), threading.get_ident(), 0
-        if (
-            self._settings.auth == "token"
-            # Any other login that is used up can be made anew in the midst of a rotation.
-        ):
+        # Any other login that is used up can be made anew in the midst of a rotation.
+        if self._settings.auth == "token":
             others = sum(1 for who, until in self._promised.items() if who != me and until > now)
         return self.left > seconds and self.uses_left >= USES * (1 + others)
 
@@ -376,10 +372,8 @@ class Logins:
 
     def _held(self, name: str) -> Secret | None:
         """A credential as its file shows it now, else as it was given."""
-        with suppress(
-            BadInput
-            # It is being replaced, or is gone: what was read before may still be good.
-        ):
+        # If it is being replaced, or is gone, what was read before may still be good.
+        with suppress(BadInput):
             fresh = self._read_again(f"vault.{name}")
             if fresh is not None:
                 self._read[name] = fresh

@@ -65,11 +65,11 @@ Observer = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class _Reply:
-    """What came back: `told` is its JSON object, None for anything else."""
+    """What came back: `answer` is its JSON object, None for anything else."""
 
     status: int
     body: bytes = field(repr=False)
-    told: dict[str, Any] | None = field(repr=False)
+    answer: dict[str, Any] | None = field(repr=False)
     date: str | None
     retry_after: float | None
 
@@ -78,7 +78,7 @@ class _Reply:
         """Whether Vault gave it, not something in between: JSON with a request's id, or the empty 204."""
         if self.status == 204:
             return not self.body
-        return self.told is not None and isinstance(self.told.get("request_id"), str)
+        return self.answer is not None and isinstance(self.answer.get("request_id"), str)
 
 
 class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
@@ -140,7 +140,7 @@ class Wire(RawAdapter):  # type: ignore[misc]  # hvac ships no types
             reply = self._send("GET", target, _sent(None), None, HEALTH_TIMEOUT)
         except (HTTPError, OSError, ValueError):
             return None
-        seconds = (reply.told or {}).get("server_time_utc")
+        seconds = (reply.answer or {}).get("server_time_utc")
         return float(seconds) if isinstance(seconds, int) else None
 
     def _headers(self, url: str) -> dict[str, str]:
@@ -309,7 +309,7 @@ def _lost(operation: str, error: Exception, changes: bool) -> Transient | Perman
 def _answer(what: str, reply: _Reply, changes: bool, size: int) -> dict[str, Any]:
     if reply.status == 204:
         return {}
-    answer = reply.told
+    answer = reply.answer
     if not reply.body and reply.status == 404:
         # A PATCH of nothing is answered by nothing.
         answer = {}

@@ -26,10 +26,8 @@ AT_ONCE = 64
 PATIENCE = 15.0
 # Bytes of a request.
 LONGEST = 64 * 1024
-UNTAKEN = (
-    32 * 1024 * 1024
-    # Bytes of answers that are kept for clients; who asks while more are has to come again.
-)
+# Bytes of answers that are kept for clients; who asks while more are has to come again.
+UNTAKEN = 32 * 1024 * 1024
 # Bytes of an answer that there is always room for.
 SMALL = 16 * 1024
 
@@ -124,10 +122,8 @@ class Clients:
                     self._welcome()
                 elif isinstance(key.data, _Client):
                     self._attend(key.data)
-            if (
-                self._asked
-                # One at a time: a probe that comes meanwhile waits for one page, not for all.
-            ):
+            # One at a time: a probe that comes meanwhile waits for one page, not for all.
+            if self._asked:
                 self._tell(self._asked.popleft())
             now = time.monotonic()
             for client in [one for one in self._clients if one.until < now]:

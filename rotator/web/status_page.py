@@ -27,10 +27,8 @@ from rotator.web.asked import ORDERS, STATES, Asked, natural
 from rotator.web.lines import Times, line, span
 from rotator.web.view import Health, View
 
-PAGE = (
-    # Rows, unless all are asked for; so many of those are shown with all that is known of them.
-    200
-)
+# Rows, unless all are asked for; so many of those are shown with all that is known of them.
+PAGE = 200
 # Of the schedule; the last one ends on one day more.
 DAYS = 30
 # From which on the page says that what it shows is old.

@@ -51,7 +51,7 @@ class NamedValues:
 
     def get(self, ask: Ask) -> Result:
         """The value of that name; raises Refusal (ObjectNotFound)."""
-        return self._found(self._place(ask)[1])
+        return self._value_at(self._place(ask)[1])
 
     def list(self, ask: Ask) -> Result:
         """The object's values that the caller may see."""
@@ -70,11 +70,11 @@ class NamedValues:
     def remove(self, ask: Ask) -> Result:
         """Removes the value of that name; raises Refusal (ObjectNotFound)."""
         place = self._place(ask)[1]
-        self._found(place)
+        self._value_at(place)
         del self._store.named[place]
         return True
 
-    def _found(self, place: Place) -> NamedValue:
+    def _value_at(self, place: Place) -> NamedValue:
         kept = self._store.named.get(place)
         if kept is None or kept.expires <= self._store.now():
             raise Refusal("ObjectNotFound", "There is no value of that name.")

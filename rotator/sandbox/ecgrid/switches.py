@@ -158,10 +158,8 @@ class Switches(_Checked):
     soap_accepts_api_key: bool = True
     soap_namespace: str = "http://www.ecgridos.net/"
     soap_result: Literal["typed", "inner"] = "typed"
-    created_zone: Literal["documented", "always", "never"] = (
-        # REST with Z, SOAP without.
-        "documented"
-    )
+    # As documented: REST with Z, SOAP without.
+    created_zone: Literal["documented", "always", "never"] = "documented"
     created_fraction: bool = False
     login_field: Literal["both", "login", "email"] = "both"
     refresh_token: bool = False
