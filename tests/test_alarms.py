@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import re
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from receiver import Receiver, receiver
 from rotator import __version__
 from rotator.fleet.dispatch import Alarms
 from rotator.reporting import is_failure, runbook
+from rotator.reporting.about import About
 from rotator.reporting.alarms import Alarm
 from rotator.reporting.log import LEVELS, SECTIONS
 from rotator.reporting.memory import MANY, TELLING, Key, Memory
 from rotator.reporting.to_sentry import slug
+from rotator.reporting.webhook import body_of
 from rotator.sandbox.ecgrid import Fault, Running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,6 +171,29 @@ def test_a_trouble_of_many_policies_is_told_of_them_together(desk: Desk) -> None
         *(("recovered", name) for name in names[:MANY]),
         ("recovered", None),
     ]
+
+
+def test_what_an_alarm_tells_is_kept_and_sent_in_the_same_words_by_every_version() -> None:
+    """Times as text, ages in seconds, nothing that is not known; rotators of two versions share what is kept."""
+    now = datetime(2026, 3, 1, 4, 5, 6, tzinfo=UTC)
+    ran = About(run="3f", rotation="a1", attempt=2, phase="issue")
+    failed = replace(ran, user_id=5001, key_id=7, duration_s=0.412)
+    aged = About(key_age=timedelta(days=46, seconds=30), max_age=timedelta(days=45))
+    memory = Memory()
+    memory.happens(replace(failing("edi"), about=failed), now)
+    memory.happens(Alarm("overdue", "edi", "it is old", about=aged), now)
+    of_run = '"run":"3f","rotation":"a1","attempt":2,"phase":"issue"'
+    of_failed = f'{{{of_run},"user_id":5001,"key_id":7,"duration_s":0.412%s}}'
+    of_aged = '{"key_age_s":3974430,"max_age_s":3888000%s}'
+    kept = memory.kept()
+    assert re.findall(r'"about":({.*?})', kept) == [of_failed % "", of_aged % ""]
+    assert Memory.parse(kept).kept() == kept
+    sent = [json.loads(body_of(one.alarm)) for one in Memory.parse(kept).due("webhook", now, [])]
+    since = ',"since":"2026-03-01T04:05:06Z"'
+    assert [json.dumps(one["about"], separators=(",", ":")) for one in sent] == [
+        of_failed % since, of_aged % since,
+    ]  # fmt: skip
+    assert [one["run"] for one in sent] == ["3f", None]
 
 
 def test_who_is_about_to_tell_says_so_and_nobody_else_does() -> None:
@@ -431,7 +458,7 @@ def test_every_event_of_a_failure_says_whose_it_is_and_where_to_read_more() -> N
             lacking.append(f"{where}: {name} has no section of the runbook")
         through_a_run = called == "run.world.report"  # which adds policy, owner and tags
         if name.startswith(("rotation.", "policy.")) and not through_a_run:
-            owned = any(one.endswith(".owner_of(result.policy)") for one in given)
+            owned = any(one.endswith(".owner_of(result.policy).fields()") for one in given)
             if not (owned and "policy" in given):
                 lacking.append(f"{where}: {name} does not say whose it is")
     assert lacking == []

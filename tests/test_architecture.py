@@ -431,7 +431,6 @@ OTHERS_FIELDS = {"vault", "ecgrid", "settings", "policy", "reading", "sandbox"}
 EDGES = {
     "cli/in_json.py",
     "ends.py",
-    "fleet/dispatch.py",
     "fleet/reports.py",
     "fleet/voice.py",
     "hooks.py",
@@ -439,7 +438,6 @@ EDGES = {
     "journal/gist.py",
     "journal/parts.py",
     "journal/record.py",
-    "reporting/alarms.py",
     "reporting/log.py",
     "reporting/memory.py",
     "reporting/metrics.py",

@@ -21,6 +21,7 @@ from rotator.fleet.reports import Reports
 from rotator.fleet.standing import row
 from rotator.fleet.survey import quiet_until
 from rotator.journal import Hold, Record
+from rotator.reporting.about import About
 from rotator.rotation import Order, Result, tend
 from rotator.sandbox.ecgrid import Running
 from rotator.settings import Settings
@@ -342,7 +343,7 @@ def alarms_of(result: Result) -> list[tuple[str, str | None]]:
     taking = Taking()
     reports = Reports(Settings.load({}, Path("/nonexistent")), serving=False)
     reports.alarms = Alarms([taking])
-    reports.result(result, {})
+    reports.result(result, About())
     reports.alarms.close()
     return [(alarm.what, alarm.kind) for alarm in taking.told]
 

@@ -25,6 +25,7 @@ from receiver import Receiver, receiver
 from rotator.keys import Secret
 from rotator.posting import post
 from rotator.reporting import runbook
+from rotator.reporting.about import About
 from rotator.reporting.alarms import Alarm
 from rotator.reporting.webhook import TRIES, Webhook, body_of
 from rotator.sandbox.ecgrid import Fault, Running
@@ -39,7 +40,7 @@ ALARM = Alarm(
     3,
     owner="edi-platform@example.com",
     tags=("prod", "eu"),
-    about={"key_id": 7, "run": "3f"},
+    about=About(run="3f", key_id=7),
 )
 
 

@@ -10,17 +10,18 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rotator import reporting
 from rotator.errors import Failure, FenceLost, Forbidden, Gone, RotatorError, Transient
 from rotator.fleet.standing import DRIFTED
 from rotator.policy import Policy
+from rotator.reporting.about import About, Owner
 from rotator.reporting.alarms import ALL, Alarm, Receiver, What
 from rotator.reporting.memory import AGAIN, TELLING, Key, Memory, Telling, Trouble
 from rotator.reporting.rows import Row
@@ -55,10 +56,8 @@ class Facts:
     """What this process has seen and has not passed on yet."""
 
     wrong: dict[tuple[What, str], dict[Key, Alarm]] = field(default_factory=dict)
-    again: set[Key] = field(
-        default_factory=set
-        # Of these: what somebody has met before, and still goes on.
-    )
+    # Of these: what somebody has met before, and still goes on.
+    again: set[Key] = field(default_factory=set)
     over: set[tuple[What, str]] = field(default_factory=set)
     # Policies at which nothing failed.
     looked: set[str] = field(default_factory=set)
@@ -120,10 +119,8 @@ class Alarms:
         self._known = set[Key]()
         # What is known is this process' own: Vault does not have it.
         self._own = False
-        self._away: dict[
-            str, float
-            # Receivers that took nothing, and until when they are left alone.
-        ] = {}
+        # Receivers that took nothing, and until when they are left alone.
+        self._away: dict[str, float] = {}
         self._closed_at: float | None = None
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -139,10 +136,10 @@ class Alarms:
         """These are the policies: their owners and tags are told with them."""
         self._policies = {policy.name: policy for policy in policies}
 
-    def owner_of(self, policy: str) -> dict[str, Any]:
-        """Whose a policy is: `owner` and `tags`, for whatever is reported of it."""
+    def owner_of(self, policy: str) -> Owner:
+        """Whose a policy is, for whatever is reported of it."""
         known = self._policies.get(policy)
-        return {"owner": known.owner, "tags": known.tags} if known else {"owner": None, "tags": ()}
+        return Owner(known.owner, known.tags) if known else Owner()
 
     # what is seen
 
@@ -152,14 +149,14 @@ class Alarms:
         phase: str,
         kind: str,
         message: str,
-        about: Mapping[str, Any] | None = None,
+        about: About | None = None,
         *,
         again: bool = False,
     ) -> None:
         """A policy is failing; `again`: as somebody has met before."""
         # The alarm is that of the repair, or of the mass drift.
         if kind != DRIFTED:
-            alarm = Alarm("failed", policy, message, phase, kind, about=about or {})
+            alarm = Alarm("failed", policy, message, phase, kind, about=about or About())
             self._happens(alarm, again=again)
 
     def hooks_failed(self, policy: str, kind: str, message: str) -> None:
@@ -195,8 +192,8 @@ class Alarms:
 
     def _owned(self, alarm: Alarm) -> Alarm:
         """With the owner and the tags of its policy."""
-        about = {name: value for name, value in alarm.about.items() if value is not None}
-        return replace(alarm, **self.owner_of(alarm.policy or ""), about=about)
+        owner = self.owner_of(alarm.policy or "")
+        return replace(alarm, owner=owner.name, tags=owner.tags)
 
     def _happens(self, alarm: Alarm, *, again: bool = False) -> None:
         with self._lock:
@@ -239,10 +236,8 @@ class Alarms:
             self._wake.wait(LOOK)
             time.sleep(SOON)
             self._wake.clear()
-            with suppress(
-                Exception
-                # What cannot be told now is told by a later look, or by a later process.
-            ):
+            # What cannot be told now is told by a later look, or by a later process.
+            with suppress(Exception):
                 self.sync()
 
     def sync(self) -> None:
@@ -415,9 +410,5 @@ def _judge(memory: Memory, policy: str, row: Row | None) -> None:
 
 def _overdue(row: Row) -> Alarm:
     message = f"the published key is {row.key_age} old; at most {row.max_age} is allowed"
-    about = {"key_age_s": _seconds(row.key_age), "max_age_s": _seconds(row.max_age)}
+    about = About(key_age=row.key_age, max_age=row.max_age)
     return Alarm("overdue", row.policy, message, about=about)
-
-
-def _seconds(length: timedelta | None) -> int | None:
-    return round(length.total_seconds()) if length is not None else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from rotator.journal import Failed, Record
 from rotator.policy import Policy
 from rotator.replacing.restraint import LIMIT
 from rotator.reporting import runbook
+from rotator.reporting.about import About, Owner
 from rotator.reporting.alarms import ALL, Receiver, What
 from rotator.reporting.rows import Row, Standing
 from rotator.reporting.to_sentry import CheckIns, Sentry
@@ -66,10 +68,8 @@ class Reports:
         self._held_back: dict[str, str] = {}
         # Credentials of which the log says so.
         self._ending: set[str] = set()
-        self._not_retired: dict[
-            str, tuple[str, str]
-            # By policy: the kind of error, the message.
-        ] = {}
+        # By policy: the kind of error, the message.
+        self._not_retired: dict[str, tuple[str, str]] = {}
         receivers: list[Receiver] = [Sentry()] if settings.sentry.dsn else []
         webhook = settings.notify.webhook
         if webhook is not None:
@@ -109,18 +109,14 @@ class Reports:
         if failed is not None:
             self.alarms.failed_before(policy, failed.phase, failed.kind, failed.message)
 
-    def result(self, result: Result, run: Mapping[str, object], *, again: bool = False) -> None:
+    def result(self, result: Result, run: About, *, again: bool = False) -> None:
         """What came of a policy; `run` tells which run it was. `again`: only its back-off was found not to be over."""
         name, error = result.policy, result.error
         if self.metrics and not again:
             kind = error.kind if error else None
             self.metrics.outcome(name, result.outcome, result.duration_s, result.phase, kind)
-        about = {
-            **run,
-            "user_id": result.user_id,
-            "key_id": result.key_id,
-            "duration_s": round(result.duration_s, 3),
-        }
+        seconds = round(result.duration_s, 3)
+        about = replace(run, user_id=result.user_id, key_id=result.key_id, duration_s=seconds)
         debt = self._not_retired.pop(name, None)
         # One alarm for all: see `held_back`.
         if error and error.kind in HELD_BACK:
@@ -183,10 +179,8 @@ class Reports:
             if not self._serving:
                 self.alarms.works(TURNS)
         except RotatorError as error:
-            if (
-                not self._serving
-                # A daemon's next turn may be better, and it counts and tells them.
-            ):
+            # A daemon's next turn may be better, and it counts and tells them.
+            if not self._serving:
                 self.alarms.failed(TURNS, "observe", error.kind, str(error))
                 reporting.event("run.failed", error=error.kind, message=str(error))
             raise
@@ -211,8 +205,8 @@ class Reports:
             for policy, record in known
             if record is not None and not isinstance(record, Failure)
         }
-        whose = {policy.name: (policy.owner or "", policy.tags) for policy, _ in known}
-        standing = Standing(now, rows, debts, whose)
+        owners = {policy.name: Owner(policy.owner, policy.tags) for policy, _ in known}
+        standing = Standing(now, rows, debts, owners)
         self.alarms.stand(rows)
         if self.metrics:
             self.metrics.stand(standing)

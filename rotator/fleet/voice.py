@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from rotator import reporting
 from rotator.fleet.reports import Reports
+from rotator.reporting.about import About, Owner
 from rotator.rotation import Result, Run, rotation_of
 
 # Seconds between Vault's clock and ours from which on it is reported.
@@ -15,15 +17,11 @@ CLOCK_SKEW = 300.0
 REPEAT = 900.0
 
 
-def which(run: Run) -> dict[str, object]:
+def which(run: Run) -> About:
     """Which run it is, for every report of it, by its id, as in the history; and which rotation it is at."""
-    attempt = (
-        run.sight.failing.attempts + 1 if run.sight.failing else 1
-        # The how-manieth in a row that may fail.
-    )
-    named = rotation_of(run)
-    rotation = {"rotation": named} if named else {}
-    return {"run": run.id, **rotation, "attempt": attempt, "phase": run.phase}
+    attempt = run.sight.failing.attempts + 1 if run.sight.failing else 1
+    rotation = rotation_of(run) or None
+    return About(run=run.id, rotation=rotation, attempt=attempt, phase=run.phase)
 
 
 class Voice:
@@ -44,15 +42,15 @@ class Voice:
             return
         if self.printed and name == "rotation.retired" and run.order.retire_now:
             return
-        policy, whose = run.policy.name, dict[str, object]()
-        if reporting.is_failure(name):
-            whose = self._reports.alarms.owner_of(policy)
-        reporting.event(name, **{"policy": policy, **whose, **which(run), **fields})
+        policy = run.policy.name
+        owner = self._reports.alarms.owner_of(policy) if reporting.is_failure(name) else Owner()
+        every = {"policy": policy, **owner.fields(), **which(run).fields(), **fields}
+        reporting.event(name, **every)
 
     def tell(self, result: Result, run: Run | None = None, *, again: bool = False) -> None:
         """One line per outcome. `again`: a failure's back-off is not over, that is all."""
         phase, error = result.phase or "", result.error
-        about = which(run) if run else {}
+        about = which(run) if run else About()
         self._reports.result(result, about, again=again)
         if error is None:
             self._well(result, about)
@@ -62,14 +60,14 @@ class Voice:
             reporting.event(
                 "rotation.failed",
                 policy=result.policy,
-                **self._reports.alarms.owner_of(result.policy),
-                **{**about, "phase": phase},
+                **self._reports.alarms.owner_of(result.policy).fields(),
+                **replace(about, phase=phase).fields(),
                 error=error.kind,
                 message=error.message,
                 warnings=list(result.warnings),
             )
 
-    def _well(self, result: Result, about: dict[str, object]) -> None:
+    def _well(self, result: Result, about: About) -> None:
         self.failing.discard(result.policy)
         if result.outcome in ("not-due", "unchanged"):
             return
@@ -82,7 +80,7 @@ class Voice:
         reporting.event(
             "rotation.outcome",
             policy=result.policy,
-            **about,
+            **about.fields(),
             outcome=result.outcome,
             key_id=result.key_id,
             previous_key_id=result.previous_key_id,

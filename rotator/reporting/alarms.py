@@ -5,11 +5,12 @@ When each is told, and told again, is decided in `rotator.reporting.memory`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from rotator.reporting import runbook
+from rotator.reporting.about import About
 
 What = Literal["failed", "overdue", "hooks", "braked", "mass-drift", "credential", "recovered"]
 SAID: dict[What, str] = {
@@ -48,8 +49,7 @@ class Alarm:
     count: int = 1
     owner: str | None = None
     tags: Sequence[str] = ()
-    # Key id, run, attempt, since when, when it is tried again.
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
     @property
     def title(self) -> str:
@@ -87,10 +87,10 @@ def recovered(alarms: Sequence[Alarm], *, many: bool) -> Alarm:
     message = OVER[first.what] + (f" ({kinds})" if first.what == "failed" else "")
     if many or policy is not None:
         message = f"{'every policy' if many else policy} {message}"
-    about = {name: value for name, value in first.about.items() if name == "run"}
     if many:
         return Alarm("recovered", None, message, kind=first.kind)
     kind = alarms[-1].kind
+    about = About(run=first.about.run)
     return replace(first, what="recovered", policy=policy, message=message, kind=kind, about=about)
 
 

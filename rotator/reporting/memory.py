@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from rotator.reporting.about import About, text_of
 from rotator.reporting.alarms import ALL, Alarm, What, recovered
 from rotator.secrecy.sinks import scrub
 
@@ -64,7 +65,7 @@ class Trouble:
         if self.members:
             return self.alarm.of_many(len(self.members) + alone)
         policy = None if self.alarm.policy == ALL else self.alarm.policy
-        about = {**self.alarm.about, "since": _text(self.since)}
+        about = replace(self.alarm.about, since=self.since)
         count = 1 + (now - self.since) // AGAIN
         return replace(self.alarm, policy=policy, count=count, about=about)
 
@@ -217,7 +218,7 @@ class Memory:
         """The text that `parse` reads."""
         document = {
             "troubles": [_kept(trouble, together=key.policy is None) for key, trouble in self.troubles.items()],
-            "telling": {name: [who, _text(until)] for name, (who, until) in self._telling.items()},
+            "telling": {name: [who, text_of(until)] for name, (who, until) in self._telling.items()},
         }  # fmt: skip
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
@@ -232,7 +233,7 @@ class Memory:
                 memory.troubles[key] = trouble
             for name, (who, until) in document.get("telling", {}).items():
                 memory._telling[str(name)] = (str(who), _instant(until))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
             return cls()
         return memory
 
@@ -240,8 +241,9 @@ class Memory:
 def _kept(trouble: Trouble, *, together: bool) -> dict[str, Any]:
     fields = asdict(trouble.alarm) | {
         "message": scrub(trouble.alarm.message[:LONGEST], "told"),
-        "since": _text(trouble.since),
-        "told": {name: _text(moment) for name, moment in trouble.told.items()},
+        "about": trouble.alarm.about.fields(),
+        "since": text_of(trouble.since),
+        "told": {name: text_of(moment) for name, moment in trouble.told.items()},
     }
     if trouble.over:
         fields["over"] = True
@@ -252,7 +254,7 @@ def _kept(trouble: Trouble, *, together: bool) -> dict[str, Any]:
 
 def _parsed(fields: dict[str, Any]) -> tuple[Key, Trouble]:
     given = {name: fields[name] for name in ("what", "policy", "message", "phase", "kind", "owner")}
-    alarm = Alarm(**given, tags=tuple(fields["tags"]), about=dict(fields["about"]))
+    alarm = Alarm(**given, tags=tuple(fields["tags"]), about=_about(fields["about"]))
     taken = {str(name): _instant(moment) for name, moment in fields["told"].items()}
     members, key = str(fields.get("members", "")), Key.of(alarm)
     key = key._replace(policy=None) if "members" in fields else key
@@ -262,13 +264,20 @@ def _parsed(fields: dict[str, Any]) -> tuple[Key, Trouble]:
     )
 
 
+def _about(fields: dict[str, Any]) -> About:
+    names = ("run", "rotation", "attempt", "phase", "user_id", "key_id", "duration_s")
+    known = {name: fields.get(name) for name in names}
+    key_age, max_age = map(_length, (fields.get("key_age_s"), fields.get("max_age_s")))
+    return About(**known, key_age=key_age, max_age=max_age)
+
+
 def _short(policy: str | None) -> str:
     """Eight letters for a name: among 10,000 two of them are alike once in millions of fleets."""
     return base64.b64encode(sha256((policy or "").encode()).digest()[:6]).decode()
 
 
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _length(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _instant(text: str) -> datetime:

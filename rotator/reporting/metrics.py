@@ -331,8 +331,9 @@ class _Policies(Collector):
         whose = GaugeMetricFamily(
             "rotator_policy_info", "Whose the policy is: join it by `policy`.", labels=["policy", "owner", "tags"]
         )  # fmt: skip
-        for policy, (owner, tags) in standing.whose.items():
-            whose.add_metric([policy, owner[:LONGEST_LABEL], ",".join(tags)[:LONGEST_LABEL]], 1)
+        for policy, owner in standing.owners.items():
+            name, tags = owner.name or "", ",".join(owner.tags)
+            whose.add_metric([policy, name[:LONGEST_LABEL], tags[:LONGEST_LABEL]], 1)
         yield whose
         yield _gauge(
             "rotator_key_created_timestamp_seconds",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from rotator.reporting.about import Owner
+
 State = Literal["overdue", "failed", "not-adopted", "due", "rotating", "paused", "ok"]
 
 
@@ -65,5 +67,5 @@ class Standing:
     rows: Sequence[Row] = ()
     # Keys still to be retired, by policy.
     debts: Mapping[str, int] = field(default_factory=dict)
-    # Owner (empty: none) and tags, by policy.
-    whose: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
+    # By policy.
+    owners: Mapping[str, Owner] = field(default_factory=dict)

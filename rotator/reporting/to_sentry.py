@@ -87,13 +87,13 @@ def _event(alarm: Alarm) -> dict[str, Any]:
         "alarm": alarm.what,
         "owner": alarm.owner,
         "tags": ",".join(alarm.tags),
-        "run": alarm.about.get("run"),
+        "run": alarm.about.run,
     }
     context = {
         "what_to_do": alarm.next_step,
         "runbook": alarm.runbook,
         "count": alarm.count,
-        **alarm.about,
+        **alarm.about.fields(),
     }
     return {
         "message": f"{alarm.title}: {alarm.message}",
