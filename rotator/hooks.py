@@ -14,8 +14,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
+from rotator.journal import Place
 from rotator.keys import secret_part
 from rotator.policy import Exec, Policy, Webhook
 from rotator.posting import post
@@ -37,7 +37,7 @@ def absent(policy: Policy) -> list[str]:
 def after_rotation(
     policy: Policy,
     key_id: int | None,
-    published: dict[str, Any],
+    published: Place,
     hurry: Callable[[], bool] = lambda: False,
     *,
     timeout: float = TIMEOUT,
@@ -50,9 +50,9 @@ def after_rotation(
     variables = {
         "ROTATOR_POLICY": policy.name,
         "ROTATOR_KEY_ID": "" if key_id is None else str(key_id),
-        "ROTATOR_VAULT_MOUNT": str(published["mount"]),
-        "ROTATOR_VAULT_PATH": str(published["path"]),
-        "ROTATOR_VAULT_VERSION": str(published["version"]),
+        "ROTATOR_VAULT_MOUNT": published.mount,
+        "ROTATOR_VAULT_PATH": published.path,
+        "ROTATOR_VAULT_VERSION": str(published.version),
     }
     warnings = []
     for number, hook in enumerate(policy.after, 1):

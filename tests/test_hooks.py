@@ -19,9 +19,10 @@ from receiver import Receiver, receiver
 from worlds import POLICY, policy_from
 
 from rotator.hooks import after_rotation
+from rotator.journal import Place
 from rotator.policy import Exec, Hook, Policy, Webhook
 
-PUBLISHED = {"mount": "secret", "path": "ecgrid/edi", "version": 3}
+PUBLISHED = Place(mount="secret", path="ecgrid/edi", field="api_key", version=3)
 TOLD = {
     "ROTATOR_POLICY": "edi",
     "ROTATOR_KEY_ID": "1043",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from memory import Direct, Here, MemoryKV, Own, Store, Time, account_of, go, in_turn
 
@@ -16,6 +16,7 @@ from rotator.ecgrid import Urgency
 from rotator.journal import Record
 from rotator.keys import Issue, Secret, Verify
 from rotator.policy import Policy, PolicyDefaults, load
+from rotator.reporting.events import Fields
 from rotator.rotation import Order, Result, Run, World, tend
 from rotator.sandbox.ecgrid import AuthLevel, Simulator, Switches
 from rotator.sandbox.ecgrid.words import Ask, Refusal, ShownKey
@@ -39,7 +40,7 @@ class Process:
     world: World
     kv: MemoryKV
     own: Own
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    events: list[tuple[str, Fields]] = field(default_factory=list)
 
     def run(self, order: Order, policy: Policy | None = None) -> Run:
         """A run over the scene's policy, not begun yet."""
@@ -108,10 +109,10 @@ class Scene:
 
         kv = MemoryKV(self.store, self.time, noting)
         key = Own(Secret(own or self.admin.value))
-        events: list[tuple[str, dict[str, Any]]] = []
+        events: list[tuple[str, Fields]] = []
 
-        def report(event: str, /, **fields: object) -> None:
-            events.append((event, dict(fields)))
+        def report(event: str, /, **fields: Unpack[Fields]) -> None:
+            events.append((event, fields))
 
         account = account_of(self.simulator, key, noting, self.later)
         world = World(

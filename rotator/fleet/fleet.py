@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, Unpack
 
 from rotator.ends import End
 from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError
@@ -26,6 +26,7 @@ from rotator.fleet.voice import Voice
 from rotator.fleet.world import Surroundings, affordable
 from rotator.journal import Record
 from rotator.policy import Policy
+from rotator.reporting.events import Fields
 from rotator.reporting.rows import Standing
 from rotator.rotation import Cause, Check, Order, Result, Run, compare, faulty, tend
 from rotator.run.right import Free, Right
@@ -296,7 +297,7 @@ class Fleet:
     def run_of(self, policy: Policy, order: Order, right: Right | None = None) -> Run:
         """A run over one policy, with this process' world around it."""
 
-        def report(event: str, /, **fields: object) -> None:
+        def report(event: str, /, **fields: Unpack[Fields]) -> None:
             if self.progress:
                 self.progress(policy.name, event)
             self.reports.event(policy.name, event, fields)
@@ -319,9 +320,8 @@ class Fleet:
     def _do(self, task: Task) -> Result:
         policy, began = task.policy, self.vault.now()
         with self._around.at_work(policy):
-            run = self.run_of(
-                policy, task.order, self.rights.of(policy, task.order, check=task.check)
-            )
+            right = self.rights.of(policy, task.order, check=task.check)
+            run = self.run_of(policy, task.order, right)
             self.rights.begins(policy)
             result = None
             try:

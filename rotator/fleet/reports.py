@@ -24,6 +24,7 @@ from rotator.replacing.restraint import LIMIT
 from rotator.reporting import runbook
 from rotator.reporting.about import About, Owner
 from rotator.reporting.alarms import ALL, Receiver, What
+from rotator.reporting.events import Fields
 from rotator.reporting.rows import Row, Standing
 from rotator.reporting.to_sentry import CheckIns, Sentry
 from rotator.reporting.webhook import Webhook
@@ -84,18 +85,18 @@ class Reports:
 
     # what happens
 
-    def event(self, policy: str, name: str, fields: Mapping[str, object]) -> None:
+    def event(self, policy: str, name: str, fields: Fields) -> None:
         """An event of a rotation."""
         if self.metrics:
             self.metrics.event(name, policy, fields)
         if name == "rotation.failed" and fields.get("phase") == "retire":
-            self._not_retired[policy] = (str(fields["error"]), str(fields["message"]))
+            self._not_retired[policy] = (fields["error"], fields["message"])
         elif name == "rotation.hooks_failed":
-            self.alarms.hooks_failed(policy, str(fields["error"]), str(fields["message"]))
+            self.alarms.hooks_failed(policy, fields["error"], fields["message"])
         elif name == "rotation.hooks_ran":
             self.alarms.works(policy, "hooks")
         elif name == "rotation.past_limit":
-            self.alarms.failed(policy, "issue", LIMIT, str(fields["message"]))
+            self.alarms.failed(policy, "issue", LIMIT, fields["message"])
 
     def saw(self, policy: str, answer: Answer) -> None:
         """A record was read."""

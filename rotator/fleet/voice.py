@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 from rotator import reporting
 from rotator.fleet.reports import Reports
 from rotator.reporting.about import About, Owner
+from rotator.reporting.events import Fields
 from rotator.rotation import Result, Run, rotation_of
 
 # Seconds between Vault's clock and ours from which on it is reported.
@@ -35,7 +36,7 @@ class Voice:
         # Policy -> the trouble told last, and when.
         self._told: dict[str, tuple[str, float]] = {}
 
-    def event(self, run: Run, name: str, fields: Mapping[str, object]) -> None:
+    def event(self, run: Run, name: str, fields: Fields) -> None:
         """An event of a run; that it failed is told with its outcome, unless that is not the outcome."""
         failed = name == "rotation.failed"
         if failed and (self.printed or fields.get("phase") != "retire"):

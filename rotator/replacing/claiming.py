@@ -39,8 +39,8 @@ def claim(run: Run) -> None:
     run.claim.save(changes.begun(leaking(run), underway, run.now(), beyond_schedule=by_itself))
     prove_room(run)
     run.holding.begin(underway.run)
-    fields = {"kind": kind, "user_id": underway.user_id, "reason": run.order.reason}
-    run.world.report("rotation.started", **fields)
+    user_id, reason = underway.user_id, run.order.reason
+    run.world.report("rotation.started", kind=kind, user_id=user_id, reason=reason)
 
 
 def opening(run: Run, kind: due.Kind) -> tuple[Underway, tuple[Seen, ...] | None]:

@@ -23,9 +23,8 @@ def run_hooks(run: Run) -> None:
     if due is None:
         return
     run.claim.save(record)
-    published = {"mount": due.mount, "path": due.path, "version": due.version}
     key_id = current.key_id if current else None
-    problems = after_rotation(run.policy, key_id, published, run.world.stopping)
+    problems = after_rotation(run.policy, key_id, due, run.world.stopping)
     for problem in problems:
         run.warn(problem)
     if problems:

@@ -30,6 +30,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from rotator import __version__
+from rotator.reporting.events import Fields
 from rotator.reporting.rows import Standing
 from rotator.secrecy.sinks import scrub
 
@@ -181,7 +182,7 @@ class Metrics:
         """A wait for the rate limiter."""
         self._rate_wait.observe(seconds)
 
-    def event(self, name: str, policy: str, fields: Mapping[str, object]) -> None:
+    def event(self, name: str, policy: str, fields: Fields) -> None:
         """An event of a rotation, as it is logged; the time between two tells how long a phase took."""
         now = self._clock()
         with self._lock:
@@ -201,8 +202,8 @@ class Metrics:
             self._hooks.labels(policy).inc()
         elif name == "rotation.retired":
             self._retired.labels(str(fields.get("why"))).inc()
-        elif name == "rotation.published" and isinstance(fields.get("exposure_s"), int | float):
-            self._exposure.observe(float(str(fields["exposure_s"])))
+        elif name == "rotation.published" and (exposure := fields.get("exposure_s")) is not None:
+            self._exposure.observe(exposure)
 
     def outcome(
         self, policy: str, outcome: str, seconds: float, phase: str | None, kind: str | None

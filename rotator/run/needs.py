@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from rotator.ecgrid import Account, Urgency
 from rotator.keys import Issue, Verify
+from rotator.reporting.events import Fields
 from rotator.run.right import Free, Right
 from rotator.vault import Vault
 
@@ -30,7 +31,7 @@ class Clock(Protocol):
 class Report(Protocol):
     """Where a run tells what it does: an event's name and fields that may be logged."""
 
-    def __call__(self, event: str, /, **fields: object) -> None: ...
+    def __call__(self, event: str, /, **fields: Unpack[Fields]) -> None: ...
 
 
 class Whose(Protocol):
