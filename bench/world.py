@@ -25,6 +25,7 @@ from rotator.keys import ApiKey, KeyRef, Secret, Visibility
 from rotator.sandbox.ecgrid import Fault
 from rotator.sandbox.ecgrid.control import Control
 from rotator.sandbox.openbao import OpenBao
+from rotator.system import System
 
 T = TypeVar("T")
 
@@ -268,7 +269,7 @@ def fleet(world: World, count: int, manner: Manner = "settled", *, history: int 
 
     `settled`: rotated a moment ago, with so many lines of history; nothing is due. `new`: the users have keys, and the
     rotator has never seen them. `records`: settled, but only the records exist, and neither users nor secrets: that is
-    all that is looked at while nothing is due.
+    all that is looked at while nothing is due. Records bear the mark of the ECGrid that is remembered beside them.
     """
     names = [f"policy-{number:05d}" for number in range(count)]
     numbers = range(count)
@@ -277,6 +278,9 @@ def fleet(world: World, count: int, manner: Manner = "settled", *, history: int 
     mount, directory = world.mount(), Path(tempfile.mkdtemp(dir=world.folder))
     made = Fleet(world, mount, names, keys, directory)
     made.policies.mkdir()
+    system = System.new().change(mark=secrets.token_hex(8))
+    if manner != "new":
+        world.kv.call("POST", f"{mount}/data/{STATE}/ecgrid", {"data": system.kept()})
 
     def settle(number: int) -> None:
         name, key = names[number], keys[number]
@@ -284,9 +288,8 @@ def fleet(world: World, count: int, manner: Manner = "settled", *, history: int 
         (made.policies / f"{name}.yaml").write_text(text)
         if manner == "new":
             return
-        record = settled(name, key, mount, world.own_key, history)
-        data = record.model_dump(mode="json", exclude_defaults=True) | {"format": record.format}
-        world.kv.call("POST", f"{mount}/data/{STATE}/record/{name}", {"data": data})
+        record = settled(name, key, mount, world.own_key, history).change(ecgrid=system.mark)
+        world.kv.call("POST", f"{mount}/data/{STATE}/record/{name}", {"data": record.kept()})
         if not invented:
             world.kv.call("POST", f"{mount}/data/ecgrid/{name}", {"data": _shown(key)})
 

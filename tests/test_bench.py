@@ -189,6 +189,21 @@ def test_a_fleet_that_is_made_up_is_like_one_that_has_rotated(here: World) -> No
     assert all(seconds > 0 for seconds in made.exposures())
 
 
+def test_a_tick_over_records_that_are_made_up_reads_what_one_over_real_records_does(
+    here: World,
+) -> None:
+    """Nothing of the ECGrid that they are about has to be proved any more: only the index is read."""
+    asked = json.loads(
+        run(
+            [sys.executable, "-m", "bench.inside", "requests"],
+            fleet(here, 12, "records").environment(),
+            ROOT,
+        ).stdout
+    )
+    documents = {index_shard(f"policy-{number:05d}") for number in range(12)}
+    assert asked["an idle tick"] == {"get data": len(documents)}
+
+
 def fields(policies: Fleet) -> set[str]:
     """The fields of the first policy's record, and of the last line of its history."""
     path = f"{policies.mount}/data/{STATE}/record/{policies.names[0]}"

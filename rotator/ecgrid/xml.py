@@ -11,7 +11,7 @@ Element = ET.Element
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 # White space and UTF-8's BOM, which some put before a declaration.
 _BEFORE = b" \t\r\n\xef\xbb\xbf"
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class _Builder(ET.TreeBuilder):
