@@ -20,8 +20,7 @@ from rotator.policy import Destination, Policy
 GRAIN = timedelta(seconds=1)
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 Kind = Literal["rotate", "adopt", "repair", "rollback"]
-# The outcome.
-ROLLED_BACK = "rolled-back"
+What = Literal["schedule", "demand", "adopt", "repair", "rollback"]
 # What a tick may have to do: finish an open rotation, look while a lost request may still land, begin a rotation, run
 # hooks, write a further destination, retire keys, and say that one could not be retired.
 Work = Literal["finish", "look", "begin", "hooks", "fill", "retire", "say"]
@@ -35,7 +34,7 @@ class Order:
     the present key. `repair`: make Vault hold what ECGrid accepts. `rollback`: publish the key before again.
     """
 
-    what: str
+    what: What
     reason: str = ""
     since: datetime | None = None
     # --grace 0s.
@@ -44,7 +43,7 @@ class Order:
     named: bool = False
 
     @property
-    def nothing_done(self) -> str:
+    def nothing_done(self) -> Literal["not-due", "unchanged"]:
         """The outcome of a run that found nothing to do."""
         return "not-due" if self.what == "schedule" else "unchanged"
 

@@ -14,6 +14,7 @@ import pytest
 from test_forged import ACCOUNTS, OTHER_RUN, Forge
 from worlds import POLICY, Scene
 
+from rotator.due import What
 from rotator.fleet.forecast import ahead
 from rotator.rotation import Order, would
 
@@ -117,7 +118,7 @@ def test_rotate_ends_with_a_key_issued_after_it_began(
 @pytest.mark.parametrize("days", [0, 31])
 @pytest.mark.parametrize("what", ["schedule", "demand", "adopt", "repair"])
 def test_a_dry_run_writes_nothing_anywhere(
-    tmp_path: Path, stage: str, days: int, what: str
+    tmp_path: Path, stage: str, days: int, what: What
 ) -> None:
     """Neither in Vault, not even a claim, nor at ECGrid; whether the policy is due or not."""
     forge = Forge(tmp_path)

@@ -42,18 +42,21 @@ def what_is_shown(
     As the list has them, with what the reading call shows; a value that comes in full either way is known. `before` is
     what `what_is_known` was told, and is not asked for again.
     """
-    in_list: tuple[Seen, ...] | None = ()
     if run.generates:
         read = before if before is not None else read_if_any(run, user_id)
-    else:
-        in_list = before if before is not None else listed(run, user_id, visibility)
-        read = read_if_any(run, user_id)
-    shown = {seen.ref.key_id: seen for seen in in_list or ()}
+        return merged((), read, visibility), bool(read)
+    in_list = before if before is not None else listed(run, user_id, visibility)
+    return merged(in_list or (), read_if_any(run, user_id), visibility), in_list is not None
+
+
+def merged(in_list: tuple[Seen, ...], read: tuple[Seen, ...], visibility: Visibility) -> list[Seen]:
+    """The keys of the list; those that the reading call alone shows, or shows in full, as it has them."""
+    shown = {seen.ref.key_id: seen for seen in in_list}
     for seen in read:
         known = shown.get(seen.ref.key_id)
         if seen.ref.visibility in (None, visibility) and (known is None or known.whole is None):
             shown[seen.ref.key_id] = seen
-    return list(shown.values()), bool(read) if run.generates else in_list is not None
+    return list(shown.values())
 
 
 def what_is_known(
@@ -66,12 +69,15 @@ def what_is_known(
     known = run.record.baseline(user_id, visibility) or ()
     if any((one.key_id is None) is run.generates for one in known):
         return known, None
-    in_list = None if run.generates else listed(run, user_id, visibility)
-    shown = in_list if in_list is not None else read_if_any(run, user_id)
+    if run.generates:
+        shown = read_if_any(run, user_id)
+        first: tuple[Seen, ...] | None = shown
+    else:
+        first = listed(run, user_id, visibility)
+        shown = first if first is not None else read_if_any(run, user_id)
     new = known_from(run.record, list(shown))
     ids = {one.key_id for one in new}
-    baseline = (*(one for one in known if one.key_id not in ids), *new)
-    return baseline, shown if run.generates else in_list
+    return (*(one for one in known if one.key_id not in ids), *new), first
 
 
 def all_shown(run: Run, user_id: int, before: tuple[Seen, ...] | None = None) -> list[Seen]:

@@ -86,7 +86,7 @@ def wanted(run: Run) -> due.Kind | None:
     """The kind of rotation that is to be begun; a drift that was found asks for a repair."""
     if run.sight.sync == "drifted":
         return "repair"
-    if run.outcome.answered or run.outcome.word == due.ROLLED_BACK:
+    if run.outcome.answered or run.outcome.word == "rolled-back":
         return None
     kind = due.kind_wanted(run.policy, run.record, run.order, run.now())
     if kind is None:

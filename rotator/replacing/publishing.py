@@ -20,6 +20,7 @@ from rotator.policy import Destination
 from rotator.replacing import claiming, proving
 from rotator.run import Run, evidence
 from rotator.run.hand import Known, Shown
+from rotator.run.outcome import Word
 
 
 def publish(run: Run) -> None:
@@ -171,12 +172,12 @@ def named(run: Run, previous: Held) -> KeyRef:
     return ref
 
 
-def outcome(run: Run, underway: Underway) -> str:
+def outcome(run: Run, underway: Underway) -> Word:
     """The word for what a settled rotation did."""
     if underway.kind == "repair":
         return "repaired"
     if underway.kind == "rollback":
-        return due.ROLLED_BACK
+        return "rolled-back"
     on_demand = run.order.what == "demand" and underway.sent > 0
     if underway.kind == "adopt" and run.outcome.word is None and not on_demand:
         return "adopted"

@@ -7,11 +7,12 @@ from rotator.due import Order
 from rotator.inventory.drift import Check, compare
 from rotator.replacing.beginning import Busy
 from rotator.rotation.rehearsal import would
-from rotator.rotation.result import Cause, Result, Word, faulty
+from rotator.rotation.result import Cause, Result, faulty
 from rotator.rotation.tending import tend
 from rotator.run import Run
 from rotator.run.evidence import rotation_of
 from rotator.run.needs import Clock, Learnt, Report, World
+from rotator.run.outcome import Word
 
 __all__ = [
     "Busy",

@@ -24,6 +24,7 @@ from rotator.rotation.result import Result, result_of
 from rotator.rotation.tending import failed, left_to_others, timed
 from rotator.run import Run
 from rotator.run.hand import Nothing
+from rotator.run.outcome import Word
 
 # AuthLevels that may act for other users.
 ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")
@@ -36,7 +37,7 @@ class Plan:
     `previous`: the key that would be replaced. `until`: when that would end; None if it would not, or at once.
     """
 
-    outcome: str
+    outcome: Word
     user_id: int | None = None
     key_id: int | None = None
     previous: int | None = None

@@ -11,27 +11,13 @@ import traceback
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, get_args
 
 from rotator.errors import Failure, RotatorError
 from rotator.journal import Record
 from rotator.policy import Policy
 from rotator.retiring import previous
 from rotator.run import Run
-
-Word = Literal[
-    "rotated",
-    "rolled-back",
-    "adopted",
-    "repaired",
-    "retired",
-    "unchanged",
-    "not-due",
-    "would-rotate",
-    "busy",
-    "failed",
-]
-WORDS: tuple[Word, ...] = get_args(Word)
+from rotator.run.outcome import Word
 
 
 @dataclass(frozen=True)
@@ -115,9 +101,8 @@ class Result:
         )
 
 
-def result_of(run: Run, outcome: str) -> Result:
+def result_of(run: Run, word: Word) -> Result:
     """What the run has done, under that word."""
-    (word,) = (known for known in WORDS if known == outcome)
     published = tuple(Published(*place, version) for place, version in run.outcome.versions.items())
     warnings = tuple(run.outcome.warnings)
     result = Result(run.policy.name, word, published=published, warnings=warnings)

@@ -23,6 +23,7 @@ from rotator.journal import (
 )
 from rotator.journal import Underway as Open
 from rotator.keys import ApiKey
+from rotator.run.outcome import Word
 from rotator.run.run import Run
 
 OF_KIND = {"rotate": ROTATION, "adopt": ADOPTION, "repair": REPAIR, "rollback": ROLLBACK}
@@ -30,7 +31,7 @@ OF_ORDER = {**OF_KIND, "schedule": ROTATION, "demand": ROTATION}
 WHY = {"replaced": "its grace is over", "stray": "it was issued, and never to be published"}
 
 
-def settled(run: Run, key: ApiKey, outcome: str, places: tuple[Place, ...], now: datetime) -> Past:
+def settled(run: Run, key: ApiKey, outcome: Word, places: tuple[Place, ...], now: datetime) -> Past:
     """The open rotation, as it is closed with that key."""
     underway, current = run.rotation, run.record.current
     return Past(

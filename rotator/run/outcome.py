@@ -8,8 +8,23 @@ Keeps: never silent (4).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rotator.policy import Destination
+
+# What a result says was done, or why nothing was.
+Word = Literal[
+    "rotated",
+    "rolled-back",
+    "adopted",
+    "repaired",
+    "retired",
+    "unchanged",
+    "not-due",
+    "would-rotate",
+    "busy",
+    "failed",
+]
 
 
 @dataclass
@@ -17,7 +32,7 @@ class Outcome:
     """As far as the run has come."""
 
     # None: nothing was changed.
-    word: str | None = None
+    word: Word | None = None
     # The run began a rotation, issued for it and settled it.
     answered: bool = False
     versions: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -25,11 +40,11 @@ class Outcome:
     ended: list[int | None] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def settled(self, word: str, *, answers: bool = False) -> None:
+    def settled(self, word: Word, *, answers: bool = False) -> None:
         """A rotation was settled: that is the word, whatever was done before; `answers`: nothing more is wanted."""
         self.word, self.answered = word, self.answered or answers
 
-    def did(self, word: str) -> None:
+    def did(self, word: Word) -> None:
         """Something else was done: the word, unless there is one."""
         self.word = self.word or word
 
