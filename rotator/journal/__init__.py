@@ -20,6 +20,7 @@ from rotator.journal.parts import (
     Known,
     Past,
     Place,
+    PreviousKey,
     Underway,
 )
 from rotator.journal.record import (
@@ -65,6 +66,7 @@ __all__ = [
     "Known",
     "Past",
     "Place",
+    "PreviousKey",
     "Record",
     "Underway",
     "known_from",

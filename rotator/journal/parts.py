@@ -34,6 +34,8 @@ class Known(Value):
     fingerprint: str | None = None
 
 
+# What becomes of a replaced key at once.
+PreviousKey = Literal["accepted", "refused"]
 Forms = Annotated[dict[SurfaceName, Description], AS_READ, AS_KEPT]
 Baseline = Annotated[tuple[Known, ...], AS_READ, AS_KEPT]
 

@@ -34,6 +34,7 @@ from rotator.journal.parts import (
     Known,
     Past,
     Place,
+    PreviousKey,
     Underway,
 )
 from rotator.kept import AS_KEPT, AS_READ, Value, beside, with_notes
@@ -80,7 +81,7 @@ class Record(Value):
     # `ecgrid` is the mark of the ECGrid that all else is about. `previous_key` is what became of a replaced key, under
     # `previous_issue`, and `previous_id` names the one that is to be asked about once more.
     ecgrid: Annotated[str, Field(exclude=True)] = ""
-    previous_key: Annotated[Literal["accepted", "refused"] | None, Field(exclude=True)] = None
+    previous_key: Annotated[PreviousKey | None, Field(exclude=True)] = None
     previous_issue: Annotated[str, Field(exclude=True)] = ""
     previous_id: Annotated[int | None, Field(exclude=True)] = None
     # Fingerprints: of the key before, which a rollback may publish again; and of the one that is being replaced with

@@ -115,9 +115,10 @@ def settle(run: Run) -> None:
     if run.sight.sync == "drifted":
         run.sight.looked()
     own = run.holding.began == underway.run and underway.sent > 0
-    run.outcome.settled(outcome(run, underway), answers=own)
+    word = outcome(run, underway)
+    run.outcome.settled(word, answers=own)
     mark(run, key, now)
-    run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=run.outcome.word)
+    run.world.report("rotation.settled", key_id=key.ref.key_id, outcome=word)
 
 
 def close(run: Run, held: Known, underway: Underway, now: datetime) -> Record:

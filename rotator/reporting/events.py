@@ -18,7 +18,7 @@ class Fields(TypedDict, total=False):
     # What is begun, or was found in place of an answer; why, in the words of whoever ordered it.
     kind: str
     reason: str
-    outcome: str | None
+    outcome: str
     # The version of the published secret, and for how long the old key may have been dead.
     version: int | None
     exposure_s: float | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from rotator.journal import PreviousKey
 from rotator.reporting.about import Owner
 
 State = Literal["overdue", "failed", "not-adopted", "due", "rotating", "paused", "ok"]
@@ -34,7 +35,7 @@ class Row:
     key_age: timedelta | None = None
     max_age: timedelta | None = None
     # What this account does with a replaced key, and when the last one is to end.
-    previous_key: str | None = None
+    previous_key: PreviousKey | None = None
     previous_key_until: datetime | None = None
     last_rotated_at: datetime | None = None
     next_due_at: datetime | None = None

@@ -12,13 +12,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from rotator.errors import Failure, Refused
-from rotator.journal import Debt, Record
+from rotator.journal import Debt, PreviousKey, Record
 from rotator.keys import Secret
 from rotator.policy import Policy
 from rotator.run import Run
 
 
-def answer(policy: Policy, record: Record) -> str | None:
+def answer(policy: Policy, record: Record) -> PreviousKey | None:
     """`accepted` or `refused`; None while it is not known for the call that the policy issues by."""
     return record.previous_key if record.previous_issue == policy.issue.value else None
 
@@ -76,7 +76,7 @@ def ask_again(run: Run, debt: Debt, value: Secret | None) -> None:
     warn(run)
 
 
-def ask(run: Run, value: Secret) -> str | None:
+def ask(run: Run, value: Secret) -> PreviousKey | None:
     """Whether ECGrid accepts it now; None if it cannot tell, which stops nothing."""
     try:
         run.probe(value)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rotator.errors import Failure, RotatorError
-from rotator.journal import Record
+from rotator.journal import PreviousKey, Record
 from rotator.policy import Policy
 from rotator.retiring import previous
 from rotator.run import Run
@@ -52,7 +52,7 @@ class Result:
     key_id: int | None = None
     previous_key_id: int | None = None
     # What this account does with a replaced key.
-    previous_key: str | None = None
+    previous_key: PreviousKey | None = None
     # When the replaced key is to end.
     previous_key_until: datetime | None = None
     published: tuple[Published, ...] = ()

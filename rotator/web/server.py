@@ -132,10 +132,8 @@ class Window:
         return _text(404, "there are /, /metrics, /healthz and /readyz")
 
     def _page(self, asked: Asked) -> Answer:
-        from rotator.web import (
-            # With its templates, which only those who look at it pay for.
-            status_page,
-        )
+        # With its templates, which only those who look at it pay for.
+        from rotator.web import status_page
 
         html = status_page.render(self._site.view(), self._site.ready(), asked)
         security = ("Content-Security-Policy", status_page.SECURITY_POLICY)
