@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, FAILED, BUSY, OUT_OF_SYNC = 2, 1, 3, 4
 # Between two looks for garbage: a fleet of thousands has a million, and next to nothing of it is in circles.
-NEW_OBJECTS = 20_000
+NEW_OBJECTS = 400_000
 AS_EVER = gc.get_threshold()
 NO_FILE = f"error: {NO_MORE} [{KIND}]"
 

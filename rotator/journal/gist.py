@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from rotator.journal import Record
-from rotator.journal.parts import Debt, Held, Hold
 
 # A gist as JSON has it.
 Kept = Mapping[str, object]
@@ -69,28 +68,24 @@ def read(policy: str, data: Kept) -> Record | None:
 
 
 def _read(policy: str, data: Kept) -> Record:
-    current = None
+    current: dict[str, object] | None = None
     if "key" in data:
         (key_id, user_id, visibility), (created, published) = (
             _list(data["key"]),
             _list(data["made"]),
         )
-        current = Held.model_validate(
-            {
-                "key_id": key_id,
-                "user_id": user_id,
-                "visibility": visibility,
-                "created": _instant(created),
-                "fingerprint": "",
-                "published_at": _instant(published),
-            }
-        )
-    hold = None
+        current = {
+            "key_id": key_id,
+            "user_id": user_id,
+            "visibility": visibility,
+            "created": _instant(created),
+            "fingerprint": "",
+            "published_at": _instant(published),
+        }
+    hold: dict[str, object] | None = None
     if "hold" in data:
         began, until, reason, by = _list(data["hold"])
-        hold = Hold.model_validate(
-            {"at": _instant(began), "until": _instant(until), "reason": reason, "by": by}
-        )
+        hold = {"at": _instant(began), "until": _instant(until), "reason": reason, "by": by}
     answer, issue = _list(data.get("before", (None, "")))
     return Record.model_validate(
         {
@@ -107,17 +102,15 @@ def _read(policy: str, data: Kept) -> Record:
     )
 
 
-def _debt(data: object) -> Debt:
+def _debt(data: object) -> dict[str, object]:
     key_id, user_id, visibility, why, due_at = _list(data)
-    return Debt.model_validate(
-        {
-            "key_id": key_id,
-            "user_id": user_id,
-            "visibility": visibility,
-            "why": why,
-            "due_at": _instant(due_at),
-        }
-    )
+    return {
+        "key_id": key_id,
+        "user_id": user_id,
+        "visibility": visibility,
+        "why": why,
+        "due_at": _instant(due_at),
+    }
 
 
 def _list(value: object) -> list[object]:

@@ -103,9 +103,12 @@ class Policy:
         One more field would change that of every policy, and so clear each back-off at an upgrade: leave it out of
         the digest where it is not said.
         """
-        said = [getattr(self, part.name) for part in fields(self) if part.name not in _ABOUT]
+        said = [getattr(self, name) for name in _SAID]
         hooks = [hook.url for hook in self.after if isinstance(hook, Webhook)]
         return hashlib.sha256(repr((said, hooks)).encode()).hexdigest()
+
+
+_SAID = tuple(part.name for part in fields(Policy) if part.name not in _ABOUT)
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def look(
         result, wrong = attempted(validate, good)
         refused += wrong
         before, rest = rest, _without(rest, wrong) if wrong else rest
-        if rest == before:
+        if rest is before or rest == before:
             return result, refused
 
 

@@ -19,7 +19,7 @@ def as_of(record: Record, now: datetime, claim_ttl: timedelta) -> tuple[Record, 
     What has happened cannot lie ahead; what was counted from a time that is ahead comes as much sooner. A claim may
     last no longer than one that is taken now, and a back-off no longer than the longest.
     """
-    lead = max((moment - now for moment in _past(record)), default=timedelta(0))
+    lead = max(_past(record), default=now) - now
     wrong = timedelta(0)
     if lead > ALLOWED:
         record, wrong = _moved(record, now, lead), lead

@@ -96,10 +96,11 @@ class Look:
 
     def entry(self, name: str, digest: str) -> Entry | None:
         """The entry of that policy, unless it says nothing."""
-        noted = self.pages[self._at(name)].entries.get(name)
+        page = self.pages[self._at(name)]
+        noted, now = page.entries.get(name), page.read_at
         if noted is None or noted.get("digest") != digest[:16]:
             return None
-        quiet, now = _instant(noted.get("quiet_until")), self.pages[self._at(name)].read_at
+        quiet = _instant(noted.get("quiet_until"))
         checked = _instant(noted.get("checked_at"))
         # What is too far ahead was written while a clock was wrong.
         if quiet is None or quiet - now > LONGEST + ALLOWED or (checked or now) - now > ALLOWED:
