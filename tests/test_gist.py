@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -262,9 +262,9 @@ def test_a_damaged_gist_is_none(damage: dict[str, object]) -> None:
     )
     found = gist.of(Record.new("edi").change(current=held, rotated_at=START))
     assert found is not None
-    whole = dict(gist.kept(found))
+    whole = gist.kept(found)
     assert gist.read("edi", whole) == found
-    assert gist.read("edi", whole | damage) is None
+    assert gist.read("edi", cast(gist.Kept, {**whole, **damage})) is None
 
 
 def test_a_gist_of_a_time_that_is_ahead_of_vault_counts_for_nothing(tmp_path: Path) -> None:

@@ -6,15 +6,29 @@ where they would tell anything that is not in here, there is no gist, and the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import TypedDict
 
 from pydantic import ValidationError
 
 from rotator.journal import Record
 
-# A gist as JSON has it.
-Kept = Mapping[str, object]
+
+class Kept(TypedDict, total=False):
+    """A gist as JSON has it, without what is not known; times are texts."""
+
+    # Key id, user, visibility; created, published at.
+    key: list[int | str | None]
+    made: list[str | None]
+    rotated: str | None
+    # Of each: key id, user, visibility, why, due at.
+    debts: list[list[int | str | None]]
+    # What becomes of a replaced key, and by which call that is known.
+    before: list[str]
+    # When, until when, why, by whom.
+    hold: list[str | None]
+    # The mark of the ECGrid that all this is about.
+    of: str
 
 
 def of(record: Record) -> Record | None:
@@ -40,7 +54,7 @@ def of(record: Record) -> Record | None:
 def kept(gist: Record) -> Kept:
     """The JSON that `read` understands."""
     held, hold = gist.current, gist.hold
-    data: dict[str, object] = {}
+    data: Kept = {}
     if held is not None:
         data["key"] = [held.key_id, held.user_id, held.visibility]
         data["made"] = [_text(held.created), _text(held.published_at)]
@@ -56,7 +70,9 @@ def kept(gist: Record) -> Kept:
         data["before"] = [gist.previous_key, gist.previous_issue]
     if hold is not None:
         data["hold"] = [_text(hold.at), _text(hold.until), hold.reason, hold.by]
-    return data | ({"of": gist.ecgrid} if gist.ecgrid else {})
+    if gist.ecgrid:
+        data["of"] = gist.ecgrid
+    return data
 
 
 def read(policy: str, data: Kept) -> Record | None:

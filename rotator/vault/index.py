@@ -105,8 +105,7 @@ class Look:
         # What is too far ahead was written while a clock was wrong.
         if quiet is None or quiet - now > LONGEST + ALLOWED or (checked or now) - now > ALLOWED:
             return None
-        kept = noted.get("told")
-        gist = kept if isinstance(kept, dict) else None
+        gist: Kept | None = noted["told"] if isinstance(noted.get("told"), dict) else None
         return Entry(digest, _number(noted.get("record")), quiet, checked, gist)
 
 
