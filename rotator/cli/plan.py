@@ -6,8 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from rotator.cli import in_json, is_quiet, output
 from rotator.cli.common import FAILED, bad_usage, exits, fleet_from, length_of, say
@@ -15,6 +14,10 @@ from rotator.errors import Failure
 from rotator.fleet.forecast import MOST, Ahead, ahead
 from rotator.journal import Record
 from rotator.policy import Policy
+
+# Rich is imported where something is drawn: `--json` and `--ics` do without.
+if TYPE_CHECKING:
+    from rich.text import Text
 
 # Characters of the longest bar.
 BAR = 40
@@ -111,6 +114,8 @@ def _table(rows: list[Ahead], now: datetime) -> None:
 
 def chart(rows: list[Ahead]) -> Iterator[Text]:
     """A line for each day with rotations, with a bar as long as they are many."""
+    from rich.text import Text
+
     days = Counter(row.at.astimezone(UTC).date() for row in rows)
     most = max(days.values(), default=0)
     for day, count in sorted(days.items())[:DAYS]:

@@ -40,7 +40,7 @@ NUMBERED = (
     "InternalError",
 )
 _CALLERS = ("Client", "Sender", "VersionMismatch", "MustUnderstand")
-_UNREAD = re.compile(
+_UNREAD = (
     r"didnotrecognizethevalueofhttpheader|unabletoreadrequest|requestformatisunrecognized"
     r"|soapversionmismatch|mustunderstand|unknownsoapaction|nosuchoperation"
 )
@@ -58,26 +58,23 @@ _NAMED = (
     "SystemError",
     "InternalError",
 )
-# In this order: the first that fits.
+# In this order: the first that fits. A fault is rare, so they are compiled when there is one.
 _MEANINGS = (
-    (re.compile(r"internalerror|sql|dataerror|unknownerror"), "InternalError"),
+    (r"internalerror|sql|dataerror|unknownerror", "InternalError"),
     (
-        re.compile(
+        (
             r"(invalid|expired|unknown|bad|wrong)(sessionid|session|apikey)"
             r"|(sessionid|session|apikey)(is|has)?(been)?(invalid|notvalid|expired|timeout|timedout|notfound)"
             r"|loginagain|notloggedin"
         ),
         "InvalidAPIKey",
     ),
-    (
-        re.compile(r"accessdenied|accessisdenied|notauthorized|unauthorized|forbidden"),
-        "AccessDenied",
-    ),
+    (r"accessdenied|accessisdenied|notauthorized|unauthorized|forbidden", "AccessDenied"),
     # An exception that nobody caught: what it says it did not find, or found invalid, may be anything.
-    (re.compile(r"unabletoprocessrequest"), "InternalError"),
-    (re.compile(r"notfound|doesnotexist|nosuch"), "ObjectNotFound"),
-    (re.compile(r"duplicate|idexistsonnetwork|alreadyexists"), "DuplicateObject"),
-    (re.compile(r"invalid|notunderstood"), "InvalidParameter"),
+    (r"unabletoprocessrequest", "InternalError"),
+    (r"notfound|doesnotexist|nosuch", "ObjectNotFound"),
+    (r"duplicate|idexistsonnetwork|alreadyexists", "DuplicateObject"),
+    (r"invalid|notunderstood", "InvalidParameter"),
 )
 _HINTS = {"AccessDenied": "AccessDenied", "NotFound": "ObjectNotFound"}
 
@@ -101,7 +98,7 @@ class Fault:
     def unread(self) -> bool:
         """Whether the service could not read the request, or knows no such action: nothing was carried out."""
         callers = self.side.partition(".")[0] in _CALLERS
-        return self.bare and callers and bool(_UNREAD.search(_folded(self.text)))
+        return self.bare and callers and bool(re.search(_UNREAD, _folded(self.text)))
 
     @property
     def code(self) -> str:
@@ -134,7 +131,7 @@ def meaning(*texts: str) -> str:
     """REST's code of what these words say; empty if they say nothing that is known."""
     folded = [_folded(text) for text in texts]
     for pattern, code in _MEANINGS:
-        if any(pattern.search(text) for text in folded):
+        if any(re.search(pattern, text) for text in folded):
             return code
     return ""
 

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +158,9 @@ class Sources:
         file = self._cwd / (named or "rotator.toml")
         if not named and not is_there(file):
             return {}, ""
+        # Which only those who have one pay for.
+        import tomllib
+
         where = f"{_PREFIX}CONFIG" if named else "rotator.toml"
         problem, table = _of_strangers(file, where), {}
         if problem is not None:

@@ -24,6 +24,7 @@ class Layout:
 
     def __init__(self, mount: str, state_path: str) -> None:
         self._mount, self._state = mount, state_path.strip("/")
+        self._index = [At(mount, f"{self._state}/index/{n:02d}") for n in range(INDEX_SHARDS)]
 
     def record_at(self, policy: str) -> At:
         """Where a policy's record is."""
@@ -46,7 +47,7 @@ class Layout:
 
     def index_at(self, policy: str) -> At:
         """Where the due index has its entry for a policy: one of INDEX_SHARDS documents, by a hash of the name."""
-        return At(self._mount, f"{self._state}/index/{index_shard(policy):02d}")
+        return self._index[index_shard(policy)]
 
     @property
     def brake_at(self) -> At:
