@@ -196,6 +196,17 @@ def test_what_an_alarm_tells_is_kept_and_sent_in_the_same_words_by_every_version
     assert [one["run"] for one in sent] == ["3f", None]
 
 
+@pytest.mark.parametrize("age", ["1e300", "Infinity", "NaN", '"old"', "[]"])
+def test_an_age_that_is_none_makes_a_document_that_says_nothing(age: str) -> None:
+    """Whatever has come to stand there in Vault stops no tick."""
+    memory = Memory()
+    alarm = Alarm("overdue", "edi", "it is old", about=About(key_age=timedelta(seconds=7)))
+    memory.happens(alarm, datetime(2026, 3, 1, tzinfo=UTC))
+    damaged = memory.kept().replace('"key_age_s":7', f'"key_age_s":{age}')
+    assert age in damaged
+    assert Memory.parse(damaged).troubles == {}
+
+
 def test_who_is_about_to_tell_says_so_and_nobody_else_does() -> None:
     """Until it has ended, or is gone."""
     told, now = Memory(), datetime(2026, 3, 1, tzinfo=UTC)
