@@ -32,7 +32,7 @@ test-full: lint  ## lint, then every test but the hunt for a key's value (test-l
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore-glob='*/test_leaks_*.py'
 
 test-crash: $(READY)  ## every kill point, 20,000 random schedules, 2,000 fleets in bad weather, raft clusters without a head (an hour)
-	ROTATOR_TEST_EXTENT=every ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(CORES) \
+	ROTATOR_TEST_EXTENT=every ROTATOR_TEST_INTERLEAVINGS=20000 ROTATOR_TEST_DEPTH=10 $(VENV)/bin/python -m pytest -q -n $(CORES) --dist worksteal \
 		tests/test_kill_matrix.py tests/test_interleavings.py tests/test_mutations.py tests/test_vault_faults.py \
 		tests/test_consumers.py tests/test_forged.py tests/test_own_key.py tests/test_daemon.py tests/test_fleet.py \
 		tests/test_fleet_braked.py tests/test_histories.py
