@@ -49,12 +49,13 @@ def row(
 
 def _row(policy: Policy, record: Record | None, now: datetime) -> Row:
     record = record or Record.new(policy.name)
-    current, due = record.current, due_since(policy, record)
+    current, due, failure = record.current, due_since(policy, record), _last_failure(record)
     paused_until, paused_reason = _pause(policy, record, now)
+    paused = paused_reason is not None
     return Row(
         policy.name,
         user_id=current.user_id if current else policy.users[0],
-        state=_state(policy, record, now),
+        state=_state(policy, record, now, failed=failure is not None, paused=paused),
         key_id=current.key_id if current else None,
         key_age=_rounded(key_age(current, now)),
         max_age=_rounded(policy.max_age),
@@ -64,7 +65,7 @@ def _row(policy: Policy, record: Record | None, now: datetime) -> Row:
         next_due_at=_whole(due) if policy.enabled else None,
         paused_until=_whole(paused_until),
         paused_reason=paused_reason,
-        last_failure=_last_failure(record),
+        last_failure=failure,
         hook_problems=record.hook_problems,
     )
 
@@ -142,12 +143,11 @@ def _not_retired(record: Record) -> Failed | None:
     )
 
 
-def _state(policy: Policy, record: Record, now: datetime) -> State:
+def _state(policy: Policy, record: Record, now: datetime, *, failed: bool, paused: bool) -> State:
     """The one word for a policy, the most alarming first."""
-    paused = not policy.enabled or record.held(now) is not None
     if is_overdue(policy, record, now) and not paused:
         return "overdue"
-    if (record.failed or _drifted(record) or _not_retired(record)) is not None:
+    if failed:
         return "failed"
     if record.underway is not None:
         return "rotating"

@@ -100,8 +100,9 @@ class Reader:
     def _refuse_secrets(self, node: Node, place: Place) -> None:
         if isinstance(node.value, dict):
             for key, value in node.value.items():
-                self._refuse_secret(key, value.line, (*place, key))
-                self._refuse_secrets(value, (*place, key))
+                inner = (*place, key)
+                self._refuse_secret(key, value.line, inner)
+                self._refuse_secrets(value, inner)
         elif isinstance(node.value, list):
             for index, item in enumerate(node.value):
                 self._refuse_secrets(item, (*place, index))

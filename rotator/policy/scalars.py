@@ -44,14 +44,16 @@ _RESERVED = ("key_id", "user_id", "visibility", "created", "rotated_at")
 _MAX_USER_ID = 2**31 - 1
 _PLACEHOLDER = re.compile(r"\{(name|user_id)\}")
 _ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+# What a document may have in place of a single value.
+_SEVERAL: dict[type, str] = {list: "list", dict: "mapping"}
 
 
 class _Scalar(Kind):
     """A kind of which a document has one, and not a list or a mapping of them."""
 
     def value(self, given: object) -> object:
-        if isinstance(given, list | dict):
-            kind = "list" if isinstance(given, list) else "mapping"
+        kind = _SEVERAL.get(type(given))
+        if kind is not None:
             raise unusable(f"must be a single value, not a {kind}")
         if not given:
             raise unusable("is empty; give it a value, or remove the line")

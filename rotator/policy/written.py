@@ -161,6 +161,17 @@ class WrittenSchedule(_Part):
         freezes = tuple(Freeze(one.first, one.last) for one in self.freeze if one)
         return Schedule(rule, self.timezone, self.jitter, window, freezes)
 
+    @cached_property
+    def max_age(self) -> timedelta | None:
+        """What `max_age` is where the policy does not say."""
+        gap = self.schedule.longest_gap() if self.schedule else None
+        return None if gap is None else gap * 1.5 + self.jitter
+
+    @cached_property
+    def grace(self) -> timedelta:
+        """What `grace` is where the policy does not say."""
+        return _DAY if self.every is None else min(_DAY, self.every / 2)
+
 
 class _ByHand(WrittenSchedule):
     """What the word manual stands for."""
@@ -338,7 +349,7 @@ class WrittenPolicy(Form):
         if len(self.users) < 2:
             what = "needs at least two user ids; for a single one write user_id:"
             yield Refusal(("users",), what)
-        known = self.all_users()
+        known = self.all_users
         if len(set(known)) < len(known):
             yield Refusal(("users",), "names a user id twice; they must differ")
 
@@ -362,29 +373,27 @@ class WrittenPolicy(Form):
             what = "{user_id} has no single meaning with users; use {name}, or write the path out"
             yield Refusal(place, what)
             return
-        to = self._published(destination, defaults)
-        below = f"{to.path}/".startswith(f"{defaults.state_path}/")
-        if below and to.mount == defaults.mount:
+        below = f"{self._filled(destination)}/".startswith(f"{defaults.state_path}/")
+        if below and destination.mount in (None, defaults.mount):
             yield Refusal(place, "is where the rotator keeps its records; choose another path")
 
     def _destinations(self) -> Iterator[tuple[Place, WrittenDestination | None]]:
         yield ("vault",), self.vault
         yield from ((("also", number), one) for number, one in enumerate(self.also))
 
-    def _published(self, destination: WrittenDestination, defaults: PolicyDefaults) -> Destination:
-        """The destination with its path filled, be it with examples."""
-        users = self.all_users()
-        path = filled(destination.path or "", self.name or "name", users[0] if users else 0)
-        mount = destination.mount or defaults.mount
-        return Destination(mount, path, destination.field, destination.beside)
+    def _filled(self, destination: WrittenDestination) -> str:
+        """The destination's path, be it filled with examples."""
+        users = self.all_users
+        return filled(destination.path or "", self.name or "name", users[0] if users else 0)
 
     def _is_known(self, destination: WrittenDestination | None) -> bool:
         """Whether it can be told where that is."""
         path = destination.path if destination else None
         if path is None or (self.name is None and "{name}" in path):
             return False
-        return bool(self.all_users()) or "{user_id}" not in path
+        return bool(self.all_users) or "{user_id}" not in path
 
+    @cached_property
     def all_users(self) -> tuple[int, ...]:
         """The users that are known, be there one or several."""
         users = (self.user_id,) if self.users is None else self.users
@@ -392,16 +401,21 @@ class WrittenPolicy(Form):
 
     def sight(self, where: str, defaults: PolicyDefaults) -> Sight:
         """What other policies are compared with."""
-        return Sight(self.name, self.all_users(), tuple(self._to(defaults)), where)
+        return Sight(self.name, self.all_users, tuple(self._to(defaults)), where)
 
     def _to(self, defaults: PolicyDefaults) -> Iterator[Destination | None]:
         for _, one in self._destinations():
-            yield self._published(one, defaults) if one and self._is_known(one) else None
+            if one is None or not self._is_known(one):
+                yield None
+                continue
+            mount = one.mount or defaults.mount
+            yield Destination(mount, self._filled(one), one.field, one.beside)
 
     def policy(self, seen: Sight, defaults: PolicyDefaults) -> Policy | None:
         """The policy, of which that much is seen; None as long as what it cannot do without is missing."""
-        schedule = self.schedule.schedule if self.schedule else None
-        if not (self.name and seen.users and self.visibility and schedule):
+        when = self.schedule
+        schedule = when.schedule if when else None
+        if not (self.name and seen.users and self.visibility and when and schedule):
             return None
         issue = self.issue or defaults.issue
         return Policy(
@@ -409,8 +423,8 @@ class WrittenPolicy(Form):
             users=seen.users,
             visibility=self.visibility,
             schedule=schedule,
-            max_age=_default_max_age(schedule) if self.max_age is None else self.max_age,
-            grace=_default_grace(schedule) if self.grace is None else self.grace,
+            max_age=when.max_age if self.max_age is None else self.max_age,
+            grace=when.grace if self.grace is None else self.grace,
             issue=issue,
             verify=self.verify or defaults.verify_with(issue),
             probe=self.probe,
@@ -423,12 +437,3 @@ class WrittenPolicy(Form):
             where=seen.where,
             says_grace=self.grace is not None,
         )
-
-
-def _default_max_age(schedule: Schedule) -> timedelta | None:
-    gap = schedule.longest_gap()
-    return None if gap is None else gap * 1.5 + schedule.jitter
-
-
-def _default_grace(schedule: Schedule) -> timedelta:
-    return min(_DAY, schedule.rule.period / 2) if isinstance(schedule.rule, Every) else _DAY
