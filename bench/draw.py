@@ -12,8 +12,8 @@ from textwrap import wrap
 from bench.measure import Figure, Sample
 
 HEADS = ("", "MEASURED", "MIDDLE HALF", "FLOOR OR PEER", "FACTOR", "AIM", "")
-PAGE, LABEL = 110, 46  # characters
-WIDTH, LEFT, RIGHT = 760, 330, 100
+PAGE, LABEL = 110, 52  # characters
+WIDTH, LEFT, RIGHT = 796, 366, 100
 STYLE = """\
 <style>
 text { font: 13px system-ui, sans-serif; fill: #24292f }
