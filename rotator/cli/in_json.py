@@ -149,9 +149,13 @@ def _seconds(length: timedelta | None) -> int | None:
 
 def instant(time: datetime | None) -> str | None:
     """RFC 3339, UTC, whole seconds."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
+    return _utc(time, "seconds") if time else None
 
 
 def exact(time: datetime | None) -> str | None:
     """The same, with milliseconds."""
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z") if time else None
+    return _utc(time, "milliseconds") if time else None
+
+
+def _utc(time: datetime, grain: str) -> str:
+    return time.astimezone(UTC).isoformat(timespec=grain).replace("+00:00", "Z")

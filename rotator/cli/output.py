@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from rotator import reporting
@@ -103,7 +103,7 @@ def span(length: timedelta | float | None) -> str:
 
 def instant(moment: datetime | None) -> str:
     """A time as people and machines read it: RFC 3339, UTC, whole seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
+    return in_json.instant(moment) or "-"
 
 
 def distance(moment: datetime | None, now: datetime) -> str:
