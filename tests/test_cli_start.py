@@ -183,6 +183,20 @@ def test_help_and_version_cost_no_more_than_click(shell: Shell) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_no_plugin_of_pydantic_is_loaded(shell: Shell) -> None:
+    """One that somebody has installed would be shown each value that is read."""
+    plugins, loaded = shell.directory / "plugins", shell.directory / "loaded"
+    about = plugins / "spy-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[pydantic]\nspy = spy:plugin\n")
+    (plugins / "spy.py").write_text(f"open({str(loaded)!r}, 'w')\nplugin = None\n")
+    path = os.pathsep.join((str(plugins), shell.environment["PYTHONPATH"]))
+    done = shell.start(sys.executable, "-m", "rotator", "validate", PYTHONPATH=path).finish()
+    assert done == Finished(2, "", NOWHERE)
+    assert not loaded.exists()
+
+
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 

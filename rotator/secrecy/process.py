@@ -40,13 +40,17 @@ def leave_no_memory() -> None:
 
 
 def drop_orders() -> None:
-    """Takes out of the environment whatever would have a library print, send or keep what is not to be shown."""
+    """Takes out of the environment whatever would have a library print, send or keep what is not to be shown.
+
+    Nor does pydantic look through every package for plugins: they would be shown each value that it reads.
+    """
     for name in list(os.environ):
         of_sentry = (
             name.startswith("SENTRY_") and name.removesuffix("_FILE") not in _SENTRY_SETTINGS
         )
         if of_sentry or name in _OF_LIBRARIES or name.upper().startswith(_FAMILIES):
             del os.environ[name]
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
 
 def withhold_texts() -> None:
