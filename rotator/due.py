@@ -9,9 +9,8 @@ Keeps: never silent (4), truth is outside (6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rotator.journal import Held, Hold, Record
 from rotator.policy import Destination, Policy
@@ -26,8 +25,7 @@ What = Literal["schedule", "demand", "adopt", "repair", "rollback"]
 Work = Literal["finish", "look", "begin", "hooks", "fill", "retire", "say"]
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """What is asked of a run; `named`: a person named the policy: no hold keeps it back, nor what others do.
 
     `schedule`: what is due, and whatever was interrupted. `demand`: a key issued after `since`. `adopt`: take over
@@ -147,8 +145,7 @@ def depends_on_shown(policy: Policy, record: Record, order: Order, now: datetime
 # what a tick does by itself
 
 
-@dataclass(frozen=True)
-class Due:
+class Due(NamedTuple):
     """What a tick is to do for a policy, drift checks aside, and when there is more.
 
     `next`: the earliest instant at which there may be something to do or to tell, the record staying as it is; the

@@ -10,9 +10,8 @@ import base64
 import json
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 FORTNIGHT = timedelta(days=14)
 # Uses that are left: it is about to end.
@@ -24,8 +23,7 @@ END_OF_PEM = "-----END CERTIFICATE-----"
 SEQUENCE, VERSION, TIMES = 0x30, 0xA0, {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """What is known of one credential, by its setting's name: when it ends, and from when on that is near.
 
     `at` None: never, or, if `unknown` says why, nobody knows; `path`: what Vault has to allow for it to be told.

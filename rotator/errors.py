@@ -23,8 +23,8 @@ done, what it means and what to do. It never quotes what the other side said.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 # Seconds of Retry-After that are believed.
 LONGEST_WISH = 3600.0
@@ -41,8 +41,7 @@ class RotatorError(Exception):
             self.kind = kind
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with the input: `where` is `file:line: field` or a setting's name."""
 
     where: str

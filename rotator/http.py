@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from rotator import __version__, files
@@ -51,8 +51,7 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Trouble:
+class Trouble(NamedTuple):
     """No usable answer: how it came to that, and the class of the error.
 
     The first three mean that nothing of the request was sent; `why` is why there is no TLS.

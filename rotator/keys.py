@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, NoReturn, final
+from typing import Any, NamedTuple, NoReturn, final
 from urllib.parse import unquote, urlsplit
 
 from rotator.errors import Permanent
@@ -186,8 +186,7 @@ def watch_secrets(watcher: Callable[[Secret, str], None]) -> None:
     _watchers.append(watcher)
 
 
-@dataclass(frozen=True)
-class KeyRef:
+class KeyRef(NamedTuple):
     """Names a key record; holds nothing that must stay secret. `key_id` is None in the generate family."""
 
     key_id: int | None
@@ -223,8 +222,7 @@ class Seen:
         return ApiKey(self.ref, self.shown) if self.shown and not self.shown.masked else None
 
 
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     """A user as ECGrid's list of users shows it; `status` is empty where the list does not tell it."""
 
     user_id: int
@@ -239,8 +237,7 @@ class Person:
         return self.status.casefold() in ("", "active")
 
 
-@dataclass(frozen=True)
-class Among:
+class Among(NamedTuple):
     """Which users are asked for: of a network and a mailbox (None: the caller's own; all), with that in their name."""
 
     network_id: int | None = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from rotator.errors import BadInput, Problem
@@ -109,8 +110,7 @@ class Cron:
         return _longest_gap(self)
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The hours, by the wall clock, in which a rotation may begin; `days` counts from Monday = 0.
 
     `end` is exclusive. If it is before `start`, the window ends on the next day and belongs to the day it starts on.
@@ -130,8 +130,7 @@ class Window:
         return now < self.end and (wall.weekday() - 1) % 7 in self.days
 
 
-@dataclass(frozen=True)
-class Freeze:
+class Freeze(NamedTuple):
     """Days, by the wall clock, on which nothing rotates by itself; both ends are included."""
 
     first: date

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,7 +37,7 @@ def troubled(count: int, attempts: int = 1, *, again: bool = True) -> dict[str, 
 
 def facts(**changes: Any) -> Facts:
     """The calm ones, but for that."""
-    return dataclasses.replace(CALM, **changes)
+    return CALM._replace(**changes)
 
 
 FULL: dict[str, For] = {f"b{number}": "begin" for number in range(8)}
@@ -60,7 +59,7 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "a re-issue waits for no place": ("t0", "again", facts(begun=FULL), "go"),
     "few are, others were in doubt before": ("due", "begin", LEFT_BEHIND, "go"),
     "and one of these may be left behind": (
-        "b2", "begin", dataclasses.replace(LEFT_BEHIND, begun={"due": "begin"}), "soon"
+        "b2", "begin", LEFT_BEHIND._replace(begun={"due": "begin"}), "soon"
     ),
     "braked, one that is due": ("due", "begin", BRAKED, "go"),
     "braked, one in trouble": ("t3", "again", BRAKED, "go"),
@@ -72,9 +71,9 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "those in trouble come first": ("due", "begin", facts(trouble=troubled(5), looking=frozenset({"t0"})), "soon"),
     "one of them was tried last, in vain": ("t0", "again", TURN, "soon"),
     "it was tried by this process, and works": ("t0", "again", WORKS, "soon"),
-    "so it is the turn of the due": ("due", "begin", dataclasses.replace(TURN, looking=frozenset({"t0"})), "go"),
+    "so it is the turn of the due": ("due", "begin", TURN._replace(looking=frozenset({"t0"})), "go"),
     "after one that works, too": ("due", "begin", WORKS, "go"),
-    "the right that it has it keeps": ("t0", "again", dataclasses.replace(WORKS, begun={"t0": "again"}), "go"),
+    "the right that it has it keeps": ("t0", "again", WORKS._replace(begun={"t0": "again"}), "go"),
     "one that is due keeps its right as well": ("due", "begin", BEGUN, "go"),
     "not while nobody is due": ("t0", "again", facts(trouble=troubled(5, attempts=2)), "go"),
     "no further one into doubt": ("due", "begin", facts(trouble=troubled(13)), "held"),
@@ -82,9 +81,9 @@ CASES: dict[str, tuple[str, For, Facts, str]] = {
     "until all were tried again, in vain": ("due", "begin", facts(trouble=troubled(13, attempts=2)), "go"),
     "not while nobody has looked for those from before": ("due", "begin", LEFT_ALONE, "held"),
     "though some were tried again, in vain": (
-        "due", "begin", dataclasses.replace(LEFT_ALONE, trouble=troubled(5, attempts=2), doubtful=18), "held"
+        "due", "begin", LEFT_ALONE._replace(trouble=troubled(5, attempts=2), doubtful=18), "held"
     ),
-    "one in trouble may be tried": ("t0", "again", dataclasses.replace(LEFT_ALONE, trouble=troubled(1)), "go"),
+    "one in trouble may be tried": ("t0", "again", LEFT_ALONE._replace(trouble=troubled(1)), "go"),
     "not by publishing what they have": ("due", "begin", facts(trouble=troubled(13, attempts=9, again=False)), "held"),
     "a repair": ("drifted", "repair", CALM, "go"),
     "repairs go one at a time": ("drifted", "repair", facts(begun={"other": "repair"}), "soon"),

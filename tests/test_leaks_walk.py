@@ -56,6 +56,11 @@ def shown_fields(one: type) -> Iterator[tuple[str, str, object]]:
     """The fields that a repr shows: name, type as it is written, default."""
     if dataclasses.is_dataclass(one) and "__repr__" not in _own_reprs(one):
         yield from ((f.name, str(f.type), f.default) for f in dataclasses.fields(one) if f.repr)
+    elif "_field_defaults" in vars(one):
+        kinds, defaults = vars(one)["__annotations__"], vars(one)["_field_defaults"]
+        yield from (
+            (name, kind.__forward_arg__, defaults.get(name)) for name, kind in kinds.items()
+        )
     elif issubclass(one, BaseModel):
         for name, about in one.model_fields.items():
             if about.repr:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def test_a_key_of_unknown_age_is_neither_published_nor_removed(
 
     def ageless(answer: Any) -> Seen:
         one = seen(answer)
-        return Seen(replace(one.ref, created=None), one.shown)
+        return Seen(one.ref._replace(created=None), one.shown)
 
     monkeypatch.setattr(memory, "_seen", ageless)
     fate, asked = ("lose" if carried_out else "fail"), []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def row(policy: str = "edi", **changes: Any) -> Row:
         policy, 5001, "ok", key_id=7, key_age=timedelta(hours=1), max_age=timedelta(hours=2),
         last_rotated_at=NOW - timedelta(hours=1),
     )  # fmt: skip
-    return replace(known, **changes)
+    return known._replace(**changes)
 
 
 class Clock:

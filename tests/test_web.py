@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from html.parser import HTMLParser
@@ -221,8 +220,8 @@ def test_a_failure_is_open_and_has_what_the_runbook_says() -> None:
     """Its message, what to do, when it is tried again, and what it means: nothing has to be looked up elsewhere."""
     now = datetime.now(UTC)
     never = LastFailure("claim", "vault.Sealed", "Vault is sealed", at=now - timedelta(minutes=5))
-    failure = replace(never, retry_at=now + timedelta(minutes=20))
-    late = replace(never, retry_at=now - timedelta(minutes=3))
+    failure = never._replace(retry_at=now + timedelta(minutes=20))
+    late = never._replace(retry_at=now - timedelta(minutes=3))
     rows = [
         row(name, state="failed", last_failure=one)
         for name, one in (("soon", failure), ("late", late), ("never", never))

@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from rotator import reporting
 from rotator.cli import Choice, in_json, is_quiet, output
@@ -150,8 +149,7 @@ def check(
         sys.exit(FAILED if "failed" in states else OUT_OF_SYNC if states - {IN_SYNC} else 0)
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """What `check` found of a policy, or why it found nothing."""
 
     policy: str
@@ -291,7 +289,7 @@ def _took_over(result: Result, old: str) -> Result:
     """The same, of a policy whose record was that of `old` before."""
     took_over = f"took over the record of {old}, which there is no more"
     outcome: Word = "adopted" if result.outcome == "unchanged" else result.outcome
-    return replace(result, outcome=outcome, warnings=(took_over, *result.warnings))
+    return result._replace(outcome=outcome, warnings=(took_over, *result.warnings))
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -110,8 +109,7 @@ def policies_from(settings: Settings, path: Path | None = None) -> list[Policy]:
 def judge_of(settings: Settings) -> Judge:
     """What the settings find wrong with policies."""
     own = settings.ecgrid
-    source = astuple(own.api_key_vault) if own.api_key_vault else None
-    return lambda seen: own_key_problems(seen, source, has_login=own.login is not None)
+    return lambda seen: own_key_problems(seen, own.api_key_vault, has_login=own.login is not None)
 
 
 def input_from(

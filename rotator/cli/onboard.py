@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +106,7 @@ def _news(
     me = asked.me()
     among = wish.among
     if among.network_id is None:
-        among = replace(among, network_id=me.network_id)
+        among = among._replace(network_id=me.network_id)
     with output.counting("users") as tell:
         survey = asked.people(among, tell)
     known = {user_id for policy in policies for user_id in policy.users} | file.mentioned

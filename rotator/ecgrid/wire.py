@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rotator import files
 from rotator.errors import AnswerLost, BadInput, NotSent, Problem, Transient, wish
@@ -22,8 +23,7 @@ BODY_LIMIT = 4 * 1024 * 1024
 Observer = Callable[[str, str, float], None]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One of ECGrid's calls, by the name of its page; `changes` if a lost answer must be looked for."""
 
     name: str

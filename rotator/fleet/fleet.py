@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, Self, TypeVar, Unpack
+from typing import Literal, NamedTuple, Self, TypeVar, Unpack
 
 from rotator.ends import End
 from rotator.errors import Failure, Gone, HeldBack, NotFound, RotatorError
@@ -47,8 +46,7 @@ TOGETHER = 50
 Progress = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What the daemon tells after a turn: how many policies there are, are worked on, and fail; and what is next.
 
     `login_for`: seconds until Vault's login is to be renewed.
@@ -338,7 +336,7 @@ class Fleet:
             with suppress(RotatorError):
                 self.index.lower(policy.name)
         if task.check and result.outcome == "unchanged" and not result.stopped:
-            result = replace(result, outcome="not-due")
+            result = result._replace(outcome="not-due")
         result = result.warning(*task.warnings)
         self.reports.held_back(self.rights.held_back())
         if result.outcome not in (*ENDED, "retired"):

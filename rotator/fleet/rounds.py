@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rotator import due, reporting
 from rotator.errors import Failure, HeldBack, RotatorError
@@ -64,8 +64,7 @@ class Agenda:
             self.next = min(self.next or (work_at, result.policy), (work_at, result.policy))
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """A run that has ended: what its record was then, and when (by Vault's time) it began."""
 
     policy: Policy
@@ -220,7 +219,7 @@ class Rounds:
                 history = answer.record.history if answer is not None else ()
                 self._reports.pasts.saw(policy.name, history)
             if answer is not None:
-                answer = replace(answer, record=answer.record.without_history())
+                answer = answer._replace(record=answer.record.without_history())
         except Failure as error:
             answer = error
         if isinstance(answer, Stored) and answer.ahead:
@@ -356,7 +355,7 @@ class Rounds:
         """Whether the policy publishes the rotator's own key."""
         place = self._settings.ecgrid.api_key_vault
         return place is not None and any(
-            (f"{to.mount}/{to.path}", to.field) == astuple(place) for to in policy.destinations
+            (f"{to.mount}/{to.path}", to.field) == place for to in policy.destinations
         )
 
     def _affordable(self, checks: list[Task]) -> int:

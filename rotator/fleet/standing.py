@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from rotator.due import due_since, fits, is_due, is_overdue, key_age
@@ -36,7 +35,7 @@ def row(
     """
     if isinstance(record, Failure):
         failure = LastFailure("observe", record.kind, str(record))
-        return replace(_row(policy, None, now), state="failed", last_failure=failure)
+        return _row(policy, None, now)._replace(state="failed", last_failure=failure)
     by_record = _row(policy, record, now)
     if trouble is None or record is not None or not policy.enabled:
         return by_record
@@ -44,7 +43,7 @@ def row(
     failure = LastFailure(
         alarm.phase or "", alarm.kind or "", alarm.message, at=_whole(trouble.since)
     )
-    return replace(by_record, state="failed", last_failure=failure)
+    return by_record._replace(state="failed", last_failure=failure)
 
 
 def _row(policy: Policy, record: Record | None, now: datetime) -> Row:
@@ -182,7 +181,7 @@ class Board:
     def saw(self, policy: str, answer: Answer) -> None:
         """A record was read; what cannot be read just now leaves what was known before."""
         if isinstance(answer, Stored):
-            answer = replace(answer, record=answer.record.without_history())
+            answer = answer._replace(record=answer.record.without_history())
         with self._lock:
             if not (isinstance(answer, Transient) and policy in self._seen):
                 self._seen[policy] = answer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple
 
 from rotator.due import NEVER, at_a_tick
 from rotator.journal import Record
@@ -20,8 +20,7 @@ TRUSTED = timedelta(hours=1)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Checking:
+class Checking(NamedTuple):
     """How often each policy is checked for drift; None: never."""
 
     period: timedelta | None

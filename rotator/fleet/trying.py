@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rotator.ecgrid import Urgency
@@ -51,9 +50,9 @@ def _held_back(task: Task, result: Result, rights: Rights) -> Result:
     """The result, with what the brake, or ROTATOR_MAX_PER_RUN, would say to a task that would begin."""
     result = result.warning(*task.warnings)
     if task.check and result.outcome == "unchanged":
-        return replace(result, outcome="not-due")
+        return result._replace(outcome="not-due")
     held = rights.would_hold_back(task) if result.outcome == "would-rotate" else None
     if held is None:
         return result
     warned = result.warning(*held.warnings)
-    return replace(warned, outcome=held.outcome, phase=held.phase, error=held.error)
+    return warned._replace(outcome=held.outcome, phase=held.phase, error=held.error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -35,8 +34,7 @@ class Verdict(NamedTuple):
 GO = Verdict(go=True)
 
 
-@dataclass(frozen=True)
-class Trouble:
+class Trouble(NamedTuple):
     """A policy that may have a key that nobody has: since when; how many runs failed; whether it asked again.
 
     `asked`: when it asked for a key last; None: then, too. A run that could only look, and failed, asked for none.
@@ -60,8 +58,7 @@ class Trouble:
         return self.asked_again and self.attempts > 1
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What the brake judges by.
 
     `begun`: runs of this process with the right to issue, each with what it is for; `unresolved`: those whose answer

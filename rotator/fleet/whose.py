@@ -11,9 +11,8 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from rotator import reporting
@@ -45,8 +44,7 @@ class OtherSystem(HeldBack):
     kind = "ecgrid.OtherSystem"
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(NamedTuple):
     """What published keys say of the ECGrid that is configured: how many were asked, and whether one was accepted."""
 
     asked: int

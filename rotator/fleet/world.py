@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from rotator import files, reporting
@@ -204,7 +203,7 @@ class Surroundings:
             vault=self.vault,
             account=self.ecgrid.account,
             whose=self.whose,
-            own_key_from=astuple(own.api_key_vault) if own.api_key_vault else None,
+            own_key_from=own.api_key_vault,
             has_login=own.login is not None,
             clock=self.clock,
             report=report,

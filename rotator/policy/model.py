@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rotator.errors import Problem
 from rotator.keys import Issue, Verify, Visibility
 from rotator.schedule import Schedule
 
 
-@dataclass(frozen=True)
-class Destination:
+class Destination(NamedTuple):
     """Where a key is published: KV v2 secret `mount/path`, the value in `field`, `fields` beside it."""
 
     mount: str
@@ -44,8 +43,7 @@ class Webhook:
 Hook = Exec | Webhook
 
 
-@dataclass(frozen=True)
-class PolicyDefaults:
+class PolicyDefaults(NamedTuple):
     """What the settings say about policies; records are below `mount/state_path`."""
 
     issue: Issue = Issue.KEYSET
@@ -111,8 +109,7 @@ class Policy:
 _SAID = tuple(part.name for part in fields(Policy) if part.name not in _ABOUT)
 
 
-@dataclass(frozen=True)
-class Sight:
+class Sight(NamedTuple):
     """What can be told of a policy although something may be wrong with it: enough to compare it with others."""
 
     name: str | None

@@ -7,9 +7,8 @@ the input; so it is replaced here, and nothing of it gets out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -36,8 +35,7 @@ G = TypeVar("G")
 M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """What is wrong at one place: `place` has its keys and positions, from the top."""
 
     place: Place

@@ -13,8 +13,7 @@ from rotator.reporting.about import Owner
 State = Literal["overdue", "failed", "not-adopted", "due", "rotating", "paused", "ok"]
 
 
-@dataclass(frozen=True, slots=True)
-class LastFailure:
+class LastFailure(NamedTuple):
     """What failed last: in which phase, why, since when, and when it is tried again; None where nobody knows."""
 
     phase: str
@@ -24,8 +23,7 @@ class LastFailure:
     retry_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """How one policy stands."""
 
     policy: str

@@ -8,15 +8,14 @@ be done from there, so they never disagree.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 TO_DO = "**To do:**"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A section of the runbook, in paragraphs of one line each."""
 
     # A kind of error, such as `vault.Sealed`, or an alert.

@@ -9,8 +9,8 @@ Keeps: never silent (4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from rotator import due
@@ -30,8 +30,7 @@ from rotator.run.outcome import Word
 ADMINS = ("Root", "TechOps", "NetOps", "NetworkAdmin")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a run would do: the word for it; of what it would publish the user, and the key if it is there already.
 
     `previous`: the key that would be replaced. `until`: when that would end; None if it would not, or at once.
@@ -59,8 +58,7 @@ def _would(run: Run) -> Result:
     result = result_of(run, plan.outcome)
     if plan.outcome != "would-rotate":
         return result
-    return replace(
-        result,
+    return result._replace(
         user_id=plan.user_id,
         key_id=plan.key_id,
         previous_key_id=plan.previous,

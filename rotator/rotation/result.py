@@ -8,9 +8,9 @@ Keeps: never silent (4), never leaked (5).
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from rotator.errors import Failure, RotatorError
 from rotator.journal import PreviousKey, Record
@@ -20,8 +20,7 @@ from rotator.run import Run
 from rotator.run.outcome import Word
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """Why a policy failed: the kind of error, which the runbook explains, and what there is to say of it."""
 
     kind: str
@@ -33,8 +32,7 @@ class Cause:
         return cls(error.kind, str(error))
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """A destination that shows the key, and since which version."""
 
     mount: str
@@ -42,8 +40,7 @@ class Published:
     version: int
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What a run did to one policy."""
 
     policy: str
@@ -79,21 +76,20 @@ class Result:
 
     def failed(self, phase: str, cause: Cause) -> Result:
         """The same, but that has failed, whatever else was done."""
-        return replace(self, outcome="failed", phase=phase, error=cause)
+        return self._replace(outcome="failed", phase=phase, error=cause)
 
     def unretired(self, message: str) -> Result:
         """The same, but a key is not retired that was to be."""
-        return replace(self.warning(message), failed_retiring=True)
+        return self.warning(message)._replace(failed_retiring=True)
 
     def warning(self, *texts: str) -> Result:
         """The same, with those warnings beside its own."""
-        return replace(self, warnings=self.warnings + texts)
+        return self._replace(warnings=self.warnings + texts)
 
     def standing(self, policy: Policy, record: Record) -> Result:
         """The same, with the key that the policy's record says is published, and what becomes of the one before."""
         held = record.current
-        return replace(
-            self,
+        return self._replace(
             user_id=held.user_id if held else None,
             key_id=held.key_id if held else None,
             previous_key=previous.answer(policy, record),
@@ -111,9 +107,9 @@ def result_of(run: Run, word: Word) -> Result:
     record = run.sight.stored.record
     result, settled = result.standing(run.policy, record), record.settled()
     if word == "retired":
-        return replace(result, key_id=run.outcome.ended[0])
+        return result._replace(key_id=run.outcome.ended[0])
     if run.outcome.word is not None and settled is not None:
-        return replace(result, previous_key_id=settled.previous_key_id)
+        return result._replace(previous_key_id=settled.previous_key_id)
     return result
 
 

@@ -9,7 +9,6 @@ Keeps: never silent (4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 from rotator import due
@@ -41,7 +40,7 @@ def timed(run: Run, judge: Callable[[Run], Result]) -> Result:
     except Exception as fault:  # noqa: BLE001 - also of what records and tells a failure
         result = faulty(run.policy, run.phase, fault)
     took = run.world.clock.boot() - began
-    return replace(result, duration_s=took, started_at=run.now() - timedelta(seconds=took))
+    return result._replace(duration_s=took, started_at=run.now() - timedelta(seconds=took))
 
 
 def _tended(run: Run) -> Result:
@@ -61,15 +60,15 @@ def _tended(run: Run) -> Result:
 
 def left_to_others(run: Run, busy: Busy) -> Result:
     """The result where another run holds the claim."""
-    return replace(result_of(run, "busy").warning(str(busy)), busy=str(busy))
+    return result_of(run, "busy").warning(str(busy))._replace(busy=str(busy))
 
 
 def _stopped(run: Run, why: Stopped) -> Result:
     failing.close_unissued(run, failing.STOPPED)
-    result = replace(result_of(run, run.outcome.word or "unchanged").warning(str(why)), begun=False)
+    result = result_of(run, run.outcome.word or "unchanged").warning(str(why))._replace(begun=False)
     if run.world.stopping():
-        return replace(result, stopped=True)
-    return replace(result, outcome="not-due")
+        return result._replace(stopped=True)
+    return result._replace(outcome="not-due")
 
 
 def _success(run: Run, *, retired: bool) -> Result:
@@ -131,4 +130,4 @@ def failed(run: Run, error: RotatorError) -> Result:
     """The result of a run that has failed; of one that waits, in the phase that failed before."""
     phase = error.failed.phase if isinstance(error, Waits) else run.phase
     result = result_of(run, "failed").failed(phase, Cause.of(error))
-    return replace(result, transient=isinstance(error, Transient))
+    return result._replace(transient=isinstance(error, Transient))

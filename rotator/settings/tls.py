@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rotator.errors import BadInput, Problem, RotatorError
 
@@ -32,8 +32,7 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True)
-class TlsFile:
+class TlsFile(NamedTuple):
     """A file, or a directory, and the variable that names it."""
 
     path: Path

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import PlainSerializer
@@ -159,8 +158,7 @@ def _vault_path(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class VaultField:
+class VaultField(NamedTuple):
     """One field of a KV v2 secret at `place`: MOUNT/PATH; where the mount ends, only Vault knows."""
 
     place: str
@@ -174,8 +172,7 @@ def _vault_field(text: str) -> VaultField:
     return VaultField(place, field)
 
 
-@dataclass(frozen=True)
-class Listen:
+class Listen(NamedTuple):
     """Where health, metrics and the status page are served; port 0 lets the kernel choose."""
 
     host: str
@@ -205,7 +202,8 @@ def _literal(*words: str) -> Kind:
 
 
 Text = Annotated[str, Kind(_plain)]
-SecretValue = Annotated[Secret, Kind(secret, Secret), PlainSerializer(repr)]
+# Not by `repr`: to learn how a built-in function is called, pydantic has its text taken apart.
+SecretValue = Annotated[Secret, Kind(secret, Secret), PlainSerializer(Secret.__repr__)]
 Url = Annotated[str, Kind(_url)]
 VaultUrl = Annotated[str, Kind(_vault_url)]
 PageUrl = Annotated[str, Kind(_page)]

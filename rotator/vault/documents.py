@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from rotator.errors import AnswerLost, Failure, FenceLost, Gone, Mismatch, Permanent, Transient
 from rotator.journal import Record
@@ -27,8 +27,7 @@ MANAGED_BY = "rotator"
 TAKEN_FOR_GRANTED = 32 * 1024
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A record and the version it was read at or written as (0: not in Vault yet).
 
     `ahead`: how far ahead of Vault a time in it was, which counts as now.

@@ -23,9 +23,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from rotator.errors import Failure, FenceLost, Gone, Permanent, Transient
 from rotator.journal.gist import Kept
@@ -46,8 +45,7 @@ UNWRITABLE = -1
 ForEach = Callable[[Callable[[At], "_Page"], Iterable[At]], Iterable["_Page"]]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What the record of one policy, at `version`, promised: no work before `quiet_until`, drift checks aside.
 
     Of checks it only tells the last: how often they are due is each rotator's own setting. `digest` is the policy's.
@@ -61,8 +59,7 @@ class Entry:
     gist: Kept | None = None
 
 
-@dataclass(frozen=True)
-class _Page:
+class _Page(NamedTuple):
     """One document as it was read, and when; `version` is UNWRITABLE where that is in doubt."""
 
     version: int
