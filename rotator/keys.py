@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple, NoReturn, final
@@ -201,16 +200,14 @@ class KeyRef(NamedTuple):
         return f"the API key {whose}" if self.key_id is None else f"key {self.key_id} {whose}"
 
 
-@dataclass(frozen=True)
-class ApiKey:
+class ApiKey(NamedTuple):
     """A whole key: its record and its value."""
 
     ref: KeyRef
     value: Secret
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A key record as a read or a list shows it; `shown` may be masked, shortened or missing."""
 
     ref: KeyRef
@@ -253,8 +250,7 @@ class Among(NamedTuple):
         return named and (not self.level or shown.casefold() in ("", self.level.casefold()))
 
 
-@dataclass(frozen=True)
-class Me:
+class Me(NamedTuple):
     """Who a credential belongs to (Get Me, WhoAmI); `key` where the answer carries the caller's own key.
 
     `session`: an answer may carry the session that it was asked in. It is of no use, and a secret like any other.

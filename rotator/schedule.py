@@ -56,8 +56,7 @@ def duration(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-@dataclass(frozen=True)
-class Every:
+class Every(NamedTuple):
     """A fixed interval of elapsed time, counted from the last rotation."""
 
     period: timedelta
@@ -68,8 +67,7 @@ class Manual:
     """Never due by itself."""
 
 
-@dataclass(frozen=True)
-class Cron:
+class Cron(NamedTuple):
     """Five cron fields, taken apart as Vixie cron does; made by `Cron.parse`.
 
     `minutes` are minutes of the day, ascending; `weekdays` counts from Sunday = 0. `either` says that day of month
@@ -137,8 +135,7 @@ class Freeze(NamedTuple):
     last: date
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """When a policy is due; all instants are aware and in UTC."""
 
     rule: Every | Cron | Manual

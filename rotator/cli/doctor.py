@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rotator.cli import Choice, in_json, is_quiet, output
 from rotator.cli.choice import choose
@@ -44,8 +43,7 @@ LIMIT = 10.0
 LARGE = 256 * 1024
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One finding: what was tried, for which policy if for one, how it went, and what to do."""
 
     state: State
@@ -59,8 +57,7 @@ class Line:
         return f"{self.what} {self.policy}".strip()
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(NamedTuple):
     """Which policies are examined; of those that were not `named` only some have their users looked at."""
 
     policies: list[Policy]

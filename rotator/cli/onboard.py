@@ -6,7 +6,6 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,7 +184,7 @@ def _umask() -> int:
 
 def _tell(news: News, out: Path | None, *, written: bool, json_: bool) -> None:
     if json_:
-        rows = [asdict(entry) for entry in news.entries]
+        rows = [entry._asdict() for entry in news.entries]
         output.print_json(
             {"file": str(out) if out and written else None, "users": rows, "whole": news.whole}
         )

@@ -6,8 +6,7 @@ A surface that lacks a call raises NoSuchCall (REST has no `user`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from rotator.ecgrid import answers
 from rotator.ecgrid.answers import Data
@@ -22,16 +21,14 @@ USERS_PER_PAGE = 25
 Offered = Literal["create", "generate", "get", "api_key", "keys", "remove"]
 
 
-@dataclass(frozen=True)
-class By:
+class By(NamedTuple):
     """The credential of a call: an API key, or a session (REST: a JWT, SOAP: a session id)."""
 
     value: Secret
     is_session: bool = False
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """A session as a log-in gives it: how many seconds it lasts, where that was said, and what renews it."""
 
     token: Secret

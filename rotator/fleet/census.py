@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rotator.ecgrid import ECGrid, InMemory, Urgency
 from rotator.errors import Failure, NoSuchCall, NotFound, Permanent, Refused, Transient
@@ -39,16 +38,14 @@ NO_KEY = "has no key yet: adopting it issues the first one"
 UNTOLD = "whether it has a key was not told [{}]"
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """The users that were found; `whole` is false where ECGrid showed the same page again, and there may be more."""
 
     people: list[Person]
     whole: bool
 
 
-@dataclass(frozen=True)
-class About:
+class About(NamedTuple):
     """What is to be known of a user's key: that there is none, or why that was not told; and its visibility."""
 
     note: str = ""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice, pairwise, takewhile
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rotator.due import due_since, fits, is_overdue, may_begin
 from rotator.errors import Failure
@@ -25,8 +24,7 @@ DAY = 86400
 Why = Literal["first", "scheduled", "late", "overdue", "retry", "held"]
 
 
-@dataclass(frozen=True)
-class Ahead:
+class Ahead(NamedTuple):
     """A rotation that is to come, at `at` at the earliest, and why then.
 
     `first`: the policy is new, and begins with a rotation. `late`: its time has passed, so it begins now, or as soon
@@ -127,8 +125,7 @@ def _next(policy: Policy, record: Record, now: datetime) -> tuple[datetime, Why]
     return may_begin(policy, record, now), why
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(NamedTuple):
     policy: Policy
     record: Record | None
     # Seconds since 1970, ascending.

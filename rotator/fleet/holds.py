@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rotator import reporting
 from rotator.errors import FenceLost, RotatorError, Transient
@@ -19,8 +18,7 @@ LONGEST = timedelta(days=90)
 TRIES = 20
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of the order for one policy; `hold` is what holds it from then on."""
 
     policy: str

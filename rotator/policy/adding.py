@@ -9,9 +9,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -32,8 +31,7 @@ _JITTER_WHY = (
 )
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A policy that is to be added, and what a reader should know of it; `aside`: only as a comment."""
 
     name: str
@@ -43,8 +41,7 @@ class Entry:
     visibility: Visibility = Visibility.PRIVATE
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(NamedTuple):
     """How keys are issued and read back."""
 
     issue: Issue

@@ -23,8 +23,7 @@ class Destination(NamedTuple):
     fields: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Exec:
+class Exec(NamedTuple):
     """A command to run after a rotation."""
 
     argv: tuple[str, ...]

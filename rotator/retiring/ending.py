@@ -9,7 +9,7 @@ Keeps: never lost (1), never silent (4).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rotator.errors import AnswerLost, Failure, Forbidden, NoSuchCall, NotFound, Refused
 from rotator.journal import Debt, Held
@@ -30,8 +30,7 @@ class Postponed(Failure):
     kind = "ecgrid.NotRetired"
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A key that is to be ended, and what is known of it: `published` is the current key's value, `value` its own."""
 
     debt: Debt
@@ -45,8 +44,7 @@ class Case:
         return self.debt.user_id == self.current.user_id
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """The keys that ECGrid's list shows of one user to one caller (None: the rotator itself)."""
 
     caller: Secret | None

@@ -11,7 +11,7 @@ Keeps: never lost (1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 from rotator.keys import ApiKey, Seen
 
@@ -20,8 +20,7 @@ from rotator.keys import ApiKey, Seen
 Came = Literal["answered", "made", "found"]
 
 
-@dataclass(frozen=True)
-class Nothing:
+class Nothing(NamedTuple):
     """No key, and none can be there unseen: one is to be found, or issued.
 
     `asked`: an earlier request of the rotation may have been carried out, and was looked for. `counted`: the next one
@@ -46,17 +45,14 @@ class _Key:
     by_owner: bool = False
 
 
-@dataclass(frozen=True)
 class Unproved(_Key):
     """A key whose value is known, and nothing else of it for sure."""
 
 
-@dataclass(frozen=True)
 class Proved(_Key):
     """A key that ECGrid accepts and shows as this user's, and that is not lost with this process."""
 
 
-@dataclass(frozen=True)
 class Shown(_Key):
     """A key that the first destination shows: only settling is left."""
 
@@ -65,8 +61,7 @@ Known = Unproved | Proved | Shown
 Hand = Nothing | Unseen | Known
 
 
-@dataclass(frozen=True)
-class Orphan:
+class Orphan(NamedTuple):
     """A key that this run issued under a fence that it lost, and the rotation that it was issued for."""
 
     key: ApiKey

@@ -38,8 +38,7 @@ class Stored(NamedTuple):
     ahead: timedelta = timedelta(0)
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(NamedTuple):
     """A staged document: the issued key of the run `run`, or nothing (`key` is None): proof that nothing is staged."""
 
     run: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import NamedTuple
 
 from rotator.reporting.rows import HistoryLine, LastFailure, Row
 from rotator.web.asked import STATES
@@ -16,8 +16,7 @@ MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
-@dataclass(frozen=True, slots=True)
-class When:
+class When(NamedTuple):
     """A time: as machines read it, how far off it is, and its date."""
 
     instant: str
@@ -25,8 +24,7 @@ class When:
     clock: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """A failure: its kind, the phase and since when, what was said, and when it is tried again."""
 
     kind: str
@@ -35,8 +33,7 @@ class Failed:
     again: str
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One row. `used` is how much of its maximum age the key has used up, in hundredths; empty: it has none."""
 
     policy: str

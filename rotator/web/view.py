@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from rotator.reporting.rows import HistoryLine, Standing
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(NamedTuple):
     """One thing that has to be well, whether it is, and if not, why, and what to do."""
 
     name: str
@@ -18,8 +18,7 @@ class Health:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Owed:
+class Owed(NamedTuple):
     """A key that is still to be retired, at `due_at` at the earliest; `waits`: why it could not be yet."""
 
     key_id: int
