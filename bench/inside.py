@@ -50,7 +50,7 @@ def _timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def load(directory: str, rounds: str) -> Times:
-    """Seconds for reading the policies, and for reading the same files with PyYAML's C loader alone."""
+    """Seconds for reading the policies, and the same files with PyYAML's C loader alone, and as scripts do."""
     import yaml
 
     from rotator.policy import PolicyDefaults
@@ -63,8 +63,13 @@ def load(directory: str, rounds: str) -> Times:
             with file.open("rb") as text:
                 yaml.load(text, yaml.CSafeLoader)
 
+    def as_scripts_do() -> None:
+        for file in sorted(folder.iterdir()):
+            yaml.safe_load(file.read_text())
+
     ours = _timed(lambda: load_policies(folder, PolicyDefaults()))
-    return by_turns(int(rounds), {"rotator": ours, "yaml": _timed(bare)})
+    sides = {"rotator": ours, "yaml": _timed(bare), "safe_load": _timed(as_scripts_do)}
+    return by_turns(int(rounds), sides)
 
 
 def ticks(count: str, *marks: str) -> dict[str, Any]:

@@ -62,6 +62,9 @@ def _looking(policies: Fleet, size: int, largest: bool, scope: Scope) -> Iterato
     loaded = _ms(value for one in found["load"] for value in one["rotator"])
     alone = "reading the YAML with the C loader alone"
     yield Figure("scale", f"loading {size:,} policies", "ms", loaded, alone, bare)
+    safe = _ms(value for one in found["load"] for value in one["safe_load"])
+    name = f"loading {size:,} policies, and a script"
+    yield Figure("scale", name, "ms", loaded, "yaml.safe_load, which checks nothing", safe)
     tick = _ms(value for one in found["ticks"] for value in one["idle"])
     aim = Aim("times", IDLE_TICK) if largest else None
     yield Figure("scale", f"idle tick, {size:,} policies", "ms", tick, alone, bare, aim)
