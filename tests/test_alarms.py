@@ -177,7 +177,7 @@ def test_what_an_alarm_tells_is_kept_and_sent_in_the_same_words_by_every_version
     """Times as text, ages in seconds, nothing that is not known; rotators of two versions share what is kept."""
     now = datetime(2026, 3, 1, 4, 5, 6, tzinfo=UTC)
     ran = About(run="3f", rotation="a1", attempt=2, phase="issue")
-    failed = replace(ran, user_id=5001, key_id=7, duration_s=0.412)
+    failed = ran._replace(user_id=5001, key_id=7, duration_s=0.412)
     aged = About(key_age=timedelta(days=46, seconds=30), max_age=timedelta(days=45))
     memory = Memory()
     memory.happens(replace(failing("edi"), about=failed), now)

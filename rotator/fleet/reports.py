@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ class Reports:
             kind = error.kind if error else None
             self.metrics.outcome(name, result.outcome, result.duration_s, result.phase, kind)
         seconds = round(result.duration_s, 3)
-        about = replace(run, user_id=result.user_id, key_id=result.key_id, duration_s=seconds)
+        about = run._replace(user_id=result.user_id, key_id=result.key_id, duration_s=seconds)
         debt = self._not_retired.pop(name, None)
         # One alarm for all: see `held_back`.
         if error and error.kind in HELD_BACK:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 from rotator import reporting
@@ -62,7 +61,7 @@ class Voice:
                 "rotation.failed",
                 policy=result.policy,
                 **self._reports.alarms.owner_of(result.policy).fields(),
-                **replace(about, phase=phase).fields(),
+                **about._replace(phase=phase).fields(),
                 error=error.kind,
                 message=error.message,
                 warnings=list(result.warnings),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -18,8 +17,7 @@ class Owner(NamedTuple):
         return {"owner": self.name, "tags": self.tags}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class About(NamedTuple):
     """Which run it is of, and what else is known; None where nobody knows."""
 
     run: str | None = None

@@ -65,7 +65,7 @@ class Trouble:
         if self.members:
             return self.alarm.of_many(len(self.members) + alone)
         policy = None if self.alarm.policy == ALL else self.alarm.policy
-        about = replace(self.alarm.about, since=self.since)
+        about = self.alarm.about._replace(since=self.since)
         count = 1 + (now - self.since) // AGAIN
         return replace(self.alarm, policy=policy, count=count, about=about)
 

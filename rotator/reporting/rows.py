@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from rotator.journal import PreviousKey
@@ -58,13 +58,12 @@ class HistoryLine(NamedTuple):
     details: str
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """How the policies stood at `at`, by Vault's time: a row for each, and how many keys each owes."""
 
     at: datetime
     rows: Sequence[Row] = ()
     # Keys still to be retired, by policy.
-    debts: Mapping[str, int] = field(default_factory=dict)
+    debts: Mapping[str, int] = MappingProxyType({})
     # By policy.
-    owners: Mapping[str, Owner] = field(default_factory=dict)
+    owners: Mapping[str, Owner] = MappingProxyType({})
