@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rotator.policy.document import files
@@ -21,17 +21,14 @@ class Watched:
         before, self._seen = self._seen, self._picture()
         return before != self._seen
 
-    def _picture(self) -> bytes:
-        """A digest of what a change cannot leave as it is: names, and the files behind them (links are followed)."""
-        digest = hashlib.sha256()
+    def _picture(self) -> int:
+        """A hash of what a change cannot leave as it is: names, and the files behind them (links are followed)."""
+        return hash(tuple(self._states()))
+
+    def _states(self) -> Iterator[tuple[str, int, int, int, int]]:
         for file in files(self._path, []):
             try:
-                state = os.stat(file)  # noqa: PTH116 - Path.stat is slower, and there may be thousands
+                state = os.stat(file)  # noqa: PTH116 - see `files`
             except OSError:
                 continue
-            digest.update(
-                f"{file}\0{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
-        return digest.digest()
+            yield file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns

@@ -82,8 +82,8 @@ class File:
         self._common: Mapping[str, Node] = {}
         if path is None or not path.exists():
             return
-        text, problems = read(path), list[Problem]()
-        root = parse(path, problems, text)
+        text, problems = read(str(path)), list[Problem]()
+        root = parse(str(path), problems, text)
         if problems or root is None or isinstance(text, Problem):
             raise BadInput(problems)
         entries = root.value if isinstance(root.value, dict) else {}

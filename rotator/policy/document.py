@@ -34,8 +34,11 @@ def _could_be_a_key(path: Path) -> bool:
     return any(len(part) > 15 and _WORDS.fullmatch(part) is None for part in path.parts)
 
 
-def files(path: Path, problems: list[Problem]) -> list[Path]:
-    """`path` itself, or the policy files below it, sorted; symbolic links are followed, dot-names are not."""
+def files(path: Path, problems: list[Problem]) -> list[str]:
+    """`path` itself, or the policy files below it, sorted; symbolic links are followed, dot-names are not.
+
+    As texts: of thousands, each a `Path` would take as long as reading them.
+    """
     try:
         exists = path.exists()
     except OSError:
@@ -46,8 +49,8 @@ def files(path: Path, problems: list[Problem]) -> list[Path]:
         problems.append(Problem("the policies" if _could_be_a_key(path) else str(path), what))
         return []
     if not path.is_dir():
-        return [path]
-    listed: list[Path] = []
+        return [str(path)]
+    listed: list[str] = []
     visited = set()
     for folder, folders, names in os.walk(path, followlinks=True, onerror=_note(problems)):
         real = os.path.realpath(folder)
@@ -56,12 +59,14 @@ def files(path: Path, problems: list[Problem]) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
+        # With a slash at its end, but for the directory that we are in.
+        below = str(Path(folder, "x"))[:-1]
         listed += [
-            Path(folder, name)
+            below + name
             for name in names
             if name.endswith((".yaml", ".yml")) and not name.startswith(".")
         ]
-    return sorted(listed, key=lambda file: file.parts)
+    return sorted(listed, key=lambda file: file.split("/"))
 
 
 def _note(problems: list[Problem]) -> Callable[[OSError], None]:
@@ -71,21 +76,21 @@ def _note(problems: list[Problem]) -> Callable[[OSError], None]:
     return note
 
 
-def read(file: Path) -> str | Problem:
+def read(file: str) -> str | Problem:
     """A file's text, without a byte order mark; what is wrong with it if it cannot be had."""
     try:
         # Not blocking, so that a pipe that somebody left there cannot hold up the daemon.
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return Problem(str(file), "is not a regular file; move it away or rename it")
+                return Problem(file, "is not a regular file; move it away or rename it")
             data = _bytes(handle)
         finally:
             os.close(handle)
     except OSError as error:
-        return Problem(str(file), f"cannot be read ({error.strerror})")
+        return Problem(file, f"cannot be read ({error.strerror})")
     if len(data) > _MAX_BYTES:
-        return Problem(str(file), "is larger than 16 MiB; split it into several files")
+        return Problem(file, "is larger than 16 MiB; split it into several files")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -108,7 +113,7 @@ def _bytes(handle: int) -> bytes:
     return b"".join(parts)
 
 
-def _place(file: Path, text: str, index: int) -> tuple[str, int]:
+def _place(file: str, text: str, index: int) -> tuple[str, int]:
     """File and line of a character, and its column."""
     return f"{file}:{text.count(chr(10), 0, index) + 1}", index - text.rfind("\n", 0, index)
 
@@ -214,7 +219,7 @@ class _Parser:
         return entries
 
 
-def parse(file: Path, problems: list[Problem], text: str | Problem | None = None) -> Node | None:
+def parse(file: str, problems: list[Problem], text: str | Problem | None = None) -> Node | None:
     """The file's only document, or, if it is given, that of a text that may become the file's.
 
     None, and a problem noted, if there is none to be had.
@@ -231,13 +236,13 @@ def parse(file: Path, problems: list[Problem], text: str | Problem | None = None
         refused = Problem(f"{file}:{error.line}", error.what)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        place = f"{file}:{mark.line + 1}" if mark else file
         column = f" near column {mark.column + 1}" if mark else ""
         refused = Problem(
             place, f"is not valid YAML{column}; check indentation, quotes, brackets and colons"
         )
     except yaml.YAMLError:
-        refused = Problem(str(file), "is not valid YAML")
+        refused = Problem(file, "is not valid YAML")
     for index, what in parser.strange:
         where, number = _place(file, text, index)
         problems.append(Problem(where, f"has in column {number} {what}"))
@@ -245,7 +250,7 @@ def parse(file: Path, problems: list[Problem], text: str | Problem | None = None
         what = "appears twice in one mapping; keep one of them"
         problems.append(Problem(f"{file}:{line}: {shown(key)}", what))
     if refused is None and root is None:
-        refused = Problem(str(file), "is empty; write a policy, or remove or rename the file")
+        refused = Problem(file, "is empty; write a policy, or remove or rename the file")
     if refused is not None:
         problems.append(refused)
     return root

@@ -40,10 +40,14 @@ def together(
 ) -> list[Policy]:
     """As `load`, with one file as it would be with that text, be it below `path` or not; there may be no policy."""
     problems: list[Problem] = []
+    texts: dict[str, str] = {}
     listed = files(path, problems) if path.exists() else []
     if draft is not None:
-        listed = [*(file for file in listed if file.resolve() != draft[0].resolve()), draft[0]]
-    policies, sights = _read(listed, defaults, problems, dict([draft] if draft else []))
+        place, text = draft
+        listed = [file for file in listed if Path(file).resolve() != place.resolve()]
+        listed.append(str(place))
+        texts[str(place)] = text
+    policies, sights = _read(listed, defaults, problems, texts)
     _refuse([*problems, *_collisions(sights), *judge(sights)])
     return policies
 
@@ -60,15 +64,15 @@ def readable(path: Path, defaults: PolicyDefaults) -> list[Policy]:
 
 
 def _read(
-    listed: list[Path],
+    listed: list[str],
     defaults: PolicyDefaults,
     problems: list[Problem],
-    texts: Mapping[Path, str] = MappingProxyType({}),
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Policy], list[Sight]]:
     policies: list[Policy] = []
     sights: list[Sight] = []
     for file in listed:
-        root = parse(file, problems, texts.get(file) if texts else None)
+        root = parse(file, problems, texts.get(file))
         if root is not None:
             reader = Reader(file, defaults, problems)
             policies += reader.policies(root)

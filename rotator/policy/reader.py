@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,8 +23,8 @@ Entries = dict[str, Node]
 class Reader:
     """Reads one file; what it answers may be acted upon only if no problem was noted anywhere."""
 
-    def __init__(self, file: Path, defaults: PolicyDefaults, problems: list[Problem]) -> None:
-        self._file, self._stem = str(file), file.stem
+    def __init__(self, file: str, defaults: PolicyDefaults, problems: list[Problem]) -> None:
+        self._file = file
         self._defaults = defaults
         self._problems = problems
         self.sights: list[Sight] = []
@@ -49,7 +49,8 @@ class Reader:
         """The only policy of a file, which may give it its name."""
         if "name" in entries:
             return self._policy(root)
-        named = Node({**entries, "name": Node(self._stem, root.line)}, root.line)
+        stem, _ = os.path.splitext(os.path.basename(self._file))  # noqa: PTH119, PTH122 - see `files`
+        named = Node({**entries, "name": Node(stem, root.line)}, root.line)
         return self._policy(named, {"name": "name (the file's, as there is no name:)"})
 
     def _listed(self, root: Node, entries: Entries) -> Sequence[Node]:
