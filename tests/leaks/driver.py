@@ -148,7 +148,7 @@ def _log_secret() -> None:
     def log(value: str) -> None:
         key = ApiKey(KeyRef(1, 2, None, None), Secret(value))
         reporting.event("policy.drift", key=key, value=key.value, message=f"{key} {key.value}")
-        sys.stderr.write(f"{key!r} {vars(key)}\n")
+        sys.stderr.write(f"{key!r} {key._asdict()}\n")
 
     _when_published(log)
 
@@ -163,7 +163,7 @@ def _show_session() -> None:
     def read_and_err(*given: Any) -> Any:
         made = read(*given)
         held.append(made)
-        sys.stderr.write(f"caller: {made!r} {vars(made)}\n")
+        sys.stderr.write(f"caller: {made!r} {made._asdict()}\n")
         if made.session is not None:
             sys.stderr.write(f"session: {made.session.reveal()}\n")
             logging.getLogger("rotator.ecgrid").error("session: %s", made.session.reveal())
