@@ -221,6 +221,23 @@ def test_a_destination_that_names_the_key_keeps_it(tmp_path: Path) -> None:
     assert scene.simulator.who(scene.first.value) == USER
 
 
+def test_an_id_under_which_the_published_value_is_shown_is_kept(tmp_path: Path) -> None:
+    """ECGrid has moved the value to the id that is owed: to remove that would cut the consumers off."""
+    scene = Scene(tmp_path)
+    scene.rotator().tick()
+    scene.rotator().rotate()
+    published = scene.published().value
+    assert published is not None
+    for record in scene.simulator.keys(USER):
+        scene.simulator.remove_key(record.key_id)
+    scene.simulator.add_key(USER, key_id=scene.first.key_id, value=published.reveal())
+    scene.pass_time(hours=13)
+    result = scene.rotator().tick()
+    assert any("the published value under its id" in warning for warning in result.warnings)
+    assert debts(scene) == [scene.first.key_id]
+    assert scene.works() == USER
+
+
 # an id that nobody tells
 
 
