@@ -10,7 +10,8 @@ import secrets
 import pytest
 
 from rotator.errors import Permanent
-from rotator.keys import Agreement, Secret
+from rotator.inventory.lookup import named
+from rotator.keys import Agreement, KeyRef, Secret, Seen
 
 
 @pytest.fixture
@@ -112,3 +113,37 @@ def test_fingerprints_compare_and_tell_nothing(text: str) -> None:
     one, two = secrets.token_bytes(32), secrets.token_bytes(32)
     assert Secret(text).fingerprint(one) == Secret(text).fingerprint(one)
     assert Secret(text).fingerprint(one) != Secret(text).fingerprint(two)
+
+
+@pytest.mark.parametrize(
+    ("shown", "own", "record"),
+    [
+        ("whole other", None, 1),
+        ("other whole", None, 2),
+        ("masked other", None, 1),
+        ("masked masked", None, None),
+        ("masked masked", 2, 2),
+        ("masked whole", 1, 2),
+        ("other masked", 1, 2),
+        ("other other", 1, None),
+        ("silent", None, 1),
+        ("silent silent", None, None),
+        ("", 1, None),
+    ],
+)
+def test_a_value_belongs_to_the_one_record_that_it_cannot_but_be(
+    text: str, shown: str, own: int | None, record: int | None
+) -> None:
+    """The record that shows it in full, else the one that it says it is, else the only one that fits; else to none."""
+    value = Secret(text)
+    as_shown = {
+        "whole": value,
+        "masked": Secret(f"{text[:8]}****"),
+        "other": Secret(secrets.token_urlsafe(24)),
+        "silent": None,
+    }
+    seen = [
+        Seen(KeyRef(number, 5001, None, None), as_shown[word])
+        for number, word in enumerate(shown.split(), 1)
+    ]
+    assert named(seen, value, 5001, own).key_id == record
