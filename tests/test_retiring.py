@@ -252,9 +252,12 @@ def adopted_blind(scene: Scene) -> Process:
 
 
 @pytest.mark.parametrize("retire_now", [True, False])
-def test_an_id_that_is_told_later_is_retired(tmp_path: Path, retire_now: bool) -> None:
-    """The rights come after the adoption: with the replaced value in hand its id is found."""
-    scene = Scene(tmp_path)
+@pytest.mark.parametrize("to_whom", ["anyone", "owner-403"])
+def test_an_id_that_is_told_later_is_retired(
+    tmp_path: Path, to_whom: str, retire_now: bool
+) -> None:
+    """The rights come after the adoption, be it to the key itself alone: with the replaced value its id is found."""
+    scene = Scene(tmp_path, private_read=to_whom)
     adopted_blind(scene)
     assert not scene.rotator().rotate(retire_now=retire_now).bad
     scene.pass_time(hours=13)
