@@ -52,6 +52,8 @@ TESTS = (
     "stages",
     "upgrading",
     "plan",
+    "switching",
+    "generate",
 )
 # Not those that start servers or wait: what a change does is seen in the world in memory, or not at all.
 LEFT_OUT = (
