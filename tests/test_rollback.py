@@ -244,6 +244,26 @@ def test_an_open_rotation_goes_first_and_a_claim_is_respected(tmp_path: Path) ->
     assert back(scene.rotator()).outcome == "rolled-back"
 
 
+def test_a_rollback_from_before_is_not_taken_for_one_that_others_outran(tmp_path: Path) -> None:
+    """Somebody has written the record before the claim: nothing is done, whatever the history tells of earlier ones."""
+    scene = rotated(tmp_path, times=2)
+    assert back(scene.rotator()).outcome == "rolled-back"
+    published, met = scene.published().value, list[str]()
+
+    def outran(call: str) -> str:
+        if call == "vault write rotator/record/edi" and not met:
+            met.append(call)
+            stored = scene.stored()
+            scene.vault.save(stored.record.change(nonce="another"), stored.version)
+        return "go"
+
+    result = back(scene.rotator(outran))
+    assert met
+    assert result.error is not None
+    assert (result.outcome, result.error.kind) == ("failed", "rotation.Contended")
+    assert scene.published().value == published
+
+
 def test_one_that_is_older_than_max_age_is_warned_of(tmp_path: Path) -> None:
     """It is published all the same."""
     scene = Scene(tmp_path, POLICY + "max_age: 31d\n")
