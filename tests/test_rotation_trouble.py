@@ -6,7 +6,7 @@ Each of these once ended in a dead key shown, a leaked key alive, or a failure t
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from worlds import OTHER, POLICY, USER, Scene, policy_from
 
 from rotator.errors import Forbidden, Permanent
 from rotator.fleet.standing import row
-from rotator.journal import Claim, Debt
+from rotator.journal import Claim, Debt, Record, changes
 from rotator.keys import ApiKey, Visibility
 from rotator.rotation import Order, compare, would
 
@@ -384,3 +384,38 @@ def test_a_dry_run_meets_what_the_rotation_would(tmp_path: Path) -> None:
     assert said.error is not None
     assert (said.outcome, said.phase) == ("failed", "claim")
     assert (said.error.kind) == "policy.OthersSecret"
+
+
+@pytest.mark.parametrize(
+    ("drifts", "may_have_issued", "wish", "minutes"),
+    [
+        (False, False, None, [0.5, 1, 2, 4, 8, 16, 32, 60, 60]),
+        (True, False, None, [0.5, 1, 2, 4, 5, 5, 5, 5, 5]),
+        (False, True, None, [0.5, 1, 2, 4, 5, 5, 5, 5, 5]),
+        (False, False, 600.0, [10, 10, 10, 10, 10, 16, 32, 60, 60]),
+        (False, True, 86400.0, [60] * 9),
+    ],
+)
+def test_a_back_off_grows_to_an_hour_and_to_minutes_where_consumers_may_be_cut_off(
+    drifts: bool, may_have_issued: bool, wish: float | None, minutes: list[float]
+) -> None:
+    """ECGrid's or Vault's wish is kept beyond that, for an hour at most."""
+    now, record = datetime(2026, 3, 1, tzinfo=UTC), Record.new("edi")
+    if drifts:
+        record = changes.drifting(record, now)
+    waits = []
+    for _ in minutes:
+        record = changes.failed(
+            record,
+            now,
+            phase="observe",
+            kind="vault.Unreachable",
+            message="away",
+            digest="d",
+            may_have_issued=may_have_issued,
+            wish=wish,
+        )
+        assert record.failed is not None
+        assert record.failed.retry_at is not None
+        waits.append((record.failed.retry_at - now) / timedelta(minutes=1))
+    assert waits == minutes
