@@ -28,10 +28,10 @@ MASK = "**"
 PIECE = 10
 # Seconds that a value is watched after its last Secret is gone.
 LINGER = 60.0
-# Any ten characters in a row hold five that begin at a multiple of six: these are taken out of a text.
+# Any ten characters in a row hold five that end at a multiple of six: these are taken out of a text.
 _GRAM = 5
 _STRIDE = PIECE - _GRAM + 1
-_GRAMS = struct.Struct(f"{_GRAM}s{_STRIDE - _GRAM}x")
+_GRAMS = struct.Struct(f"{_STRIDE - _GRAM}x{_GRAM}s")
 # Characters of a value that is found as a whole.
 _SHORTEST = 6
 # The same for one that consists of words.
@@ -169,18 +169,21 @@ class Net:
         return any(self._shows(data) for data in _decoded(plain, short=bool(self._wholes)))
 
     def _shows_piece(self, folded: bytes) -> bool:
-        pieces = self._pieces
-        whole = folded + bytes(-len(folded) % _STRIDE)
+        # As most of what is decoded.
+        if len(folded) < PIECE:
+            return False
+        pieces, grams = self._pieces, folded[: len(folded) // _STRIDE * _STRIDE]
         # Without a step of Python's own for each: a table of thousands of rows has a million.
-        if pieces.keys().isdisjoint(map(hash, _GRAMS.iter_unpack(whole))):
+        if pieces.keys().isdisjoint(map(hash, _GRAMS.iter_unpack(grams))):
             return False
         return any(
-            hash(gram) in pieces and self._piece_near(folded, number * _STRIDE)
-            for number, gram in enumerate(_GRAMS.iter_unpack(whole))
+            hash(gram) in pieces and self._piece_before(folded, number * _STRIDE)
+            for number, gram in enumerate(_GRAMS.iter_unpack(grams), 1)
         )
 
-    def _piece_near(self, folded: bytes, start: int) -> bool:
-        first, last = max(0, start - _STRIDE + 1), min(start, len(folded) - PIECE)
+    def _piece_before(self, folded: bytes, end: int) -> bool:
+        """Whether a piece holds the five characters that end there."""
+        first, last = max(0, end - PIECE), min(end - _GRAM, len(folded) - PIECE)
         return any(hash(folded[i : i + PIECE]) in self._pieces for i in range(first, last + 1))
 
     def _shows_whole(self, plain: bytes) -> bool:
